@@ -1,0 +1,51 @@
+"""gearshift makes diffusion pipelines, language models and Whisper faster, smaller and cheaper.
+
+>>> import gearshift as gs
+>>> pipe = gs.optimize(pipe, ["qkv_diffusers", "taylor"])  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from gearshift.core.algorithm import Algorithm
+from gearshift.core.recipe import Recipe
+from gearshift.verbs import algorithms, disabled, optimize, problems, restore, status
+
+__version__ = "0.1.0"
+__all__ = [
+    "Algorithm",
+    "Recipe",
+    "algorithms",
+    "disabled",
+    "load",
+    "optimize",
+    "problems",
+    "restore",
+    "sampling",
+    "save",
+    "status",
+]
+
+
+def save(model: Any, folder: str | os.PathLike[str]) -> None:
+    """Write a model and everything done to it: safetensors and JSON. See `gearshift.core.store.save`."""
+    from gearshift.core import store
+
+    store.save(model, folder)
+
+
+def load(folder: str | os.PathLike[str], device: str | None = None, verify: bool = True) -> Any:
+    """The model of a saved folder, on a device. See `gearshift.core.reload.load`."""
+    from gearshift.core import reload
+
+    return reload.load(folder, device, verify)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "sampling":
+        from gearshift.steps.run import sampling
+
+        return sampling
+    raise AttributeError(f"module 'gearshift' has no attribute {name!r}")

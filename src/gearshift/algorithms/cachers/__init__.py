@@ -1,0 +1,1 @@
+"""Skip work across denoising steps."""

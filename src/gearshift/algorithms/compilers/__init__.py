@@ -1,0 +1,1 @@
+"""Execute the modules in a faster way."""

@@ -1,0 +1,154 @@
+"""torch.compile, behind the gates."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from typing import Any
+
+from gearshift.core.algorithm import Algorithm
+from gearshift.core.context import Context
+from gearshift.core.facts import Facts, Family, Slot, Stage, Trait
+from gearshift.core.param import param
+
+LENGTHS = (100, 200, 400, 512, 800, 1600, 3200, 6400, 12800, 25600, 51200, 102400)
+BACKENDS = ("inductor", "cudagraphs", "onnxrt", "tvm", "openvino", "openxla")
+
+
+class TorchCompile(Algorithm):
+    """Compile the model with torch.compile; gates of cachers stay outside of what is compiled.
+
+    A denoiser without gates inside is compiled whole; one with gates inside is compiled gate by gate, and so is its
+    list of repeated blocks with target='module_list'. The first call after optimizing compiles, which takes from
+    seconds to minutes.
+    """
+
+    facts = Facts(
+        family=Family.COMPILER,
+        stage=Stage.COMPILE,
+        occupies={Slot.RUNTIME},
+        needs={Trait.TORCH_FORWARD},
+    )
+    mode: str = param(
+        "default",
+        choices=("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
+        help="compilation mode",
+    )
+    backend: str = param("inductor", choices=BACKENDS, help="compilation backend")
+    fullgraph: bool = param(True, choices=(True, False), help="one graph or an error; False: compilable subgraphs")
+    dynamic: bool | None = param(None, choices=(None, True, False), help="dynamic shapes; None: found out by use")
+    max_kv_cache_size: int = param(400, choices=LENGTHS, help="language models: most new tokens to generate")
+    seqlen_manual_cuda_graph: int = param(
+        100, choices=LENGTHS, help="language models: sequence length for CUDA-graph capture; below max_kv_cache_size"
+    )
+    make_portable: bool = param(False, choices=(True, False), help="keep compiled artifacts with the saved model")
+    target: str = param(
+        "model", choices=("model", "module_list"), help="compile the model whole, or its repeated blocks one by one"
+    )
+
+    def check_model(self, model: Any, context: Context) -> list[str]:
+        import torch
+
+        found = []
+        known = set(torch._dynamo.list_backends(exclude_tags=None))
+        if self.backend not in known:
+            found.append(
+                f"torch_compile: this torch ({torch.__version__}) has no backend {self.backend!r}; it has "
+                f"{', '.join(sorted(known & set(BACKENDS)))}. Others come with packages of their own."
+            )
+        if self.backend == "inductor" and not (shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++")):
+            found.append("torch_compile: inductor needs a C++ compiler, and none was found (install g++ or set CXX).")
+        for name in ("make_portable", "max_kv_cache_size", "seqlen_manual_cuda_graph"):
+            if getattr(self, name) != self.params()[name].default:
+                found.append(f"torch_compile: {name} is not in this release of gearshift; leave it at its default.")
+        return found
+
+    def apply(self, model: Any, context: Context) -> None:
+        from gearshift.core.model import parts
+        from gearshift.models.diffusers import denoisers
+        from gearshift.steps.install import gate_at, watch
+
+        options = {k: getattr(self, k) for k in ("mode", "backend", "fullgraph", "dynamic")}
+        found = denoisers(model)
+        if not found:
+            for module in parts(model).values():
+                for target in _blocks(module) if self.target == "module_list" else [module]:
+                    _compile(gate_at(target, context), options, context)
+        for denoiser in found.values():
+            outer = watch(model, denoiser, context)
+            for gate in self._gates(denoiser, outer, context):
+                _compile(gate, options, context)
+
+    def _gates(self, denoiser: Any, outer: Any, context: Context) -> list[Any]:
+        """Where to compile: at the gates inside, at the repeated blocks, or at the denoiser itself."""
+        from gearshift.models.diffusers import describe_denoiser
+        from gearshift.steps.install import gate_at, gates_below
+        from gearshift.steps.site import block, block_stack
+
+        inside = list(gates_below(denoiser))
+        row = describe_denoiser(denoiser)
+        if inside and row.unet:
+            return [gate_at(m, context) for (m,) in block_stack(denoiser, row)]
+        if inside:
+            return inside
+        if self.target == "module_list":
+            blocks = block_stack(denoiser, row) if row.unet else block(denoiser, row)
+            return [gate_at(m, context) for (m,) in blocks]
+        return [outer]
+
+
+class Compiled:
+    """A module's forward, compiled at its first call; copies and pickles compile anew.
+
+    Outputs of CUDA graphs are overwritten by the next call, so they are copied out.
+    """
+
+    def __init__(self, module: Any, options: dict[str, Any]) -> None:
+        self.module = module
+        self.options = options
+        self._call: Any = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._call is None:
+            import torch
+
+            self._call = torch.compile(type(self.module).forward.__get__(self.module), **self.options)
+        output = self._call(*args, **kwargs)
+        if self.options["mode"] in ("reduce-overhead", "max-autotune") or self.options["backend"] == "cudagraphs":
+            from gearshift.steps.tree import replaced, tensors
+
+            output = replaced(output, [t.clone() for t in tensors(output)])
+        return output
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_call": None}
+
+
+@dataclass(eq=False)
+class Compiling:
+    """A gate with a compiled forward behind it."""
+
+    gate: Any
+    compiled: Compiled
+
+    def lay(self) -> None:
+        self.gate.compiled = self.compiled
+
+    def lift(self) -> None:
+        self.gate.compiled = None
+
+    def why_not(self) -> None:
+        return None
+
+
+def _compile(gate: Any, options: dict[str, Any], context: Context) -> None:
+    context.change(Compiling(gate, Compiled(gate.module, options)))
+
+
+def _blocks(module: Any) -> list[Any]:
+    """The children of the module's longest list of alike modules; the module itself if it has none."""
+    from torch import nn
+
+    lists = [m for m in module.modules() if isinstance(m, nn.ModuleList) and len({type(c) for c in m}) == 1]
+    return list(max(lists, key=len)) if lists else [module]

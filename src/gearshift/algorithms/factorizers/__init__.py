@@ -1,0 +1,1 @@
+"""Rewrite matrices into fewer or smaller ones."""

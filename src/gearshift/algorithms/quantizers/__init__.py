@@ -1,0 +1,1 @@
+"""Hold and multiply numbers in fewer bits."""

@@ -1,0 +1,80 @@
+"""The command line: thin; every option of an algorithm comes from its declaration."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from gearshift.core.errors import GearshiftError
+
+RECIPE_HELP = "'name, name(parameter=value)', or a YAML file"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; errors are one line on stderr and exit code 2."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return arguments.run(arguments) or 0
+    except GearshiftError as error:
+        print(f"gearshift: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("gearshift: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    from gearshift import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="gearshift", description="Make diffusion pipelines, language models and Whisper faster, smaller, cheaper."
+    )
+    parser.add_argument("--version", action="version", version=f"gearshift {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(name: str, run: str, help: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
+        sub.set_defaults(run=_lazily(run))
+        return sub
+
+    sub = command("list", "listing:list_all", "list every algorithm")
+    sub.add_argument("--json", action="store_true", help="as JSON, for programs")
+    sub = command("info", "listing:info", "show one algorithm: parameters, partners, what it needs")
+    sub.add_argument("name", metavar="NAME")
+    sub = command("check", "work:check", "say in which order a recipe is applied, or why it cannot be")
+    sub.add_argument("recipe", metavar="RECIPE", help=RECIPE_HELP)
+    sub.add_argument("--model", metavar="MODEL", help="a folder or a hub id to check it against")
+    sub = command("optimize", "work:optimize", "apply a recipe to a model and save the result")
+    sub.add_argument("model", metavar="MODEL", help="a folder or a hub id")
+    sub.add_argument("--with", dest="recipe", metavar="RECIPE", required=True, help=RECIPE_HELP)
+    sub.add_argument("--out", metavar="DIR", required=True, help="folder to write")
+    sub.add_argument("--device", metavar="DEVICE", help="device to work on, e.g. cuda")
+    sub = command("generate", "work:generate", "make images with a saved model")
+    sub.add_argument("folder", metavar="DIR")
+    sub.add_argument("prompts", metavar="PROMPT", nargs="+")
+    sub.add_argument("--steps", type=int, default=50, help="denoising steps (%(default)s)")
+    sub.add_argument("--guidance", type=float, default=5.0, help="guidance scale (%(default)s)")
+    sub.add_argument("--seed", type=int, default=0, help="seed (%(default)s)")
+    sub.add_argument("--device", metavar="DEVICE", help="device to run on, e.g. cuda")
+    sub.add_argument("--out", metavar="DIR", default=".", help="folder for the images (%(default)s)")
+    sub = command("demo", "demo:run", "run the main job on the model that ships, and write a report")
+    sub.add_argument("--out", metavar="DIR", default="gearshift-demo", help="folder to write (%(default)s)")
+    sub.add_argument("--compile", action="store_true", help="add a compiled recipe; compiling takes a minute or two")
+    sub.add_argument("--images", type=int, default=80, help="images per recipe (%(default)s)")
+    command("doctor", "doctor:run", "say what this machine has, which algorithms run here, and what others lack")
+    return parser
+
+
+def _lazily(where: str) -> Callable[[argparse.Namespace], int | None]:
+    """A command's function, imported when it is run."""
+
+    def run(arguments: argparse.Namespace) -> int | None:
+        from importlib import import_module
+
+        module, _, function = where.partition(":")
+        return getattr(import_module(f"gearshift.cli.{module}"), function)(arguments)
+
+    return run

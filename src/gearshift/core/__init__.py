@@ -1,0 +1,1 @@
+"""What every room stands on: algorithms, parameters, facts, rules, recipes, records, save and load."""

@@ -1,0 +1,112 @@
+"""Algorithm: typed parameters, declared facts and one `apply`."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from gearshift.core.errors import BadRecipe, BadValue, UnknownName
+from gearshift.core.facts import Facts, Trait
+from gearshift.core.param import Param, param
+
+if TYPE_CHECKING:
+    from typing_extensions import dataclass_transform
+
+    from gearshift.core.context import Context
+else:
+
+    def dataclass_transform(**_: Any) -> Any:
+        return lambda cls: cls
+
+
+@dataclass_transform(field_specifiers=(param,), kw_only_default=True, frozen_default=True)
+class Algorithm:
+    """Base of every algorithm. A subclass declares `facts`, its parameters with `param(...)`, and `apply`.
+
+    Subclasses become frozen, keyword-only dataclasses; parameters are checked when one is made, and the facts when the
+    class is. The name is the class's name in snake case unless the class sets `name`.
+
+    Raises:
+        BadValue: from the constructor, for a parameter outside its bound.
+        UnknownName: from `make`, for a parameter that does not exist.
+    """
+
+    name: ClassVar[str]
+    facts: ClassVar[Facts]
+
+    def __init_subclass__(cls) -> None:
+        if not isinstance(getattr(cls, "facts", None), Facts):
+            raise TypeError(f"{cls.__name__} declares no facts")
+        if not (cls.__doc__ or "").strip():
+            raise TypeError(f"{cls.__name__} needs a docstring: its first line is its summary")
+        if "name" not in cls.__dict__:
+            cls.name = "".join("_" + c.lower() if c.isupper() else c for c in cls.__name__).lstrip("_")
+        dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+        for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+            if "param" not in field.metadata:
+                raise TypeError(f"{cls.__name__}.{field.name} is not declared with param(...)")
+
+    def __post_init__(self) -> None:
+        problems = []
+        for name, declared in self.params().items():
+            try:
+                declared.check(name, self.name, getattr(self, name))
+            except BadValue as error:
+                problems.append(str(error))
+        problems += self.check_together()
+        if problems:
+            raise BadValue(" ".join(problems))
+
+    @classmethod
+    def make(cls, values: dict[str, Any]) -> Algorithm:
+        """An instance from plain values.
+
+        Raises:
+            BadRecipe: with every unknown parameter and every bad value at once.
+        """
+        known = cls.params()
+        problems = [str(UnknownName(f"parameter of {cls.name}", name, known)) for name in values if name not in known]
+        try:
+            made = cls(**{name: value for name, value in values.items() if name in known})
+        except BadValue as error:
+            problems.append(str(error))
+        if problems:
+            raise BadRecipe(problems)
+        return made
+
+    @classmethod
+    def params(cls) -> dict[str, Param]:
+        """Declared parameters by name."""
+        return {f.name: f.metadata["param"] for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+
+    @classmethod
+    def summary(cls) -> str:
+        """First line of the docstring."""
+        return (cls.__doc__ or "").strip().splitlines()[0]
+
+    def values(self) -> dict[str, Any]:
+        """Parameter values by name, defaults included."""
+        return {name: getattr(self, name) for name in self.params()}
+
+    def check_together(self) -> list[str]:
+        """Sentences about parameters that do not fit each other; none by default."""
+        return []
+
+    def vouches(self) -> frozenset[Trait]:
+        """Traits that the caller says the model has, where gearshift cannot see them; none by default."""
+        return frozenset()
+
+    def check_model(self, model: Any, context: Context) -> list[str]:
+        """Sentences about what this model lacks, beyond the declared traits; nothing is changed."""
+        return []
+
+    def apply(self, model: Any, context: Context) -> None:
+        """Change the model in place; every change goes through the context, which can take it back."""
+        raise TypeError(f"{type(self).__name__} does not say how it is applied")
+
+    def rebuild(self, model: Any, context: Context) -> None:
+        """Give a model that was made from its configuration the modules that the saved weights fit into.
+
+        Only algorithms that persist in the weights are asked; unless one says otherwise, it is applied again.
+        """
+        self.apply(model, context)

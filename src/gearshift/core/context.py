@@ -1,0 +1,55 @@
+"""Context: what an algorithm is given besides the model."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+from gearshift.core.errors import GearshiftWarning
+from gearshift.core.recipe import Recipe
+from gearshift.core.record import Applied, Change, Record
+
+
+@dataclass
+class Context:
+    """The recipe's settings, and the record that changes go into.
+
+    Attributes:
+        recipe: the recipe being applied.
+        record: the model's record.
+        keep_original: whether weights that an algorithm replaces are kept, so that they can be brought back.
+        saved: what `applied.saved` held when the folder was written, while a model is rebuilt from one; else empty.
+    """
+
+    recipe: Recipe
+    record: Record
+    keep_original: bool = False
+    saved: dict[str, Any] = field(default_factory=dict)
+    applied: Applied | None = None
+
+    def change(self, change: Change) -> None:
+        """Lay a change on the model and keep it in the record."""
+        assert self.applied is not None
+        change.lay()
+        self.applied.changes.append(change)
+
+    def note(self, sentence: str) -> None:
+        """Something the user should read in the status."""
+        assert self.applied is not None
+        self.applied.notes.append(sentence)
+
+    def warn(self, sentence: str) -> None:
+        """Something the user should not miss: said now, and kept in the status."""
+        self.note(sentence)
+        warnings.warn(sentence, GearshiftWarning, stacklevel=2)
+
+    def measured(self, **figures: Any) -> None:
+        """Figures that were measured while applying."""
+        assert self.applied is not None
+        self.applied.figures.update(figures)
+
+    def save(self, **values: Any) -> None:
+        """Plain data that `rebuild` will find in `saved`."""
+        assert self.applied is not None
+        self.applied.saved.update(values)

@@ -1,0 +1,123 @@
+"""What an algorithm declares about itself; the rules derive order and compatibility from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum, IntEnum
+from types import MappingProxyType
+
+
+class Family(str, Enum):
+    BATCHER = "batcher"
+    CACHER = "cacher"
+    COMPILER = "compiler"
+    DISTILLER = "distiller"
+    ENHANCER = "enhancer"
+    FACTORIZER = "factorizer"
+    PRUNER = "pruner"
+    QUANTIZER = "quantizer"
+    RECOVERER = "recoverer"
+    SCHEDULER = "scheduler"
+
+
+class Stage(IntEnum):
+    """When in a recipe an algorithm is applied; lower goes first."""
+
+    PRUNE = 1
+    DISTILL = 2
+    FACTORIZE = 3
+    QUANTIZE = 4
+    RECOVER = 5
+    STEPS = 6
+    COMPILE = 7
+    ENHANCE = 8
+    BATCH = 9
+
+
+class Slot(str, Enum):
+    """A thing that only one algorithm of a recipe may write; the value says it in words."""
+
+    STEP_SKIPPING = "which steps are computed"
+    STEP_PRECISION = "the precision of each step"
+    WEIGHT_FORMAT = "the number format of the weights"
+    RUNTIME = "how the modules are executed"
+    ADAPTER = "what is trained on top of the weights"
+    IMAGE_SIZE = "the size of the images"
+    BATCHING = "how inputs are batched"
+
+
+class Trait(str, Enum):
+    """Something a model has; an algorithm may need it, and may take it away. The value says it in words."""
+
+    DENOISES = "a denoiser that gearshift can find"
+    BLOCKS = "repeated transformer blocks or U-Net blocks"
+    STACKS = "stacks of repeated transformer blocks"
+    UNET = "a U-Net with down, middle and up blocks"
+    IMAGES = "a pipeline that makes images"
+    ATTENTION = "attention with separate query, key and value projections"
+    LINEAR = "linear layers"
+    FLOAT_WEIGHTS = "floating-point weights"
+    TORCH_FORWARD = "a forward that runs in torch"
+    TORCH_MODULE = "torch modules"
+
+
+class Kind(str, Enum):
+    """The kinds of model there are."""
+
+    DIFFUSION = "diffusion pipeline"
+    LANGUAGE = "language model"
+    SPEECH = "speech model"
+    OTHER = "other torch module"
+
+
+ANY_KIND = frozenset(Kind)
+
+
+class Persist(str, Enum):
+    """How a saved folder brings an algorithm back."""
+
+    REPLAY = "applied again when the folder is loaded"
+    WEIGHTS = "kept in the saved weights"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """An algorithm's declared facts.
+
+    Attributes:
+        occupies: slots that no other algorithm of the recipe may occupy.
+        needs: traits the model must have when this algorithm's turn comes.
+        removes: traits the model no longer has afterwards.
+        kinds: kinds of model it can be applied to.
+        devices: device types it runs on.
+        dtypes: names of the arithmetic types it can work in; empty: any.
+        refuses: other algorithms it cannot work with for a reason no fact expresses, with that reason.
+        after: algorithms of the same stage that go before this one.
+        extra: the pip extra that its optional packages are in.
+        packages: import names of those packages.
+    """
+
+    family: Family
+    stage: Stage
+    persist: Persist = Persist.REPLAY
+    occupies: frozenset[Slot] = frozenset()
+    needs: frozenset[Trait] = frozenset()
+    removes: frozenset[Trait] = frozenset()
+    kinds: frozenset[Kind] = ANY_KIND
+    devices: tuple[str, ...] = ("cpu", "cuda", "mps")
+    dtypes: frozenset[str] = frozenset()
+    refuses: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    after: frozenset[str] = frozenset()
+    extra: str | None = None
+    packages: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("occupies", "needs", "removes", "kinds", "dtypes", "after"):
+            object.__setattr__(self, name, frozenset(getattr(self, name)))
+        if not self.kinds or not self.devices:
+            raise TypeError("facts must name at least one kind of model and one device")
+        if bool(self.extra) != bool(self.packages):
+            raise TypeError("facts name an extra and its packages together")
+        if any(not reason.strip() for reason in self.refuses.values()):
+            raise TypeError("a refusal needs its reason")

@@ -1,0 +1,105 @@
+"""The record: what was applied to a model, with which parameters, what it changed, measured and decided."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from gearshift.core.algorithm import Algorithm
+from gearshift.core.errors import CannotLift
+from gearshift.core.model import parts
+
+ATTRIBUTE = "_gearshift_record"
+
+
+class Change(Protocol):
+    """One change of a model that can be taken off and laid on again."""
+
+    def lay(self) -> None:
+        """Put it on."""
+
+    def lift(self) -> None:
+        """Take it off, leaving the original bit for bit."""
+
+    def why_not(self) -> str | None:
+        """Why it cannot be taken off; None if it can."""
+
+
+@dataclass
+class Applied:
+    """One algorithm as it was applied.
+
+    Attributes:
+        changes: in the order they were laid.
+        notes: sentences for the user.
+        figures: what was measured while applying.
+        saved: plain data that a saved folder keeps for `rebuild`.
+    """
+
+    algorithm: Algorithm
+    changes: list[Change] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    figures: dict[str, Any] = field(default_factory=dict)
+    saved: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Record:
+    """Everything gearshift knows about a model it changed.
+
+    Attributes:
+        applied: algorithms in the order of application.
+        settings: the settings that the recipes carried.
+        last_run: the decisions of the newest finished sampling run, by rule name.
+    """
+
+    applied: list[Applied] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
+    last_run: Any = None
+
+    def lift(self, down_to: int = 0) -> None:
+        """Take changes off, newest first, until `down_to` algorithms are left on.
+
+        Raises:
+            CannotLift: with every reason, before anything is taken off.
+        """
+        going = self.applied[down_to:]
+        reasons = [reason for a in going for c in a.changes if (reason := c.why_not())]
+        if reasons:
+            raise CannotLift(" ".join(dict.fromkeys(reasons)))
+        for change in reversed([c for a in going for c in a.changes]):
+            change.lift()
+
+    def lay(self, from_: int = 0) -> None:
+        """Put changes on again, oldest first."""
+        for applied in self.applied[from_:]:
+            for change in applied.changes:
+                change.lay()
+
+    @contextmanager
+    def lifted(self, down_to: int = 0) -> Iterator[None]:
+        """The model without the algorithms from `down_to` on, for the length of a block."""
+        self.lift(down_to)
+        try:
+            yield
+        finally:
+            self.lay(down_to)
+
+
+def record_of(model: Any) -> Record | None:
+    """The record of a model, or of one of its parts (pipelines made from each other share their parts)."""
+    for holder in (model, *parts(model).values()):
+        if ATTRIBUTE in vars(holder):
+            return vars(holder)[ATTRIBUTE]
+    return None
+
+
+def attach(model: Any, record: Record | None) -> None:
+    """Put the record on the model and its parts, or take it off."""
+    for holder in (model, *parts(model).values()):
+        if record is None:
+            vars(holder).pop(ATTRIBUTE, None)
+        else:
+            vars(holder)[ATTRIBUTE] = record

@@ -1,0 +1,128 @@
+"""Making a model again from a saved folder."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from gearshift.core.context import Context
+from gearshift.core.errors import BrokenFolder, GearshiftError
+from gearshift.core.extras import need
+from gearshift.core.facts import Persist
+from gearshift.core.model import parts
+from gearshift.core.recipe import SAVED_SETTINGS, Recipe
+from gearshift.core.record import Applied, Record, attach
+from gearshift.core.store import LIBRARIES, MANIFEST, WEIGHTS, read_manifest, read_weights
+
+
+def load(folder: str | os.PathLike[str], device: str | None = None, verify: bool = True) -> Any:
+    """The model of a folder that `save` wrote, with everything that was done to it.
+
+    Args:
+        device: where to put it; None: the CPU.
+        verify: compare every file with its hash first.
+
+    Raises:
+        BrokenFolder: for a folder that is incomplete, altered, or not gearshift's; it names the file.
+    """
+    root = Path(folder).absolute()
+    manifest = read_manifest(root, verify)
+    algorithms = _algorithms(manifest, root)
+    cls = find_class(manifest["model"], root)
+    changed = manifest["changed"]
+    dtypes = {name: _dtype(name_) for name, name_ in manifest["dtypes"].items()}
+    if hasattr(cls, "save_pretrained") and (root / "model_index.json").is_file():
+        overrides = {name: _skeleton(_class_of_component(root, name), root / name) for name in changed}
+        model = cls.from_pretrained(root, torch_dtype=dtypes, **overrides)  # type: ignore[attr-defined]
+    elif changed:
+        model = _skeleton(cls, root)
+    else:
+        key = "torch_dtype" if manifest["model"].startswith("diffusers:") else "dtype"
+        model = cls.from_pretrained(root, **{key: dtypes[""]} if dtypes else {})  # type: ignore[attr-defined]
+    settings = {k: v for k, v in manifest["settings"].items() if k in SAVED_SETTINGS}
+    context = Context(Recipe(**settings), Record(settings=settings))
+    weights = [a for a in algorithms if type(a.algorithm).facts.persist is Persist.WEIGHTS]
+    for applied in weights:
+        _again(applied, model, context, applied.algorithm.rebuild)
+    for name in changed:
+        _fill(parts(model)[name], root / name / WEIGHTS)
+    if device is not None:
+        model.to(device)
+    for applied in algorithms[len(weights) :]:
+        _again(applied, model, context, applied.algorithm.apply)
+    attach(model, context.record)
+    return model
+
+
+def find_class(name: str, folder: Path) -> type:
+    """A model class by its full name, from the libraries whose models gearshift loads and from nowhere else.
+
+    Raises:
+        BrokenFolder: for any other module, or a class that is not there.
+    """
+    library, _, cls = name.partition(":")
+    if library not in LIBRARIES:
+        raise BrokenFolder(f"{folder / MANIFEST} names a class of {library!r}; only {', '.join(LIBRARIES)} are loaded.")
+    try:
+        found = getattr(importlib.import_module(library), cls)
+    except (ImportError, AttributeError) as error:
+        raise BrokenFolder(f"{folder / MANIFEST} needs {library}.{cls}, which is not to be had here: {error}") from None
+    if not isinstance(found, type) or not hasattr(found, "from_pretrained"):
+        raise BrokenFolder(f"{folder / MANIFEST} names {name!r}, which is not a model class.")
+    return found
+
+
+def _algorithms(manifest: dict[str, Any], root: Path) -> list[Applied]:
+    """What is to be applied again, from the manifest's plain data."""
+    found = []
+    for entry in manifest["applied"]:
+        try:
+            (algorithm,) = Recipe.of({entry["name"]: entry["params"]}).algorithms
+        except (GearshiftError, KeyError, TypeError) as error:
+            raise BrokenFolder(f"{root / MANIFEST} has a recipe that cannot be carried out here: {error}") from None
+        found.append(Applied(algorithm, figures=entry["figures"], saved=entry["saved"]))
+    return found
+
+
+def _again(applied: Applied, model: Any, context: Context, how: Any) -> None:
+    context.saved, context.applied = dict(applied.saved), applied
+    context.record.applied.append(applied)
+    how(model, context)
+
+
+def _class_of_component(root: Path, name: str) -> type:
+    try:
+        library, cls = json.loads((root / "model_index.json").read_text())[name]
+    except (KeyError, ValueError) as error:
+        raise BrokenFolder(f"{root / 'model_index.json'} does not name the class of {name!r}: {error}") from None
+    return find_class(f"{library}:{cls}", root)
+
+
+def _skeleton(cls: Any, folder: Path) -> Any:
+    """A module made from its configuration, its parameters without storage and its buffers as they are made."""
+    accelerate = need("accelerate", "diffusers", "Loading a model whose weights were changed")
+    with accelerate.init_empty_weights(include_buffers=False):
+        if hasattr(cls, "from_config"):
+            return cls.from_config(cls.load_config(folder)).eval()
+        return cls(cls.config_class.from_pretrained(folder)).eval()
+
+
+def _fill(module: Any, file: Path) -> None:
+    state = read_weights(file)
+    try:
+        missing, extra = module.load_state_dict(state, strict=False, assign=True)
+    except RuntimeError as error:
+        raise BrokenFolder(f"{file} does not fit the model: {' '.join(str(error).split())}") from None
+    if missing or extra:
+        raise BrokenFolder(f"{file} does not fit the model: {len(missing)} tensors missing, {len(extra)} too many.")
+    if hasattr(module, "tie_weights"):
+        module.tie_weights()
+
+
+def _dtype(name: str) -> Any:
+    import torch
+
+    return getattr(torch, name)

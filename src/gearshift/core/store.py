@@ -1,0 +1,202 @@
+"""The only save and load: safetensors and JSON, checked by hash, written beside and moved into place at the end."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from gearshift.core.errors import BrokenFolder, GearshiftError
+from gearshift.core.facts import Persist
+from gearshift.core.model import parts
+from gearshift.core.record import Record, record_of
+
+MANIFEST = "gearshift.json"
+WEIGHTS = "gearshift.safetensors"
+FORMAT = 1
+LIBRARIES = ("diffusers", "transformers", "gearshift")
+
+
+def save(model: Any, folder: str | os.PathLike[str]) -> Path:
+    """Write a model and everything that was done to it.
+
+    The folder holds the library's own layout (model_index.json, config.json, tokenizer, ...), the weights in
+    safetensors and gearshift.json, which names every file with its SHA-256. It appears whole or not at all.
+
+    Raises:
+        BrokenFolder: if the folder exists and was not written by gearshift; nothing in it is touched.
+    """
+    target = Path(folder).absolute()
+    refuse_foreign(target)
+    if _name_of(type(model)).partition(":")[0] not in LIBRARIES:
+        raise GearshiftError(
+            f"{type(model).__module__}.{type(model).__name__} cannot be saved: loading it would run code from outside "
+            f"of {', '.join(LIBRARIES)}. Save its state dict yourself, and optimize it after loading."
+        )
+    record = record_of(model) or Record()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        changed = _write_model(model, record, scratch)
+        manifest = {
+            "format": FORMAT,
+            "model": _name_of(type(model)),
+            "changed": changed,
+            "applied": [{"name": a.algorithm.name, "params": a.algorithm.values(), **_kept(a)} for a in record.applied],
+            "settings": record.settings,
+            "dtypes": {n: d for n, m in parts(model).items() if n not in changed and (d := _dtype(m))},
+            "files": {str(p.relative_to(scratch)): _sha256(p) for p in _files(scratch)},
+        }
+        (scratch / MANIFEST).write_text(json.dumps(manifest, indent=1))
+        scratch.chmod(0o755)
+        if target.exists():
+            shutil.rmtree(target)
+        scratch.replace(target)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return target
+
+
+def refuse_foreign(target: Path) -> None:
+    """Raise BrokenFolder if something that gearshift did not write is there."""
+    if target.exists() and (not target.is_dir() or (any(target.iterdir()) and not (target / MANIFEST).exists())):
+        raise BrokenFolder(f"{target} exists and was not saved by gearshift; choose another folder.")
+
+
+def read_manifest(folder: str | os.PathLike[str], verify: bool = True) -> dict[str, Any]:
+    """The manifest of a saved folder, after checking that every file is there and unaltered.
+
+    Raises:
+        BrokenFolder: naming the folder or the file and what is wrong with it.
+    """
+    root = Path(folder).absolute()
+    path = root / MANIFEST
+    if not path.is_file():
+        raise BrokenFolder(f"{root} is not a folder saved by gearshift: it has no {MANIFEST}.")
+    try:
+        manifest = json.loads(path.read_text())
+        files, version = dict(manifest["files"]), manifest["format"]
+        manifest["model"], manifest["applied"], manifest["changed"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BrokenFolder(f"{path} is damaged: it cannot be read as a manifest ({error}).") from None
+    if version != FORMAT:
+        raise BrokenFolder(f"{path} has format {version!r}; this gearshift reads format {FORMAT}.")
+    for name, digest in files.items():
+        file = root / name
+        if not file.resolve().is_relative_to(root.resolve()):
+            raise BrokenFolder(f"{path} names {name!r}, which is outside of the folder.")
+        if not file.is_file():
+            raise BrokenFolder(f"{file} is missing.")
+        if verify and _sha256(file) != digest:
+            raise BrokenFolder(f"{file} is damaged or was altered: its SHA-256 is not the one in {MANIFEST}.")
+    return manifest
+
+
+def read_weights(file: Path) -> dict[str, Any]:
+    """A state dict, names that shared one tensor included."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(file), framework="pt") as opened:
+            state = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            shared = json.loads((opened.metadata() or {}).get("shared", "{}"))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise BrokenFolder(f"{file} is damaged: {error}") from None
+    return state | {name: state[same] for name, same in shared.items()}
+
+
+def write_weights(module: Any, file: Path) -> None:
+    """A module's state dict; a tensor that has several names is written once."""
+    from safetensors.torch import save_file
+
+    state, shared, seen = {}, {}, {}
+    for name, tensor in module.state_dict().items():
+        key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) if tensor.numel() else name
+        if key in seen:
+            shared[name] = seen[key]
+        else:
+            seen[key] = name
+            state[name] = tensor.detach().cpu().contiguous()
+    save_file(state, str(file), metadata={"format": "pt", "shared": json.dumps(shared)})
+
+
+def _write_model(model: Any, record: Record, folder: Path) -> list[str]:
+    """Write the model in its library's layout; returns the parts whose weights are in our own file instead."""
+    keeps_weights = [a for a in record.applied if type(a.algorithm).facts.persist is Persist.WEIGHTS]
+    first_replayed = len(keeps_weights)
+    if [type(a.algorithm).facts.persist for a in record.applied[:first_replayed]] != [Persist.WEIGHTS] * first_replayed:
+        raise GearshiftError("algorithms that change weights come before those that are replayed")
+    changed = sorted({name for a in keeps_weights for name in a.saved.get("parts", [])})
+    found = parts(model)
+    with record.lifted(down_to=first_replayed):
+        if "" in found:
+            _write_part(model, folder, "" in changed)
+        else:
+            _write_pipeline(model, folder, {n: found[n] for n in changed})
+    return changed
+
+
+def _write_pipeline(pipe: Any, folder: Path, changed: dict[str, Any]) -> None:
+    for name, component in pipe.components.items():
+        if component is None or not hasattr(component, "save_pretrained"):
+            continue
+        place = folder / name
+        if name in parts(pipe):
+            place.mkdir()
+            _write_part(component, place, name in changed)
+        else:
+            component.save_pretrained(str(place))
+    pipe.save_config(str(folder))
+
+
+def _write_part(module: Any, folder: Path, changed: bool) -> None:
+    if not hasattr(module, "save_pretrained"):
+        raise GearshiftError(
+            f"{type(module).__name__} has no save_pretrained, so a saved folder could not make it again; "
+            "save its state dict yourself, and optimize it after loading."
+        )
+    if not changed:
+        module.save_pretrained(str(folder), safe_serialization=True)
+        return
+    if hasattr(module, "save_config"):
+        module.save_config(str(folder))
+    else:
+        module.config.save_pretrained(str(folder))
+        if getattr(module, "generation_config", None) is not None:
+            module.generation_config.save_pretrained(str(folder))
+    write_weights(module, folder / WEIGHTS)
+
+
+def _dtype(module: Any) -> str | None:
+    first = next((p.dtype for p in module.parameters() if p.is_floating_point()), None)
+    return str(first).removeprefix("torch.") if first is not None else None
+
+
+def _kept(applied: Any) -> dict[str, Any]:
+    return {"saved": applied.saved, "notes": applied.notes, "figures": applied.figures}
+
+
+def _name_of(cls: type) -> str:
+    return f"{cls.__module__.partition('.')[0]}:{cls.__name__}"
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (p for p in sorted(folder.rglob("*")) if p.is_file())
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _old(stream)
+
+
+def _old(stream: Any) -> str:
+    """hashlib.file_digest for Python 3.10."""
+    digest = hashlib.sha256()
+    for chunk in iter(lambda: stream.read(1 << 20), b""):
+        digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,62 @@
+"""Which modules an algorithm works on, and putting another module in a module's place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+
+def select(
+    root: Any, types: tuple[type, ...], include: Sequence[str] = ("*",), exclude: Sequence[str] = ()
+) -> Iterator:
+    """Yield (path, module) of the modules of exactly these types whose path fits the globs.
+
+    A glob without a dot is also tried on each single part of the path: 'norm*' leaves out 'blocks.3.norm1.linear'.
+    """
+    for path, module in root.named_modules():
+        if type(module) in types and matches(path, include) and not matches(path, exclude):
+            yield path, module
+
+
+def matches(path: str, globs: Sequence[str]) -> bool:
+    """Whether a module path fits one of the globs."""
+    return any(
+        fnmatchcase(path, g) or ("." not in g and any(fnmatchcase(p, g) for p in path.split("."))) for g in globs
+    )
+
+
+def put(root: Any, path: str, module: Any) -> None:
+    """Set the submodule at a dotted path."""
+    parent, _, name = path.rpartition(".")
+    holder = root.get_submodule(parent)
+    if name in holder._modules:
+        holder._modules[name] = module
+    else:
+        setattr(holder, name, module)
+
+
+@dataclass
+class Swap:
+    """One module in another's place. Without `old` it stays: the original's weights are gone."""
+
+    root: Any
+    path: str
+    new: Any
+    old: Any
+    by: str
+
+    def lay(self) -> None:
+        put(self.root, self.path, self.new)
+
+    def lift(self) -> None:
+        put(self.root, self.path, self.old)
+
+    def why_not(self) -> str | None:
+        if self.old is not None:
+            return None
+        return (
+            f"{self.by} replaced weights and the originals were not kept; "
+            "optimize with keep_original=True to be able to bring them back."
+        )

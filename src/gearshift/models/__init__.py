@@ -1,0 +1,1 @@
+"""What gearshift knows of outside models, as rows of data."""

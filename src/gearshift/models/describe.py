@@ -1,0 +1,59 @@
+"""What kind of model this is, and which traits it has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from gearshift.core.facts import Kind, Trait
+from gearshift.core.model import parts
+from gearshift.models.diffusers import denoisers, describe_denoiser
+
+
+@dataclass(frozen=True)
+class Description:
+    """A model's kind and traits, and the type of device it is on."""
+
+    kind: Kind
+    traits: frozenset[Trait]
+    device: str
+
+
+def describe(model: Any) -> Description:
+    """Look at a pipeline or module.
+
+    Raises:
+        WrongModel: if it is neither.
+    """
+    import torch
+
+    modules = list(parts(model).values())
+    found = denoisers(model)
+    traits = {Trait.TORCH_MODULE, Trait.TORCH_FORWARD}
+    if any(isinstance(m, torch.nn.Linear) for part in modules for m in part.modules()):
+        traits.add(Trait.LINEAR)
+    if any(p.is_floating_point() for part in modules for p in part.parameters()):
+        traits.add(Trait.FLOAT_WEIGHTS)
+    for denoiser in found.values():
+        row = describe_denoiser(denoiser)
+        traits.add(Trait.DENOISES)
+        if row.blocks or row.unet:
+            traits.add(Trait.BLOCKS)
+        if row.blocks:
+            traits.add(Trait.STACKS)
+        if row.unet:
+            traits.add(Trait.UNET)
+        if any(hasattr(m, "to_q") for m in denoiser.modules()):
+            traits.add(Trait.ATTENTION)
+        if hasattr(model, "vae") or hasattr(model, "image_processor"):
+            traits.add(Trait.IMAGES)
+    device = next((p.device.type for part in modules for p in part.parameters()), "cpu")
+    return Description(_kind(model, bool(found)), frozenset(traits), device)
+
+
+def _kind(model: Any, denoises: bool) -> Kind:
+    if denoises:
+        return Kind.DIFFUSION
+    if "Whisper" in type(model).__name__:
+        return Kind.SPEECH
+    return Kind.LANGUAGE if hasattr(model, "generate") and hasattr(model, "config") else Kind.OTHER

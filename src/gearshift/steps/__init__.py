@@ -1,0 +1,1 @@
+"""The one engine for everything that acts across denoising steps."""

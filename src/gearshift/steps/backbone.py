@@ -1,0 +1,137 @@
+"""The gate at the denoiser itself: it knows the run, finds schedulers, and tells the gates below which branch it is."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import warnings
+from typing import Any
+
+from gearshift.core.errors import GearshiftWarning
+from gearshift.steps.clock import Clock, is_scheduler
+from gearshift.steps.gate import Gate
+from gearshift.steps.run import Run, current, open_run
+
+CLOCKS_KEPT = 8
+
+
+class Backbone(Gate):
+    """A denoiser's gate.
+
+    Attributes:
+        timestep: name of the forward's timestep argument; None if it is not known.
+        index: its place among the positional arguments.
+        scale, offset: scheduler timestep = (argument - offset) / scale; scale 0: it cannot be told.
+        clocks: clocks on schedulers that were found at a call, newest last.
+    """
+
+    def __init__(self, module: Any, timestep: str | None, scale: float = 1.0, offset: float = 0.0) -> None:
+        super().__init__(module)
+        self.timestep = timestep
+        self.index = _index(module, timestep)
+        self.scale, self.offset = scale, offset
+        self.clocks: list[Clock] = []
+        self.lost = False
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        run = self._run(args, kwargs)
+        if run is None:
+            return self.compute(*args, **kwargs)
+        before = run.branch
+        run.branch = run.count(self)
+        try:
+            if self.rule is None:
+                return self.compute(*args, **kwargs)
+            return self.rule.call(run, self, args, kwargs)
+        finally:
+            run.branch = before
+
+    def leave(self) -> None:
+        super().leave()
+        for clock in self.clocks:
+            clock.lift()
+        self.clocks.clear()
+
+    def _run(self, args: tuple, kwargs: dict[str, Any]) -> Run | None:
+        """The run that this call belongs to, opened if need be."""
+        run = current()
+        if run is not None and (run.marked_by_caller or (run.located and self._on_device(args, kwargs))):
+            return run  # reading a timestep back would make the device wait; the scheduler's ticks are trusted
+        timestep = self._timestep(args, kwargs)
+        if run is not None and run.scheduler is not None and run.belongs(timestep):
+            return run
+        found = calling_scheduler()
+        if found is not None:
+            run = Run(found)
+            if run.locate(timestep):
+                self._watch(found)
+                return open_run(run)
+        return self._by_timestep(timestep)
+
+    def _by_timestep(self, timestep: float | None) -> Run | None:
+        """Without a scheduler the timestep marks the steps: another value is the next step, a larger one a new run."""
+        run = current()
+        if timestep is None:
+            self._say_lost()
+            return None
+        if run is None or run.scheduler is not None or run.marked is None or timestep > run.marked:
+            run = open_run(Run())
+        elif timestep != run.marked:
+            run.tick()
+        run.marked = timestep
+        return run
+
+    def _argument(self, args: tuple, kwargs: dict[str, Any]) -> Any:
+        if self.timestep in kwargs:
+            return kwargs[self.timestep]
+        return args[self.index] if self.index is not None and self.index < len(args) else None
+
+    def _on_device(self, args: tuple, kwargs: dict[str, Any]) -> bool:
+        device = getattr(self._argument(args, kwargs), "device", None)
+        return device is not None and device.type != "cpu"
+
+    def _timestep(self, args: tuple, kwargs: dict[str, Any]) -> float | None:
+        """The scheduler's timestep of this call; the largest one where the call has several."""
+        value = self._argument(args, kwargs)
+        if value is None or not self.scale:
+            return None
+        value = value.max() if hasattr(value, "max") else value
+        return (float(value) - self.offset) / self.scale
+
+    def _say_lost(self) -> None:
+        if not self.lost:
+            self.lost = True
+            warnings.warn(
+                f"{type(self.module).__name__} was called where neither a scheduler nor a timestep tells the denoising "
+                "step; such calls are computed as without gearshift.",
+                GearshiftWarning,
+                stacklevel=2,
+            )
+
+    def _watch(self, scheduler: Any) -> None:
+        clock = Clock(scheduler)
+        if clock.lay():
+            self.clocks.append(clock)
+        for old in self.clocks[:-CLOCKS_KEPT]:
+            old.lift()
+        del self.clocks[:-CLOCKS_KEPT]
+
+
+def calling_scheduler() -> Any:
+    """The scheduler of the nearest caller that has one: a pipeline's, or a local variable of a sampling loop."""
+    frame = sys._getframe(2)
+    while frame is not None:
+        names = frame.f_code.co_varnames
+        for name in names:
+            if name in ("self", "pipe", "pipeline") or "scheduler" in name:
+                value = frame.f_locals.get(name)
+                for candidate in (value, getattr(value, "scheduler", None)):
+                    if is_scheduler(candidate):
+                        return candidate
+        frame = frame.f_back  # type: ignore[assignment]
+    return None
+
+
+def _index(module: Any, timestep: str | None) -> int | None:
+    names = [name for name in inspect.signature(type(module).forward).parameters if name != "self"]
+    return names.index(timestep) if timestep in names else None

@@ -1,0 +1,62 @@
+"""Clock: a scheduler's own calls mark the run. `set_timesteps` opens one, `step` is a tick."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from gearshift.steps.run import Run, current, open_run
+
+CALLS = ("set_timesteps", "step")
+
+
+def is_scheduler(value: Any) -> bool:
+    """Whether this walks and talks like a diffusers scheduler."""
+    return value is not None and hasattr(value, "timesteps") and all(hasattr(value, name) for name in CALLS)
+
+
+class Heard:
+    """Stands where a scheduler's method stood, and tells the run when it was called."""
+
+    def __init__(self, scheduler: Any, name: str) -> None:
+        self.scheduler = scheduler
+        self.name = name
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        result = getattr(type(self.scheduler), self.name)(self.scheduler, *args, **kwargs)
+        if self.name == "set_timesteps":
+            open_run(Run(self.scheduler))
+        else:
+            run = current()
+            if run is not None and run.scheduler is self.scheduler:
+                run.tick()
+        return result
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(getattr(type(self.scheduler), self.name).__get__(self.scheduler))
+
+
+class Clock:
+    """The change that makes a scheduler's calls heard."""
+
+    def __init__(self, scheduler: Any) -> None:
+        self.scheduler = scheduler
+
+    def lay(self) -> bool:
+        """Listen; False if somebody does already."""
+        held = vars(self.scheduler)
+        if isinstance(held.get("step"), Heard):
+            return False
+        for name in CALLS:
+            held[name] = Heard(self.scheduler, name)
+        return True
+
+    def lift(self) -> None:
+        held = vars(self.scheduler)
+        for name in CALLS:
+            if isinstance(held.get(name), Heard):
+                del held[name]
+
+    def why_not(self) -> None:
+        return None

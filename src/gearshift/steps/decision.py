@@ -1,0 +1,66 @@
+"""Decision: what was done at one place on one step, and why; a table of them is a plan, and a log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class Action(str, Enum):
+    COMPUTE = "compute"
+    FILL = "fill"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One row of a plan or a log.
+
+    Attributes:
+        step: steps since the run's first one, from 0.
+        site: the place, e.g. 'backbone'.
+        branch: which call of the denoiser within the step (conditional and unconditional passes are two), from 0.
+        action: computed, or filled in from what was kept.
+        precision: the gear's name where there are gears, else None.
+        reason: a few words.
+    """
+
+    step: int
+    site: str
+    branch: int
+    action: Action
+    precision: str | None = None
+    reason: str = ""
+
+
+@dataclass
+class RunLog:
+    """The decisions of one algorithm in one sampling run.
+
+    Attributes:
+        total: steps of the run, as far as it is known; 0 if not.
+    """
+
+    rule: str
+    site: str
+    total: int = 0
+    table: dict[tuple[int, int], Decision] = field(default_factory=dict)
+
+    def note(self, decision: Decision) -> None:
+        """Keep a decision; where places of one site differ within a step, that step counts as computed."""
+        key = (decision.step, decision.branch)
+        held = self.table.get(key)
+        if held is None or (held.action is Action.FILL and decision.action is Action.COMPUTE):
+            self.table[key] = decision
+
+    def __iter__(self) -> Iterator[Decision]:
+        return iter(self.table[key] for key in sorted(self.table))
+
+    def steps(self, action: Action, branch: int = 0) -> list[int]:
+        """Steps on which this was done."""
+        return [d.step for d in self if d.action is action and d.branch == branch]
+
+    def __str__(self) -> str:
+        filled = set(self.steps(Action.FILL))
+        line = "".join("." if d.step in filled else "#" for d in self if d.branch == 0)
+        return f"{self.rule} at the {self.site}: {line} (# computed, . filled in: {len(filled)} of {len(line)})"

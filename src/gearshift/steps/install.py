@@ -1,0 +1,109 @@
+"""Putting gates and rules on a model, as changes that can be taken off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from gearshift.core.context import Context
+from gearshift.core.errors import WrongModel
+from gearshift.core.model import parts
+from gearshift.models.diffusers import Denoiser, denoisers, describe_denoiser
+from gearshift.steps.backbone import Backbone
+from gearshift.steps.clock import Clock, is_scheduler
+from gearshift.steps.gate import Gate, gate_of
+from gearshift.steps.predict import Predictor
+from gearshift.steps.rule import Place, Rule
+from gearshift.steps.trigger import Trigger
+
+Site = Callable[[Any, Denoiser], list[list[Any]]]
+
+
+@dataclass(eq=False)
+class Standing:
+    """A gate in a module's place."""
+
+    gate: Gate
+
+    def lay(self) -> None:
+        self.gate.stand()
+
+    def lift(self) -> None:
+        self.gate.leave()
+
+    def why_not(self) -> None:
+        return None
+
+
+@dataclass(eq=False)
+class Ruling:
+    """A rule at the gates of some places."""
+
+    rule: Rule
+    places: list[Place]
+
+    def lay(self) -> None:
+        for place in self.places:
+            for gate in place.gates:
+                gate.rule, gate.place = self.rule, place
+
+    def lift(self) -> None:
+        for place in self.places:
+            for gate in place.gates:
+                gate.rule = gate.place = None
+
+    def why_not(self) -> None:
+        return None
+
+
+def cache(model: Any, context: Context, site: Site, trigger: Trigger, predictor: Predictor) -> None:
+    """Skip work across the denoising steps of every denoiser of a model.
+
+    Args:
+        site: where; one of the functions in `steps.site`.
+        trigger: when a step is computed.
+        predictor: how the others are filled in.
+    """
+    assert context.applied is not None
+    name = context.applied.algorithm.name
+    off = trigger.never()
+    if off:
+        context.note(f"{name} skips nothing: {off}.")
+    for module in (denoisers(model) or parts(model)).values():
+        watch(model, module, context)
+        rule = Rule(name, site.__name__.replace("_", " "), trigger, predictor, context.record)
+        places = [Place([gate_at(m, context) for m in group]) for group in site(module, describe_denoiser(module))]
+        if not places:
+            raise WrongModel(f"{name} found no {rule.site} in {type(module).__name__}.")
+        context.change(Ruling(rule, places))
+
+
+def watch(model: Any, module: Any, context: Context) -> Gate:
+    """The gate at a denoiser, and a clock on the pipeline's scheduler."""
+    scheduler = getattr(model, "scheduler", None)
+    if is_scheduler(scheduler):
+        context.change(Clock(scheduler))
+    row = describe_denoiser(module)
+    return _standing(module, lambda: Backbone(module, row.timestep, row.timestep_scale, row.timestep_offset), context)
+
+
+def gate_at(module: Any, context: Context) -> Gate:
+    """The gate at a module."""
+    return _standing(module, lambda: Gate(module), context)
+
+
+def gates_below(module: Any) -> Iterable[Gate]:
+    """Gates at the submodules of a module."""
+    for sub in module.modules():
+        gate = gate_of(sub) if sub is not module else None
+        if gate is not None:
+            yield gate
+
+
+def _standing(module: Any, make: Callable[[], Gate], context: Context) -> Gate:
+    gate = gate_of(module)
+    if gate is None:
+        gate = make()
+        context.change(Standing(gate))
+    return gate

@@ -1,0 +1,75 @@
+"""What a place keeps of its last computed outputs, within one sampling run and one branch."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import torch
+
+from gearshift.steps.tree import replaced, tensors
+
+
+class Memory:
+    """The last few outputs of a place and where on the noise schedule each was computed.
+
+    Outputs are kept without a copy. One that somebody wrote into afterwards is noticed by its version counter and
+    forgotten, and from then on this place keeps copies.
+    """
+
+    def __init__(self, depth: int) -> None:
+        self.history: deque[Kept] = deque(maxlen=depth)
+        self.signature: tuple | None = None
+        self.filling: Any = None
+        self.copies = False
+
+    def meet(self, signature: tuple) -> str | None:
+        """Prepare for a call with these inputs; say why nothing can be reused, or None if something can."""
+        if self.signature is None:
+            self.signature = signature
+        elif self.signature != signature:
+            self.history.clear()
+            self.signature = signature
+            return "the inputs' shape, type or device changed"
+        if any(kept.was_written() for kept in self.history):
+            self.history.clear()
+            self.copies = True
+        return None if self.history else "nothing is kept yet"
+
+    def keep(self, at: float, output: Any) -> None:
+        """Keep a computed output and its coordinate."""
+        self.history.append(Kept(at, output, self.copies))
+
+
+class Kept:
+    """One computed output."""
+
+    def __init__(self, at: float, output: Any, copy: bool) -> None:
+        self.at = at
+        self.output = output
+        copy = copy or torch.is_inference_mode_enabled()
+        self.tensors = [t.detach().clone() if copy else t.detach() for t in tensors(output)]
+        self.versions = [t._version if not t.is_inference() else -1 for t in self.tensors]
+
+    def was_written(self) -> bool:
+        """Whether a tensor was changed in place since."""
+        return any(v >= 0 and t._version != v for t, v in zip(self.tensors, self.versions, strict=True))
+
+
+def blend(history: deque[Kept], weights: list[float]) -> Any:
+    """The weighted sum of kept outputs, newest first in `weights`, in the newest output's structure and dtypes.
+
+    Half-precision outputs are summed in float32: extrapolation weights are large and of both signs.
+    """
+    newest = history[-1]
+    sums = []
+    for i, tensor in enumerate(newest.tensors):
+        if len(weights) == 1 and weights[0] == 1.0:
+            sums.append(tensor.clone())
+            continue
+        wide = torch.float32 if tensor.dtype in (torch.float16, torch.bfloat16) else tensor.dtype
+        total = tensor.to(wide) * weights[0]
+        for kept, weight in zip(list(history)[-2::-1], weights[1:], strict=False):
+            total.add_(kept.tensors[i].to(wide), alpha=weight)
+        sums.append(total.to(tensor.dtype))
+    return replaced(newest.output, sums)

@@ -1,0 +1,61 @@
+"""Predictors: how a step that is not computed is filled in, as weights of the last computed outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class Predictor(Protocol):
+    """Fills in an output from kept ones."""
+
+    @property
+    def depth(self) -> int:
+        """How many computed outputs it wants to see."""
+
+    def weights(self, at: Sequence[float], x: float) -> list[float]:
+        """Weights of the kept outputs, newest first, for coordinate `x`; `at` holds theirs, newest first."""
+
+
+@dataclass(frozen=True)
+class Copy:
+    """Repeat the newest computed output."""
+
+    depth: int = 1
+
+    def weights(self, at: Sequence[float], x: float) -> list[float]:
+        return [1.0]
+
+
+@dataclass(frozen=True)
+class Taylor:
+    """Extrapolate by the polynomial through the last order + 1 computed outputs.
+
+    On even gaps these are the finite differences of TaylorSeer (arXiv 2503.06923); the Lagrange form also serves uneven
+    ones, and the coordinate is the noise schedule's own (log-SNR; sigma for flow matching). With fewer outputs at hand
+    the order is lower.
+    """
+
+    order: int = 1
+
+    @property
+    def depth(self) -> int:
+        return self.order + 1
+
+    def weights(self, at: Sequence[float], x: float) -> list[float]:
+        if len(set(at)) < len(at):
+            return [1.0] + [0.0] * (len(at) - 1)
+        weights = []
+        for i, xi in enumerate(at):
+            weight = 1.0
+            for j, xj in enumerate(at):
+                if j != i:
+                    weight *= (x - xj) / (xi - xj)
+            weights.append(weight)
+        return weights
+
+
+def by_mode(cache_mode: str) -> Predictor:
+    """The predictor of a cacher's `cache_mode`: 'default' copies, 'taylor' extrapolates along a line."""
+    return Taylor(1) if cache_mode == "taylor" else Copy()

@@ -1,0 +1,103 @@
+"""Rule: what one algorithm does at its places: when to compute (a trigger) and how to fill in (a predictor)."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from gearshift.core.errors import GearshiftWarning
+from gearshift.steps.decision import Action, Decision, RunLog
+from gearshift.steps.memory import blend
+from gearshift.steps.predict import Predictor
+from gearshift.steps.run import Run
+from gearshift.steps.tree import signature, tensors
+from gearshift.steps.trigger import Trigger
+
+if TYPE_CHECKING:
+    from gearshift.core.record import Record
+    from gearshift.steps.gate import Gate
+
+
+@dataclass(eq=False)
+class Place:
+    """Gates that share one output: a block, or a stack of blocks that is computed or filled in as one.
+
+    On a filled-in step every gate of it answers with the stack's output, so that no block in between runs.
+    """
+
+    gates: list[Gate] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class Rule:
+    """One algorithm's rule over all the places of its site.
+
+    Attributes:
+        name: the algorithm.
+        site: the site's name, for logs.
+        record: the model's record, where the log of the newest run goes.
+    """
+
+    name: str
+    site: str
+    trigger: Trigger
+    predictor: Predictor
+    record: Record
+
+    def call(self, run: Run, gate: Gate, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """Compute or fill in what stands behind a gate."""
+        place = gate.place
+        assert place is not None
+        nth = run.count((gate, run.branch))
+        memory = run.memory((place, nth), self.predictor.depth)
+        if gate is place.gates[0]:
+            self._open(run, memory, args, kwargs)
+        if memory.filling is not None:
+            return memory.filling
+        output = gate.compute(*args, **kwargs)
+        if gate is place.gates[-1] and not torch.is_grad_enabled():
+            memory.keep(run.x, output)
+        return output
+
+    def conclude(self, log: RunLog) -> None:
+        """Say so when a whole run went by without a single step filled in."""
+        if log.table and not log.steps(Action.FILL) and not self.trigger.never():
+            reasons = {d.reason for d in log}
+            warnings.warn(
+                f"{self.name} filled in none of the {len(log.steps(Action.COMPUTE))} steps of this run, "
+                f"which was as slow as without it ({'; '.join(sorted(reasons))}).",
+                GearshiftWarning,
+                stacklevel=2,
+            )
+
+    def _open(self, run: Run, memory: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+        """Decide for a place, and predict its output if it is to be filled in."""
+        memory.filling = None
+        nothing = memory.meet(signature(args, kwargs))
+        reason = self._reason(run, args, kwargs) or nothing
+        if reason is None:
+            at = [kept.at for kept in reversed(memory.history)]
+            memory.filling = blend(memory.history, self.predictor.weights(at, run.x))
+        action = Action.COMPUTE if reason else Action.FILL
+        self._log(run).note(Decision(run.step, self.site, run.branch or 0, action, reason=reason or ""))
+
+    def _reason(self, run: Run, args: tuple, kwargs: dict[str, Any]) -> str | None:
+        """Why this step is computed; asked once a step, so that all places and branches go the same way."""
+        state = run.states.setdefault(self, {})
+        if state.get("step") != run.step:
+            if torch.is_grad_enabled():
+                reason: str | None = "gradients are on"
+            else:
+                sample = next(iter(tensors([args, kwargs])), None)
+                reason = self.trigger.reason_to_compute(run, state, sample)
+            state.update(step=run.step, reason=reason)
+        return state["reason"]
+
+    def _log(self, run: Run) -> RunLog:
+        if self not in run.logs:
+            run.logs[self] = RunLog(self.name, self.site, run.total)
+            self.record.last_run = {**(self.record.last_run or {}), self.name: run.logs[self]}
+        return run.logs[self]

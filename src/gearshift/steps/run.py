@@ -1,0 +1,192 @@
+"""Run: one sampling run. It lives in a ContextVar, never on a module, so that threads and failed runs do not mix."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from gearshift.steps.decision import RunLog
+from gearshift.steps.memory import Memory
+
+if TYPE_CHECKING:
+    from gearshift.steps.rule import Rule
+
+_current: ContextVar[Run | None] = ContextVar("gearshift_run", default=None)
+
+
+def current() -> Run | None:
+    """The sampling run of this thread or task, if one is open."""
+    return _current.get()
+
+
+@contextmanager
+def sampling(coordinates: Sequence[float] = ()) -> Iterator[Run]:
+    """Mark one run of a sampling loop that gearshift cannot see; call `tick()` on what it gives after each step.
+
+    Args:
+        coordinates: where each step is on the noise schedule (log-SNR, or sigma for flow matching), for extrapolation;
+            none: the step number is used.
+
+    >>> with sampling() as run:
+    ...     for t in times:
+    ...         x = x + step * denoiser(x, t)
+    ...         run.tick()
+    """
+    run = open_run(Run(marked_by_caller=True))
+    run.place(list(coordinates))
+    try:
+        yield run
+    finally:
+        run.end()
+
+
+def open_run(run: Run) -> Run:
+    """Make this the current run; the one before it ends here."""
+    before = _current.get()
+    if before is not None:
+        before.end()
+    _current.set(run)
+    return run
+
+
+class Run:
+    """One sampling run.
+
+    Attributes:
+        scheduler: the diffusers scheduler whose calls mark the steps; None where timesteps mark them.
+        position: index of the current step in the scheduler's timesteps.
+        step: steps since the first one of this run, from 0.
+        branch: which call of the denoiser within this step is under way; None between calls.
+        marked_by_caller: the caller's own `tick` marks the steps.
+        marked: the timestep that marks the current step where there is no scheduler.
+    """
+
+    def __init__(self, scheduler: Any = None, marked_by_caller: bool = False) -> None:
+        self.scheduler = scheduler
+        self.marked_by_caller = marked_by_caller
+        self.position = 0
+        self.step = 0
+        self.branch: int | None = None
+        self.marked: float | None = None
+        self.logs: dict[Rule, RunLog] = {}
+        self.states: dict[Rule, dict[str, Any]] = {}
+        self._timesteps: list[float] = []
+        self._coordinates: list[float] = []
+        self._calls: dict[Hashable, int] = {}
+        self._memories: dict[Hashable, Memory] = {}
+
+    def locate(self, timestep: float | None) -> bool:
+        """Find the first step on the scheduler's list, at the first call of the denoiser.
+
+        Args:
+            timestep: the denoiser's argument in the scheduler's units; None if it cannot be told.
+
+        Returns:
+            Whether the timestep is on the list (True where it cannot be told).
+        """
+        self._timesteps = [float(t) for t in self.scheduler.timesteps]
+        self._coordinates = coordinates(self.scheduler, self._timesteps)
+        begin = getattr(self.scheduler, "begin_index", None)
+        if begin is None and timestep is not None:
+            near = [i for i, t in enumerate(self._timesteps) if close(t, timestep)]
+            if not near:
+                return False
+            begin = min(near, key=lambda i: abs(self._timesteps[i] - timestep))
+        self.position = begin or 0
+        return self.is_at(timestep)
+
+    def place(self, coordinates: list[float]) -> None:
+        """Say where each step is on the noise schedule."""
+        self._coordinates = coordinates
+
+    @property
+    def located(self) -> bool:
+        return bool(self._timesteps)
+
+    @property
+    def total(self) -> int:
+        """Steps from the first of this run to the last, 0 if that is not known."""
+        return len(self._timesteps) - (self.position - self.step) if self._timesteps else 0
+
+    @property
+    def x(self) -> float:
+        """Where this step is on the noise schedule: log-SNR, sigma for flow matching, or the step number."""
+        return self._coordinates[self.position] if self.position < len(self._coordinates) else float(self.step)
+
+    def belongs(self, timestep: float | None) -> bool:
+        """Whether a call with this timestep is one of this run's current step; the first call finds the run's place."""
+        return self.is_at(timestep) if self.located else self.locate(timestep)
+
+    def is_at(self, timestep: float | None) -> bool:
+        """Whether a timestep is the one of the current step (True where it cannot be told)."""
+        if timestep is None:
+            return True
+        return self.position < len(self._timesteps) and close(self._timesteps[self.position], timestep)
+
+    def tick(self) -> None:
+        """A step is done. After the last one the run ends."""
+        self.step += 1
+        self.position += 1
+        self.branch = None
+        self._calls.clear()
+        if self._timesteps and self.position >= len(self._timesteps):
+            self.end()
+
+    def end(self) -> None:
+        """Free what was kept, let every rule draw its conclusion, and leave the context."""
+        self._memories.clear()
+        self.states.clear()
+        if _current.get() is self:
+            _current.set(None)
+        logs, self.logs = self.logs, {}
+        for rule, log in logs.items():
+            rule.conclude(log)
+
+    def count(self, what: Hashable) -> int:
+        """How often this was called before within the step."""
+        n = self._calls.get(what, 0)
+        self._calls[what] = n + 1
+        return n
+
+    def memory(self, place: Hashable, depth: int) -> Memory:
+        """What this place keeps in the current branch."""
+        key = (place, self.branch)
+        if key not in self._memories:
+            self._memories[key] = Memory(depth)
+        return self._memories[key]
+
+
+def close(a: float, b: float) -> bool:
+    """Whether two timesteps are one, up to the rounding of a bfloat16."""
+    return math.isclose(a, b, rel_tol=2**-7, abs_tol=1e-3)
+
+
+def coordinates(scheduler: Any, timesteps: list[float]) -> list[float]:
+    """The coordinate in which outputs are extrapolated, for each timestep; empty if the scheduler tells nothing.
+
+    log-SNR for diffusion schedules; sigma for flow matching, whose log-SNR is infinite at its ends.
+    """
+    sigmas = getattr(scheduler, "sigmas", None)
+    if sigmas is not None and len(sigmas) >= len(timesteps):
+        values = [float(s) for s in sigmas[: len(timesteps)]]
+        return values if _is_flow(scheduler) else [_bounded(-2 * math.log(max(s, 1e-9))) for s in values]
+    alphas = getattr(scheduler, "alphas_cumprod", None)
+    if alphas is None:
+        return []
+    snr: Callable[[float], float] = lambda a: math.log(max(a, 1e-9) / max(1 - a, 1e-9))  # noqa: E731
+    return [_bounded(snr(float(alphas[min(max(int(t), 0), len(alphas) - 1)]))) for t in timesteps]
+
+
+def _bounded(log_snr: float) -> float:
+    """Zero-terminal-SNR schedules begin at minus infinity."""
+    return min(max(log_snr, -14.0), 14.0)
+
+
+def _is_flow(scheduler: Any) -> bool:
+    config = getattr(scheduler, "config", {})
+    return "FlowMatch" in type(scheduler).__name__ or bool(
+        config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction"
+    )

@@ -1,0 +1,35 @@
+"""Sites: the places in a denoiser where gates go. Each function gives lists of modules that share one output."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gearshift.models.diffusers import Denoiser
+
+
+def backbone(module: Any, row: Denoiser) -> list[list[Any]]:
+    """The whole denoiser."""
+    return [[module]]
+
+
+def block_stack(module: Any, row: Denoiser) -> list[list[Any]]:
+    """Each stack of repeated blocks as one; a U-Net's blocks, which differ from each other, one by one."""
+    if row.unet:
+        return [[block] for block in unet_blocks(module)]
+    return [list(module.get_submodule(path)) for path in row.blocks]
+
+
+def block(module: Any, row: Denoiser) -> list[list[Any]]:
+    """Each repeated transformer block by itself."""
+    return [[b] for path in row.blocks for b in module.get_submodule(path)]
+
+
+def deep_features(module: Any, row: Denoiser) -> list[list[Any]]:
+    """All of a U-Net but its outermost blocks (DeepCache, arXiv 2312.00858)."""
+    return [[b] for b in unet_blocks(module)[1:-1]]
+
+
+def unet_blocks(module: Any) -> list[Any]:
+    """A U-Net's blocks in the order they run."""
+    middle = [module.mid_block] if module.mid_block is not None else []
+    return [*module.down_blocks, *middle, *module.up_blocks]

@@ -1,0 +1,42 @@
+"""The tensors inside a module's output: a tensor, a tuple, a list, a dict or an output object of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+
+def tensors(value: Any) -> list[torch.Tensor]:
+    """The tensors of an output, in order."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, Mapping):
+        return [t for v in value.values() for t in tensors(v)]
+    if isinstance(value, (tuple, list)):
+        return [t for v in value for t in tensors(v)]
+    return []
+
+
+def replaced(value: Any, new: list[torch.Tensor]) -> Any:
+    """The same structure around other tensors; `new` is used up from its front."""
+    return _map(value, lambda _: new.pop(0))
+
+
+def _map(value: Any, function: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    if isinstance(value, torch.Tensor):
+        return function(value)
+    if isinstance(value, Mapping):
+        return type(value)(**{k: _map(v, function) for k, v in value.items()})
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(_map(v, function) for v in value))
+    if isinstance(value, (tuple, list)):
+        return type(value)(_map(v, function) for v in value)
+    return value
+
+
+def signature(args: tuple, kwargs: dict[str, Any]) -> tuple:
+    """Shapes, dtypes and devices of the tensors among a call's arguments."""
+    given = (*args, *kwargs.values())
+    return tuple((v.shape, v.dtype, v.device) for v in given if isinstance(v, torch.Tensor))

@@ -1,0 +1,91 @@
+"""Triggers: whether a step is computed or filled in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from gearshift.steps.run import Run
+
+
+class Trigger(Protocol):
+    """Decides for one step, for all places and branches of its site alike."""
+
+    def reason_to_compute(self, run: Run, state: dict[str, Any], sample: Any) -> str | None:
+        """A few words why this step is computed; None if it may be filled in.
+
+        Args:
+            run: the sampling run.
+            state: kept for this trigger within the run; it may write there.
+            sample: the first input of the place that asks first, usually the latent.
+        """
+
+    def never(self) -> str | None:
+        """Why it can never fill in anything, whatever the run; None if it can."""
+
+
+@dataclass(frozen=True)
+class Every:
+    """Compute every step below `start` and every `interval`-th from there on."""
+
+    interval: int
+    start: int = 0
+
+    def reason_to_compute(self, run: Run, state: dict[str, Any], sample: Any) -> str | None:
+        if run.step < self.start:
+            return "before the first step that may be filled in"
+        return "its turn" if (run.step - self.start) % self.interval == 0 else None
+
+    def never(self) -> str | None:
+        return "an interval of 1 computes every step" if self.interval == 1 else None
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Compute when the latent has moved by more than `threshold` since the last computed step.
+
+    The distance is the relative Euclidean one, per sample of the batch; the sample that moved most decides. It costs
+    one number read from the device a step. At most `max_skip` steps in a row are filled in.
+    """
+
+    threshold: float
+    max_skip: int
+
+    def reason_to_compute(self, run: Run, state: dict[str, Any], sample: Any) -> str | None:
+        last = state.get("latent")
+        if last is None or last.shape != sample.shape:
+            reason: str | None = "nothing to compare with yet"
+        elif state["skipped"] >= self.max_skip:
+            reason = f"{self.max_skip} steps in a row were filled in"
+        else:
+            moved = _moved(sample, last)
+            reason = f"the latent moved by {moved:.3f}" if moved > self.threshold else None
+        if reason is None:
+            state["skipped"] += 1
+        else:
+            state.update(latent=sample.detach().clone(), skipped=0)
+        return reason
+
+    def never(self) -> str | None:
+        return None
+
+
+@dataclass(frozen=True)
+class Planned:
+    """Compute the steps of a plan, given as positions on the scheduler's list of timesteps."""
+
+    computed: Sequence[int]
+
+    def reason_to_compute(self, run: Run, state: dict[str, Any], sample: Any) -> str | None:
+        return "planned" if run.position in self.computed else None
+
+    def never(self) -> str | None:
+        return None
+
+
+def _moved(now: Any, last: Any) -> float:
+    flat = now.flatten(1).float(), last.flatten(1).float()
+    change = (flat[0] - flat[1]).norm(dim=1) / flat[1].norm(dim=1).clamp_min(1e-12)
+    return float(change.max())

@@ -1,0 +1,145 @@
+"""The verbs: optimize, status, disabled, restore, algorithms. Nothing heavy is imported until one needs it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from gearshift.core.algorithm import Algorithm
+from gearshift.core.errors import BadRecipe, WrongModel
+from gearshift.core.extras import installed, missing
+from gearshift.core.recipe import SAVED_SETTINGS, Recipe
+from gearshift.core.registry import registry
+
+M = TypeVar("M")
+
+
+def algorithms() -> dict[str, type[Algorithm]]:
+    """Every algorithm by name, family by family; imports none of the packages they use, nor torch."""
+    return {cls.name: cls for cls in registry()}
+
+
+def problems(model: Any, recipe: Any = None, /, **keywords: Any) -> list[str]:
+    """Every reason why a recipe cannot be carried out on a model, as sentences; nothing is changed.
+
+    Raises:
+        BadRecipe: if it is no recipe to begin with.
+        WrongModel: if the model is neither a pipeline nor a torch module.
+    """
+    from gearshift.core.context import Context
+    from gearshift.core.record import Record, record_of
+    from gearshift.core.rules import conflicts
+    from gearshift.models.describe import describe
+
+    wanted = Recipe.of(recipe, **keywords)
+    seen = describe(model)
+    record = record_of(model) or Record()
+    there = [(a.algorithm.name, type(a.algorithm).facts) for a in record.applied]
+    found = conflicts([*there, *((a.name, type(a).facts) for a in wanted)])
+    traits = set(seen.traits) - {t for _, f in there for t in f.removes}
+    context = Context(wanted, record)
+    device = wanted.device.partition(":")[0] if wanted.device else seen.device
+    for algorithm in wanted:
+        facts = type(algorithm).facts
+        traits |= algorithm.vouches()
+        lacks = [t.value for t in sorted(facts.needs - traits)]
+        if seen.kind not in facts.kinds and not algorithm.vouches():
+            kinds = " or a ".join(sorted(k.value for k in facts.kinds))
+            found.append(f"{algorithm.name} is for a {kinds}; {type(model).__name__} is taken for a {seen.kind.value}.")
+        elif lacks:
+            found.append(f"{algorithm.name} needs {' and '.join(lacks)}; {type(model).__name__} has none.")
+        else:
+            found += algorithm.check_model(model, context)
+        if device not in facts.devices:
+            found.append(f"{algorithm.name} runs on {', '.join(facts.devices)}, not on {device}.")
+        found += [missing(p, facts.extra or "", algorithm.name) for p in facts.packages if not installed(p)]
+        traits -= facts.removes
+    return found
+
+
+def optimize(model: M, recipe: Any = None, /, *, keep_original: bool = False, **keywords: Any) -> M:
+    """Apply a recipe to a model, in place.
+
+    Args:
+        model: a diffusers pipeline, a transformers model or any torch module.
+        recipe: whatever `Recipe.of` reads: names, {name: parameters}, a YAML file, 'a, b(x=1)', a Recipe.
+        keep_original: keep the weights that are replaced, so that `disabled` and `restore` can bring them back; costs
+            their memory.
+        keywords: settings (batch_size, device, seed, tokenizer, processor, data) and algorithms by name.
+
+    Returns:
+        The same object.
+
+    Raises:
+        BadRecipe: with everything that is wrong with the recipe for this model, before anything is changed.
+        WrongModel: if it is neither a pipeline nor a torch module.
+    """
+    from gearshift.core.context import Context
+    from gearshift.core.record import Applied, Record, attach, record_of
+
+    wanted = Recipe.of(recipe, **keywords)
+    found = problems(model, wanted)
+    if found:
+        raise BadRecipe(found)
+    if wanted.device is not None:
+        model.to(wanted.device)  # type: ignore[attr-defined]
+    record = record_of(model) or Record()
+    record.settings.update({k: getattr(wanted, k) for k in SAVED_SETTINGS if getattr(wanted, k) is not None})
+    context = Context(wanted, record, keep_original)
+    for algorithm in wanted:
+        stage = type(algorithm).facts.stage
+        place = sum(type(a.algorithm).facts.stage <= stage for a in record.applied)
+        with record.lifted(down_to=place):
+            applied = context.applied = Applied(algorithm)
+            try:
+                algorithm.apply(model, context)
+            except BaseException:
+                for change in reversed(applied.changes):
+                    if change.why_not() is None:
+                        change.lift()
+                raise
+        record.applied.insert(place, applied)
+    attach(model, record)
+    return model
+
+
+@contextmanager
+def disabled(model: M) -> Iterator[M]:
+    """The original model for the length of a block, bit for bit.
+
+    Raises:
+        CannotLift: if weights were replaced and not kept (`optimize(..., keep_original=True)` keeps them).
+    """
+    with _record(model).lifted():
+        yield model
+
+
+def restore(model: M) -> M:
+    """Take off everything that was done to a model.
+
+    Raises:
+        CannotLift: if weights were replaced and not kept; nothing is taken off then.
+    """
+    from gearshift.core.record import attach
+
+    _record(model).lift()
+    attach(model, None)
+    return model
+
+
+def status(model: Any) -> Any:
+    """What was done to a model: algorithms, parameters, notes, figures, and each step's decision in the newest run."""
+    from gearshift.core.record import record_of
+    from gearshift.core.status import Status
+
+    return Status.of(record_of(model), model)
+
+
+def _record(model: Any) -> Any:
+    from gearshift.core.record import record_of
+
+    record = record_of(model)
+    if record is None:
+        raise WrongModel(f"Nothing was done to this {type(model).__name__} by gearshift.")
+    return record
