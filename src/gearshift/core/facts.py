@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from types import MappingProxyType
@@ -101,14 +101,14 @@ class Facts:
     family: Family
     stage: Stage
     persist: Persist = Persist.REPLAY
-    occupies: frozenset[Slot] = frozenset()
-    needs: frozenset[Trait] = frozenset()
-    removes: frozenset[Trait] = frozenset()
-    kinds: frozenset[Kind] = ANY_KIND
+    occupies: Set[Slot] = frozenset()
+    needs: Set[Trait] = frozenset()
+    removes: Set[Trait] = frozenset()
+    kinds: Set[Kind] = ANY_KIND
     devices: tuple[str, ...] = ("cpu", "cuda", "mps")
-    dtypes: frozenset[str] = frozenset()
+    dtypes: Set[str] = frozenset()
     refuses: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    after: frozenset[str] = frozenset()
+    after: Set[str] = frozenset()
     extra: str | None = None
     packages: tuple[str, ...] = ()
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +38,14 @@ def load(folder: str | os.PathLike[str], device: str | None = None, verify: bool
     dtypes = {name: _dtype(name_) for name, name_ in manifest["dtypes"].items()}
     if hasattr(cls, "save_pretrained") and (root / "model_index.json").is_file():
         overrides = {name: _skeleton(_class_of_component(root, name), root / name) for name in changed}
-        model = cls.from_pretrained(root, torch_dtype=dtypes, **overrides)  # type: ignore[attr-defined]
+        absent = {n: None for n, c in _components(root).items() if c == [None, None]}
+        given = {_dtype_keyword("diffusers"): dtypes, **overrides, **absent}
+        model = cls.from_pretrained(root, **given)  # type: ignore[attr-defined]
     elif changed:
         model = _skeleton(cls, root)
     else:
-        key = "torch_dtype" if manifest["model"].startswith("diffusers:") else "dtype"
-        model = cls.from_pretrained(root, **{key: dtypes[""]} if dtypes else {})  # type: ignore[attr-defined]
+        given = {_dtype_keyword(manifest["model"].partition(":")[0]): dtypes[""]} if dtypes else {}
+        model = cls.from_pretrained(root, **given)  # type: ignore[attr-defined]
     settings = {k: v for k, v in manifest["settings"].items() if k in SAVED_SETTINGS}
     context = Context(Recipe(**settings), Record(settings=settings))
     weights = [a for a in algorithms if type(a.algorithm).facts.persist is Persist.WEIGHTS]
@@ -49,6 +53,8 @@ def load(folder: str | os.PathLike[str], device: str | None = None, verify: bool
         _again(applied, model, context, applied.algorithm.rebuild)
     for name in changed:
         _fill(parts(model)[name], root / name / WEIGHTS)
+    for part in parts(model).values():
+        _own(part)
     if device is not None:
         model.to(device)
     for applied in algorithms[len(weights) :]:
@@ -93,11 +99,18 @@ def _again(applied: Applied, model: Any, context: Context, how: Any) -> None:
     how(model, context)
 
 
-def _class_of_component(root: Path, name: str) -> type:
+def _components(root: Path) -> dict[str, list[str | None]]:
+    """Library and class of each component of a pipeline's folder; none of either where there is no component."""
+    path = root / "model_index.json"
     try:
-        library, cls = json.loads((root / "model_index.json").read_text())[name]
-    except (KeyError, ValueError) as error:
-        raise BrokenFolder(f"{root / 'model_index.json'} does not name the class of {name!r}: {error}") from None
+        index = json.loads(path.read_text())
+    except ValueError as error:
+        raise BrokenFolder(f"{path} is damaged: {error}") from None
+    return {name: value for name, value in index.items() if isinstance(value, list) and len(value) == 2}
+
+
+def _class_of_component(root: Path, name: str) -> type:
+    library, cls = _components(root).get(name, (None, None))
     return find_class(f"{library}:{cls}", root)
 
 
@@ -110,6 +123,13 @@ def _skeleton(cls: Any, folder: Path) -> Any:
         return cls(cls.config_class.from_pretrained(folder)).eval()
 
 
+def _own(module: Any) -> None:
+    """Copy weights out of the mapped file: how memory is aligned can decide the last bits of a matrix product."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.device.type == "cpu":
+            tensor.data = tensor.data.clone()
+
+
 def _fill(module: Any, file: Path) -> None:
     state = read_weights(file)
     try:
@@ -120,6 +140,12 @@ def _fill(module: Any, file: Path) -> None:
         raise BrokenFolder(f"{file} does not fit the model: {len(missing)} tensors missing, {len(extra)} too many.")
     if hasattr(module, "tie_weights"):
         module.tie_weights()
+
+
+def _dtype_keyword(library: str) -> str:
+    """How `from_pretrained` is told the number format; diffusers renamed it in 0.42."""
+    release = tuple(int(n) for n in re.findall(r"\d+", version(library))[:2])
+    return "torch_dtype" if library == "diffusers" and release < (0, 42) else "dtype"
 
 
 def _dtype(name: str) -> Any:

@@ -114,7 +114,9 @@ def write_weights(module: Any, file: Path) -> None:
     """A module's state dict; a tensor that has several names is written once."""
     from safetensors.torch import save_file
 
-    state, shared, seen = {}, {}, {}
+    state: dict[str, Any] = {}
+    shared: dict[str, str] = {}
+    seen: dict[Any, str] = {}
     for name, tensor in module.state_dict().items():
         key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) if tensor.numel() else name
         if key in seen:

@@ -38,7 +38,7 @@ class FusedHead(nn.Linear):
             self.aside = None
         if aside is not None and aside[0] is input:
             return aside[1][index]
-        if isinstance(self.fused, nn.Linear) and self.fused.weight.dtype == input.dtype:
+        if type(self.fused) is nn.Linear:
             return F.linear(input, self.rows(index, "weight"), self.rows(index, "bias"))
         return self.fused(input).split(self.widths, dim=-1)[index]
 
@@ -48,11 +48,11 @@ class FusedHead(nn.Linear):
         return None if whole is None else whole.narrow(0, sum(self.widths[:index]), self.widths[index])
 
     @property
-    def weight(self) -> torch.Tensor:  # type: ignore[override]
+    def weight(self) -> torch.Tensor:
         return self.rows(0, "weight")
 
     @property
-    def bias(self) -> torch.Tensor | None:  # type: ignore[override]
+    def bias(self) -> torch.Tensor | None:
         return self.rows(0, "bias")
 
 
@@ -69,11 +69,11 @@ class FusedTail(nn.Linear):
         return self.head[0].take(input, self.index)
 
     @property
-    def weight(self) -> torch.Tensor:  # type: ignore[override]
+    def weight(self) -> torch.Tensor:
         return self.head[0].rows(self.index, "weight")
 
     @property
-    def bias(self) -> torch.Tensor | None:  # type: ignore[override]
+    def bias(self) -> torch.Tensor | None:
         return self.head[0].rows(self.index, "bias")
 
 

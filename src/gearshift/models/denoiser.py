@@ -8,8 +8,6 @@ from typing import Literal
 Kind = Literal["self", "cross", "joint", "temporal"]
 Attention = tuple[tuple[Kind, tuple[str, ...]], ...]
 
-METHOD = "fuse_projections"
-
 
 @dataclass(frozen=True)
 class Denoiser:
@@ -26,9 +24,6 @@ class Denoiser:
         sample, timestep, text: names of forward's arguments. The sample comes first; Z-Image's is a list of tensors.
         timestep_scale, timestep_offset: argument = scheduler timestep * scale + offset.
         scaled_by: name of a config entry that the pipeline multiplies the timestep by.
-        fused_qkv: how query, key and value become one projection: `METHOD` (`attention.fuse_projections()` is enough),
-            the name of the processor to set after it, or None (the processors never read a fused projection).
-        unfusable_with: config entries that must be empty, or `fused_qkv`'s processor computes something else.
         keep: layers that quantizers leave alone: embedders, adaptive norms' modulation, first and last projections.
         refiners: small stacks that run before `blocks` and are left out of them.
         interleaved: the lists of `blocks` take turns, block by block, instead of running one after another.
@@ -45,8 +40,6 @@ class Denoiser:
     timestep_scale: float = 1.0
     timestep_offset: float = 0.0
     scaled_by: str | None = None
-    fused_qkv: str | None = None
-    unfusable_with: tuple[str, ...] = ()
     keep: tuple[str, ...] = ()
     refiners: tuple[str, ...] = ()
     interleaved: bool = False

@@ -9,7 +9,7 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
-from gearshift.models.denoiser import METHOD, Attention, Denoiser, Kind
+from gearshift.models.denoiser import Attention, Denoiser, Kind
 from gearshift.models.probe import UNET_BLOCKS, block_lists, probe, timestep_name
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ ROWS: dict[str, Denoiser] = {
         blocks=UNET_BLOCKS,
         attention=SELF_CROSS,
         sample="sample",
-        fused_qkv="FusedAttnProcessor2_0",
         keep=("conv_in", "conv_out", "time_embedding.*", "add_embedding.*", "*.time_emb_proj"),
         unet=True,
     ),
@@ -47,20 +46,16 @@ ROWS: dict[str, Denoiser] = {
         attention=(("self", ("*.attn1",)),),
         cond_first=True,
         text="class_labels",
-        fused_qkv="FusedAttnProcessor2_0",
         keep=("pos_embed.*", "*.norm1.*", "proj_out_1", "proj_out_2"),
     ),
     "PixArtTransformer2DModel": Denoiser(
         blocks=("transformer_blocks",),
         attention=SELF_CROSS,
-        fused_qkv="FusedAttnProcessor2_0",
         keep=("pos_embed.*", "adaln_single.*", "caption_projection.*", "proj_out"),
     ),
     "SD3Transformer2DModel": Denoiser(
         blocks=("transformer_blocks",),
         attention=(("joint", ("*.attn",)), ("self", ("*.attn2",))),
-        fused_qkv="FusedJointAttnProcessor2_0",
-        unfusable_with=("qk_norm", "dual_attention_layers"),
         keep=("pos_embed.*", "time_text_embed.*", "context_embedder", *NORMS, *ENDS),
     ),
     "FluxTransformer2DModel": Denoiser(
@@ -69,7 +64,6 @@ ROWS: dict[str, Denoiser] = {
         guidance="embedded",
         cond_first=True,
         timestep_scale=1e-3,
-        fused_qkv=METHOD,
         keep=("x_embedder", "context_embedder", "time_text_embed.*", "single_*.norm.*", *NORMS, *ENDS),
     ),
     "ChromaTransformer2DModel": Denoiser(
@@ -78,13 +72,11 @@ ROWS: dict[str, Denoiser] = {
         guidance="separate",
         cond_first=True,
         timestep_scale=1e-3,
-        fused_qkv=METHOD,
         keep=("x_embedder", "context_embedder", "distilled_guidance_layer.*", "proj_out"),
     ),
     "CogVideoXTransformer3DModel": Denoiser(
         blocks=("transformer_blocks",),
         attention=(("joint", ("*.attn1",)),),
-        fused_qkv="FusedCogVideoXAttnProcessor2_0",
         keep=("patch_embed.*", "time_embedding.*", "*.norm1.*", "*.norm2.*", *ENDS),
     ),
     "WanTransformer3DModel": Denoiser(
@@ -92,7 +84,6 @@ ROWS: dict[str, Denoiser] = {
         attention=SELF_CROSS,
         guidance="separate",
         cond_first=True,
-        fused_qkv=METHOD,
         keep=("patch_embedding", "condition_embedder.*", "proj_out"),
     ),
     "LTXVideoTransformer3DModel": Denoiser(
@@ -115,7 +106,6 @@ ROWS: dict[str, Denoiser] = {
             ("cross", ("transformer_blocks.*.attn2",)),
             ("temporal", ("temporal_transformer_blocks.*.attn1",)),
         ),
-        fused_qkv="FusedAttnProcessor2_0",
         keep=("pos_embed.*", "adaln_single.*", "caption_projection.*", "proj_out"),
         interleaved=True,
     ),
@@ -129,7 +119,6 @@ ROWS: dict[str, Denoiser] = {
         blocks=("joint_transformer_blocks", "single_transformer_blocks"),
         attention=(("joint", ("*.attn",)),),
         timestep_scale=1e-3,
-        fused_qkv="FusedAuraFlowAttnProcessor2_0",
         keep=("pos_embed.*", "context_embedder", "time_step_proj.*", *NORMS, *ENDS),
     ),
     "Lumina2Transformer2DModel": Denoiser(
@@ -177,13 +166,11 @@ def describe_denoiser(module: nn.Module) -> Denoiser:
         return probe(module)
     config: Any = getattr(module, "config", {})
     scale = config.get(row.scaled_by, 1.0) if row.scaled_by else 1.0
-    unfusable = any(config.get(name) for name in row.unfusable_with)
     return replace(
         row,
         blocks=block_lists(module, row.blocks),
         timestep_scale=row.timestep_scale * scale,
         scaled_by=None,
-        fused_qkv=None if unfusable else row.fused_qkv,
     )
 
 
@@ -210,14 +197,15 @@ def attention_modules(module: nn.Module, row: Denoiser, kind: Kind | None = None
 def deep_features(module: nn.Module) -> tuple[str, ...]:
     """A U-Net's blocks but the outermost, in the order they run; the last one's output is DeepCache's deep feature.
 
-    What stays outside is conv_in, the first down block, the last up block (which reads only those two's skips) and
-    conv_out. (DeepCache, arXiv 2312.00858)
+    What stays outside is conv_in, the first down block but for its downsampler, the last up block (which reads only
+    those two's skips) and conv_out. (DeepCache, arXiv 2312.00858)
     """
     down: Any = module.down_blocks
     up: Any = module.up_blocks
     middle = ["mid_block"] if getattr(module, "mid_block", None) is not None else []
     downs, ups = range(1, len(down)), range(len(up) - 1)
-    return (*(f"down_blocks.{n}" for n in downs), *middle, *(f"up_blocks.{n}" for n in ups))
+    halving = ["down_blocks.0.downsamplers.0"] if getattr(down[0], "downsamplers", None) else []
+    return (*halving, *(f"down_blocks.{n}" for n in downs), *middle, *(f"up_blocks.{n}" for n in ups))
 
 
 def _denoises(module: nn.Module) -> bool:

@@ -76,7 +76,7 @@ def _attention(module: nn.Module) -> Attention:
 
 
 def _kind(name: str, attention: Any) -> Kind:
-    if "temporal" in name or "motion" in name:
+    if any(word in name for word in ("temporal", "temp_", "motion")):
         return "temporal"
     if getattr(attention, "is_cross_attention", False) or name.endswith("attn2"):
         return "cross"

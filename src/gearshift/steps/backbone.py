@@ -8,7 +8,8 @@ import warnings
 from typing import Any
 
 from gearshift.core.errors import GearshiftWarning
-from gearshift.steps.clock import Clock, is_scheduler
+from gearshift.models.denoiser import Denoiser
+from gearshift.steps.clock import Clock, is_heard, is_scheduler
 from gearshift.steps.gate import Gate
 from gearshift.steps.run import Run, current, open_run
 
@@ -19,17 +20,14 @@ class Backbone(Gate):
     """A denoiser's gate.
 
     Attributes:
-        timestep: name of the forward's timestep argument; None if it is not known.
-        index: its place among the positional arguments.
-        scale, offset: scheduler timestep = (argument - offset) / scale; scale 0: it cannot be told.
+        row: what is known of the denoiser's class.
         clocks: clocks on schedulers that were found at a call, newest last.
     """
 
-    def __init__(self, module: Any, timestep: str | None, scale: float = 1.0, offset: float = 0.0) -> None:
+    def __init__(self, module: Any, row: Denoiser) -> None:
         super().__init__(module)
-        self.timestep = timestep
-        self.index = _index(module, timestep)
-        self.scale, self.offset = scale, offset
+        self.row = row
+        self.order = [n for n in inspect.signature(type(module).forward).parameters if n != "self"]
         self.clocks: list[Clock] = []
         self.lost = False
 
@@ -39,6 +37,7 @@ class Backbone(Gate):
             return self.compute(*args, **kwargs)
         before = run.branch
         run.branch = run.count(self)
+        run.sample = self._argument(self.row.sample, args, kwargs)
         try:
             if self.rule is None:
                 return self.compute(*args, **kwargs)
@@ -81,22 +80,23 @@ class Backbone(Gate):
         run.marked = timestep
         return run
 
-    def _argument(self, args: tuple, kwargs: dict[str, Any]) -> Any:
-        if self.timestep in kwargs:
-            return kwargs[self.timestep]
-        return args[self.index] if self.index is not None and self.index < len(args) else None
+    def _argument(self, name: str | None, args: tuple, kwargs: dict[str, Any]) -> Any:
+        if name in kwargs:
+            return kwargs[name]
+        index = self.order.index(name) if name in self.order else len(args)
+        return args[index] if index < len(args) else None
 
     def _on_device(self, args: tuple, kwargs: dict[str, Any]) -> bool:
-        device = getattr(self._argument(args, kwargs), "device", None)
+        device = getattr(self._argument(self.row.timestep, args, kwargs), "device", None)
         return device is not None and device.type != "cpu"
 
     def _timestep(self, args: tuple, kwargs: dict[str, Any]) -> float | None:
         """The scheduler's timestep of this call; the largest one where the call has several."""
-        value = self._argument(args, kwargs)
-        if value is None or not self.scale:
+        value = self._argument(self.row.timestep, args, kwargs)
+        if value is None or not self.row.timestep_scale:
             return None
         value = value.max() if hasattr(value, "max") else value
-        return (float(value) - self.offset) / self.scale
+        return (float(value) - self.row.timestep_offset) / self.row.timestep_scale
 
     def _say_lost(self) -> None:
         if not self.lost:
@@ -109,9 +109,9 @@ class Backbone(Gate):
             )
 
     def _watch(self, scheduler: Any) -> None:
-        clock = Clock(scheduler)
-        if clock.lay():
-            self.clocks.append(clock)
+        if not is_heard(scheduler):
+            self.clocks.append(Clock(scheduler))
+            self.clocks[-1].lay()
         for old in self.clocks[:-CLOCKS_KEPT]:
             old.lift()
         del self.clocks[:-CLOCKS_KEPT]
@@ -130,8 +130,3 @@ def calling_scheduler() -> Any:
                         return candidate
         frame = frame.f_back  # type: ignore[assignment]
     return None
-
-
-def _index(module: Any, timestep: str | None) -> int | None:
-    names = [name for name in inspect.signature(type(module).forward).parameters if name != "self"]
-    return names.index(timestep) if timestep in names else None

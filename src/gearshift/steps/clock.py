@@ -15,6 +15,11 @@ def is_scheduler(value: Any) -> bool:
     return value is not None and hasattr(value, "timesteps") and all(hasattr(value, name) for name in CALLS)
 
 
+def is_heard(scheduler: Any) -> bool:
+    """Whether there is a clock on it already."""
+    return isinstance(vars(scheduler).get("step"), Heard)
+
+
 class Heard:
     """Stands where a scheduler's method stood, and tells the run when it was called."""
 
@@ -43,14 +48,9 @@ class Clock:
     def __init__(self, scheduler: Any) -> None:
         self.scheduler = scheduler
 
-    def lay(self) -> bool:
-        """Listen; False if somebody does already."""
-        held = vars(self.scheduler)
-        if isinstance(held.get("step"), Heard):
-            return False
+    def lay(self) -> None:
         for name in CALLS:
-            held[name] = Heard(self.scheduler, name)
-        return True
+            vars(self.scheduler)[name] = Heard(self.scheduler, name)
 
     def lift(self) -> None:
         held = vars(self.scheduler)

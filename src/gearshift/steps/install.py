@@ -9,9 +9,10 @@ from typing import Any
 from gearshift.core.context import Context
 from gearshift.core.errors import WrongModel
 from gearshift.core.model import parts
-from gearshift.models.diffusers import Denoiser, denoisers, describe_denoiser
+from gearshift.models.denoiser import Denoiser
+from gearshift.models.diffusers import denoisers, describe_denoiser
 from gearshift.steps.backbone import Backbone
-from gearshift.steps.clock import Clock, is_scheduler
+from gearshift.steps.clock import Clock, is_heard, is_scheduler
 from gearshift.steps.gate import Gate, gate_of
 from gearshift.steps.predict import Predictor
 from gearshift.steps.rule import Place, Rule
@@ -82,10 +83,10 @@ def cache(model: Any, context: Context, site: Site, trigger: Trigger, predictor:
 def watch(model: Any, module: Any, context: Context) -> Gate:
     """The gate at a denoiser, and a clock on the pipeline's scheduler."""
     scheduler = getattr(model, "scheduler", None)
-    if is_scheduler(scheduler):
+    if is_scheduler(scheduler) and not is_heard(scheduler):
         context.change(Clock(scheduler))
     row = describe_denoiser(module)
-    return _standing(module, lambda: Backbone(module, row.timestep, row.timestep_scale, row.timestep_offset), context)
+    return _standing(module, lambda: Backbone(module, row), context)
 
 
 def gate_at(module: Any, context: Context) -> Gate:

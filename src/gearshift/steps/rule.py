@@ -13,7 +13,7 @@ from gearshift.steps.decision import Action, Decision, RunLog
 from gearshift.steps.memory import blend
 from gearshift.steps.predict import Predictor
 from gearshift.steps.run import Run
-from gearshift.steps.tree import signature, tensors
+from gearshift.steps.tree import signature
 from gearshift.steps.trigger import Trigger
 
 if TYPE_CHECKING:
@@ -65,10 +65,10 @@ class Rule:
     def conclude(self, log: RunLog) -> None:
         """Say so when a whole run went by without a single step filled in."""
         if log.table and not log.steps(Action.FILL) and not self.trigger.never():
-            reasons = {d.reason for d in log}
+            *_, last = log
             warnings.warn(
                 f"{self.name} filled in none of the {len(log.steps(Action.COMPUTE))} steps of this run, "
-                f"which was as slow as without it ({'; '.join(sorted(reasons))}).",
+                f"which was as slow as without it (the last one was computed because: {last.reason}).",
                 GearshiftWarning,
                 stacklevel=2,
             )
@@ -77,22 +77,21 @@ class Rule:
         """Decide for a place, and predict its output if it is to be filled in."""
         memory.filling = None
         nothing = memory.meet(signature(args, kwargs))
-        reason = self._reason(run, args, kwargs) or nothing
+        reason = self._reason(run) or nothing
         if reason is None:
             at = [kept.at for kept in reversed(memory.history)]
             memory.filling = blend(memory.history, self.predictor.weights(at, run.x))
         action = Action.COMPUTE if reason else Action.FILL
         self._log(run).note(Decision(run.step, self.site, run.branch or 0, action, reason=reason or ""))
 
-    def _reason(self, run: Run, args: tuple, kwargs: dict[str, Any]) -> str | None:
+    def _reason(self, run: Run) -> str | None:
         """Why this step is computed; asked once a step, so that all places and branches go the same way."""
         state = run.states.setdefault(self, {})
         if state.get("step") != run.step:
             if torch.is_grad_enabled():
                 reason: str | None = "gradients are on"
             else:
-                sample = next(iter(tensors([args, kwargs])), None)
-                reason = self.trigger.reason_to_compute(run, state, sample)
+                reason = self.trigger.reason_to_compute(run, state)
             state.update(step=run.step, reason=reason)
         return state["reason"]
 

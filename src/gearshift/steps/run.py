@@ -60,6 +60,7 @@ class Run:
         position: index of the current step in the scheduler's timesteps.
         step: steps since the first one of this run, from 0.
         branch: which call of the denoiser within this step is under way; None between calls.
+        sample: the latent that the denoiser was called with last: a tensor, or a list of them.
         marked_by_caller: the caller's own `tick` marks the steps.
         marked: the timestep that marks the current step where there is no scheduler.
     """
@@ -70,6 +71,7 @@ class Run:
         self.position = 0
         self.step = 0
         self.branch: int | None = None
+        self.sample: Any = None
         self.marked: float | None = None
         self.logs: dict[Rule, RunLog] = {}
         self.states: dict[Rule, dict[str, Any]] = {}
@@ -130,7 +132,7 @@ class Run:
         """A step is done. After the last one the run ends."""
         self.step += 1
         self.position += 1
-        self.branch = None
+        self.branch = self.sample = None
         self._calls.clear()
         if self._timesteps and self.position >= len(self._timesteps):
             self.end()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from gearshift.models.diffusers import Denoiser
+from gearshift.models import diffusers as models
+from gearshift.models.denoiser import Denoiser
 
 
 def backbone(module: Any, row: Denoiser) -> list[list[Any]]:
@@ -25,8 +26,8 @@ def block(module: Any, row: Denoiser) -> list[list[Any]]:
 
 
 def deep_features(module: Any, row: Denoiser) -> list[list[Any]]:
-    """All of a U-Net but its outermost blocks (DeepCache, arXiv 2312.00858)."""
-    return [[b] for b in unet_blocks(module)[1:-1]]
+    """All of a U-Net but its outermost blocks."""
+    return [[module.get_submodule(path)] for path in models.deep_features(module)]
 
 
 def unet_blocks(module: Any) -> list[Any]:

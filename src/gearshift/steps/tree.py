@@ -38,5 +38,4 @@ def _map(value: Any, function: Callable[[torch.Tensor], torch.Tensor]) -> Any:
 
 def signature(args: tuple, kwargs: dict[str, Any]) -> tuple:
     """Shapes, dtypes and devices of the tensors among a call's arguments."""
-    given = (*args, *kwargs.values())
-    return tuple((v.shape, v.dtype, v.device) for v in given if isinstance(v, torch.Tensor))
+    return tuple((t.shape, t.dtype, t.device) for t in tensors((*args, *kwargs.values())))

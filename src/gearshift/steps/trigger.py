@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+import torch
+
 if TYPE_CHECKING:
     from gearshift.steps.run import Run
 
@@ -13,13 +15,12 @@ if TYPE_CHECKING:
 class Trigger(Protocol):
     """Decides for one step, for all places and branches of its site alike."""
 
-    def reason_to_compute(self, run: Run, state: dict[str, Any], sample: Any) -> str | None:
+    def reason_to_compute(self, run: Run, state: dict[str, Any]) -> str | None:
         """A few words why this step is computed; None if it may be filled in.
 
         Args:
             run: the sampling run.
             state: kept for this trigger within the run; it may write there.
-            sample: the first input of the place that asks first, usually the latent.
         """
 
     def never(self) -> str | None:
@@ -33,7 +34,7 @@ class Every:
     interval: int
     start: int = 0
 
-    def reason_to_compute(self, run: Run, state: dict[str, Any], sample: Any) -> str | None:
+    def reason_to_compute(self, run: Run, state: dict[str, Any]) -> str | None:
         if run.step < self.start:
             return "before the first step that may be filled in"
         return "its turn" if (run.step - self.start) % self.interval == 0 else None
@@ -53,7 +54,8 @@ class Drift:
     threshold: float
     max_skip: int
 
-    def reason_to_compute(self, run: Run, state: dict[str, Any], sample: Any) -> str | None:
+    def reason_to_compute(self, run: Run, state: dict[str, Any]) -> str | None:
+        sample = _one(run.sample)
         last = state.get("latent")
         if last is None or last.shape != sample.shape:
             reason: str | None = "nothing to compare with yet"
@@ -78,11 +80,16 @@ class Planned:
 
     computed: Sequence[int]
 
-    def reason_to_compute(self, run: Run, state: dict[str, Any], sample: Any) -> str | None:
+    def reason_to_compute(self, run: Run, state: dict[str, Any]) -> str | None:
         return "planned" if run.position in self.computed else None
 
     def never(self) -> str | None:
         return None
+
+
+def _one(sample: Any) -> Any:
+    """The latents as one tensor; some denoisers take a list with one for each image."""
+    return torch.stack(list(sample)) if isinstance(sample, (list, tuple)) else sample
 
 
 def _moved(now: Any, last: Any) -> float:

@@ -150,5 +150,5 @@ def _blocks(module: Any) -> list[Any]:
     """The children of the module's longest list of alike modules; the module itself if it has none."""
     from torch import nn
 
-    lists = [m for m in module.modules() if isinstance(m, nn.ModuleList) and len({type(c) for c in m}) == 1]
-    return list(max(lists, key=len)) if lists else [module]
+    lists = [list(m) for m in module.modules() if isinstance(m, nn.ModuleList) and len({type(c) for c in m}) == 1]
+    return max(lists, key=len, default=[module])

@@ -1,0 +1,57 @@
+"""One small call of a model, so that an algorithm can see the shapes that its layers are given."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+def example_call(model: Any, data: Any = None) -> Callable[[], Any] | None:
+    """A call that runs the model once, as briefly as it can; None if nothing is known that it could be called with.
+
+    Args:
+        model: a pipeline or a module.
+        data: an iterable whose first item is a dict of the model's arguments, or what it takes as its only one; without
+            it, a pipeline that reads prompts gets an empty one and a language model a few tokens.
+    """
+    given = next(iter(data), None) if data is not None else None
+    if not hasattr(model, "forward"):
+        if given is None:
+            given = {"prompt": ""} if _reads_prompts(model) else None
+        elif not isinstance(given, Mapping):
+            given = {"prompt": given}
+        return None if given is None else lambda: _quietly(model, {**_brief(model), **given})
+    if given is not None:
+        return lambda: model(**given) if isinstance(given, Mapping) else model(given)
+    if hasattr(model, "generate") and hasattr(model, "get_input_embeddings"):
+        import torch
+
+        tokens = torch.zeros(1, 32, dtype=torch.long, device=next(model.parameters()).device)
+        return lambda: model(input_ids=tokens)
+    return None
+
+
+def _quietly(pipe: Any, call: Mapping[str, Any]) -> Any:
+    """Call a pipeline without a progress bar, and leave torch's random state as it was."""
+    import torch
+
+    shown = getattr(pipe, "_progress_bar_config", {})
+    pipe.set_progress_bar_config(**{**shown, "disable": True})
+    try:
+        with torch.random.fork_rng():
+            return pipe(**call)
+    finally:
+        pipe.set_progress_bar_config(**shown)
+
+
+def _reads_prompts(pipe: Any) -> bool:
+    return "prompt" in inspect.signature(type(pipe).__call__).parameters and any(
+        getattr(pipe, name, None) is not None for name in ("text_encoder", "text_encoder_2", "text_encoder_3")
+    )
+
+
+def _brief(pipe: Any) -> dict[str, Any]:
+    """Arguments that keep a pipeline's call short, where it has them."""
+    known = inspect.signature(type(pipe).__call__).parameters
+    return {k: v for k, v in {"num_inference_steps": 1, "output_type": "latent"}.items() if k in known}

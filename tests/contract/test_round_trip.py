@@ -1,0 +1,74 @@
+"""Every recipe: optimize, run, save, load in a fresh process, and the output is equal bit for bit."""
+
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from support.tiny import build
+
+import gearshift as gs
+from gearshift.core.errors import GearshiftWarning
+from gearshift.core.registry import registry
+
+TESTS = Path(__file__).parents[1]
+CASES = {
+    f"{model}-{name}": (model, name)
+    for name in (c.name for c in registry() if c.name not in ("torch_compile",))
+    for model in ("sd", "dit", "flux")
+    if not (name in ("deepcache",) and model != "sd")
+} | {
+    "sd-joined": ("sd", "qkv_diffusers, torch_dynamic, deepcache"),
+    "wan-joined": ("wan", "qkv_diffusers, torch_dynamic, taylor(order=1)"),
+    "sd3-joined": ("sd3", "qkv_diffusers, half, fora(interval=3)"),
+}
+SCRIPT = """
+import sys, torch
+sys.path.insert(0, {tests!r})
+torch.set_num_threads(1)
+import warnings; warnings.simplefilter("ignore")
+import gearshift as gs
+from safetensors.torch import save_file
+from support.tiny import build
+out = {{}}
+for case, model in {cases!r}.items():
+    pipe = gs.load({root!r} + "/" + case)
+    out[case] = build(model).run(steps=6, pipe=pipe)
+    assert type(pipe).__name__ == type(build(model).pipe).__name__
+save_file(out, {root!r} + "/out.safetensors")
+"""
+
+
+@pytest.fixture(scope="module")
+def round_trip(tmp_path_factory):
+    """Outputs here and in a fresh process, by case."""
+    root = tmp_path_factory.mktemp("saved")
+    here = {}
+    for case, (model, recipe) in CASES.items():
+        tiny = build(model)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", GearshiftWarning)
+            gs.optimize(tiny.pipe, recipe)
+            here[case] = tiny.run(steps=6)
+            gs.save(tiny.pipe, root / case)
+            assert torch.equal(tiny.run(steps=6), here[case]), "saving changed the model"
+    save_file(here, root / "here.safetensors")
+    code = SCRIPT.format(tests=str(TESTS), cases={c: m for c, (m, _) in CASES.items()}, root=str(root))
+    subprocess.run([sys.executable, "-c", code], check=True)
+    return root, here, load_file(root / "out.safetensors")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_saved_model_gives_equal_bits_in_a_fresh_process(round_trip, case):
+    _, here, there = round_trip
+    assert torch.equal(here[case], there[case])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_saved_folder_holds_only_safetensors_and_json(round_trip, case):
+    root, _, _ = round_trip
+    endings = {p.suffix for p in (root / case).rglob("*") if p.is_file()}
+    assert endings <= {".json", ".safetensors"}

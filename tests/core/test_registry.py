@@ -1,0 +1,49 @@
+import pytest
+
+from gearshift.core.algorithm import Algorithm
+from gearshift.core.errors import UnknownName
+from gearshift.core.facts import Facts, Family, Stage
+from gearshift.core.registry import Registry, announced, registry
+
+FACTS = Facts(family=Family.PRUNER, stage=Stage.PRUNE)
+
+
+def algorithm(name, **body):
+    return type(name, (Algorithm,), {"__doc__": "One.", "facts": FACTS, "apply": lambda s, m, c: None, **body})
+
+
+def test_names_come_from_class_names():
+    assert algorithm("FooBar").name == "foo_bar"
+
+
+def test_a_refused_class_leaves_the_registry_as_it_was():
+    held = Registry()
+    held.add(algorithm("One"))
+    with pytest.raises(TypeError, match="both define"):
+        held.add(algorithm("One"))
+    with pytest.raises(TypeError, match="does not define apply"):
+        held.add(algorithm("Two", apply=Algorithm.apply))
+    assert [c.name for c in held] == ["one"]
+
+
+@pytest.mark.parametrize(("body", "words"), [({"facts": None}, "no facts"), ({"__doc__": ""}, "docstring")])
+def test_a_class_is_checked_when_it_is_made(body, words):
+    with pytest.raises(TypeError, match=words):
+        algorithm("Bad", **body)
+
+
+def test_a_field_that_is_no_parameter_is_refused():
+    with pytest.raises(TypeError, match=r"not declared with param"):
+        algorithm("Bad", __annotations__={"x": int}, x=3)
+
+
+def test_unknown_names_get_suggestions():
+    with pytest.raises(UnknownName, match="did you mean 'deepcache'"):
+        registry().get("depcache")
+
+
+def test_nothing_is_both_here_and_announced():
+    from gearshift.algorithms.announced import ANNOUNCED
+
+    assert not ANNOUNCED.keys() & {c.name for c in registry()}
+    assert announced() == ANNOUNCED
