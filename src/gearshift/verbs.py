@@ -45,8 +45,8 @@ def problems(model: Any, recipe: Any = None, /, **keywords: Any) -> list[str]:
         traits |= algorithm.vouches()
         lacks = [t.value for t in sorted(facts.needs - traits)]
         if seen.kind not in facts.kinds and not algorithm.vouches():
-            kinds = " or a ".join(sorted(k.value for k in facts.kinds))
-            found.append(f"{algorithm.name} is for a {kinds}; {type(model).__name__} is taken for a {seen.kind.value}.")
+            kinds = " or ".join(sorted(k.value for k in facts.kinds))
+            found.append(f"{algorithm.name} is for {kinds}; {type(model).__name__} is taken for {seen.kind.value}.")
         elif lacks:
             found.append(f"{algorithm.name} needs {' and '.join(lacks)}; {type(model).__name__} has none.")
         else:

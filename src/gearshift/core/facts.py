@@ -65,10 +65,10 @@ class Trait(str, Enum):
 class Kind(str, Enum):
     """The kinds of model there are."""
 
-    DIFFUSION = "diffusion pipeline"
-    LANGUAGE = "language model"
-    SPEECH = "speech model"
-    OTHER = "other torch module"
+    DIFFUSION = "a diffusion pipeline"
+    LANGUAGE = "a language model"
+    SPEECH = "a speech model"
+    OTHER = "another torch module"
 
 
 ANY_KIND = frozenset(Kind)

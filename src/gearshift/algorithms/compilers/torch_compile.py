@@ -9,11 +9,13 @@ from typing import Any
 
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.context import Context
+from gearshift.core.extras import installed
 from gearshift.core.facts import Facts, Family, Slot, Stage, Trait
 from gearshift.core.param import param
 
 LENGTHS = (100, 200, 400, 512, 800, 1600, 3200, 6400, 12800, 25600, 51200, 102400)
 BACKENDS = ("inductor", "cudagraphs", "onnxrt", "tvm", "openvino", "openxla")
+PACKAGES = {"onnxrt": "onnxruntime", "tvm": "tvm", "openvino": "openvino", "openxla": "torch_xla"}
 
 
 class TorchCompile(Algorithm):
@@ -51,12 +53,11 @@ class TorchCompile(Algorithm):
         import torch
 
         found = []
-        known = set(torch._dynamo.list_backends(exclude_tags=None))
-        if self.backend not in known:
-            found.append(
-                f"torch_compile: this torch ({torch.__version__}) has no backend {self.backend!r}; it has "
-                f"{', '.join(sorted(known & set(BACKENDS)))}. Others come with packages of their own."
-            )
+        package = PACKAGES.get(self.backend)
+        if package and not installed(package):
+            found.append(f"torch_compile: the backend {self.backend!r} needs the package {package}; 'inductor' does not.")
+        elif self.backend not in torch._dynamo.list_backends(exclude_tags=None):
+            found.append(f"torch_compile: torch {torch.__version__} has no backend {self.backend!r}; take 'inductor'.")
         if self.backend == "inductor" and not (shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++")):
             found.append("torch_compile: inductor needs a C++ compiler, and none was found (install g++ or set CXX).")
         for name in ("make_portable", "max_kv_cache_size", "seqlen_manual_cuda_graph"):

@@ -1,0 +1,1 @@
+"""The parts of the report's one HTML file; each gives a string of escaped HTML."""

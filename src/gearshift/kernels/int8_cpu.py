@@ -1,0 +1,111 @@
+"""Int8 products on x86 CPUs through oneDNN, which torch calls `torch.ops.onednn`.
+
+Why these and not `torch.ops.quantized.linear_dynamic`: the matrix product inside is the same one, but here each token
+gets a range of its own (a smaller error), nothing depends on `torch.backends.quantized.engine`, and no deprecated
+quantized tensor is made. Activations must be uint8: given int8 ones the same operator has taken seconds on
+CPUs with VNNI, and saturates without.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from gearshift.kernels.int8 import column
+from gearshift.kernels.int8_pack import multiply, packed
+
+
+def linear(
+    x: torch.Tensor,
+    values: torch.Tensor,
+    scale: torch.Tensor,
+    zero_point: torch.Tensor | None,
+    bias: torch.Tensor | None,
+) -> torch.Tensor:
+    """x @ weight.T + bias with each token rounded to 8 bits (7, where this CPU and these weights would overflow).
+
+    Args:
+        x: floating point [..., in].
+        values: int8 or uint8 [out, in].
+        scale: float32 [out].
+        zero_point: int32 [out] or None.
+        bias: [out] or None.
+    """
+    if not x.numel() or not values.numel():
+        return x.new_zeros(*x.shape[:-1], values.shape[0]) + (0 if bias is None else bias.to(x.dtype))
+    weight, sums, no_zero_points, levels = packed(values)
+    rows = x.reshape(-1, x.shape[-1]).float()
+    low = rows.amin(-1, keepdim=True)
+    step = (rows.amax(-1, keepdim=True) - low).mul_(1 / levels).clamp_min_(1e-30)
+    # less `low` first: x / step - low / step would lose a small range that lies far from zero
+    codes = _codes((rows - low).mul_(step.reciprocal()), 0.5)
+    y = multiply(codes, weight, scale, no_zero_points).mul_(step)
+    shares, columns = [low], [sums * scale]
+    if zero_point is not None:
+        shares.append(rows.sum(-1, keepdim=True))
+        columns.append((128 - zero_point) * scale)
+    if bias is not None:
+        shares.append(torch.ones_like(low))
+        columns.append(bias.float())
+    y.addmm_(torch.cat(shares, -1), torch.stack(columns))
+    return y.to(x.dtype).reshape(*x.shape[:-1], -1)
+
+
+def conv2d(
+    x: torch.Tensor,
+    values: torch.Tensor,
+    scale: torch.Tensor,
+    zero_point: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    stride: list[int],
+    padding: list[int],
+) -> torch.Tensor:
+    """A convolution whose input is rounded to 8 (or 7) bits in one range for the whole batch.
+
+    One range, because the kernel fills the border with the code for zero and takes one such code.
+
+    Args:
+        x: floating point [batch, in, height, width]; channels_last is the faster layout, and is answered in kind.
+        values: int8 or uint8 [out, in, kernel height, kernel width].
+        scale: float32 [out].
+        zero_point: int32 [out] or None.
+        bias: [out] or None.
+        stride: as in torch.nn.Conv2d.
+        padding: as in torch.nn.Conv2d.
+    """
+    weight, _, no_zero_points, levels = packed(values)
+    image = x.float()
+    channels_last = x.is_contiguous(memory_format=torch.channels_last)
+    # aminmax takes up to 14 times as long when it has to walk a channels_last image in channels-first order
+    low, high = (float(end) for end in torch.aminmax(image.permute(0, 2, 3, 1) if channels_last else image))
+    low, high = min(low, 0.0), max(high, 0.0)
+    step = max((high - low) / (levels - 1), 1e-30)
+    zero = round(-low / step) if high - low < float("inf") else 0
+    codes = _codes(image * (1 / step), zero + 0.5).contiguous(memory_format=torch.channels_last)
+    bias = None if bias is None else bias.float()
+    rest: tuple[Any, ...] = (
+        stride,
+        padding,
+        [1, 1],
+        1,
+        1.0,
+        0,
+        torch.float32,
+        "none",
+        [],
+        "",
+    )  # dilation, groups, output, no post-op
+    y = torch.ops.onednn.qconv_pointwise(codes, step, zero, weight, scale, no_zero_points, bias, *rest)
+    if zero_point is not None:
+        window = torch.ones(1, 1, *values.shape[2:])
+        sums = F.conv2d(image.sum(1, keepdim=True), window, None, stride, padding)
+        y = torch.addcmul(y, sums, column((128 - zero_point) * scale, values)[None, :, 0])
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return y.to(x.dtype).contiguous(memory_format=layout)
+
+
+def _codes(scaled: torch.Tensor, shift: float) -> torch.Tensor:
+    """uint8 codes, written over the input; by way of int16, because float to uint8 takes three times as long."""
+    return scaled.add_(shift).to(torch.int16).to(torch.uint8)

@@ -1,0 +1,40 @@
+"""Int8 products on CUDA through torch._int_mm, per token; written from its documented limits, not run here."""
+
+from __future__ import annotations
+
+import torch
+
+from gearshift.kernels.int8 import as_signed
+
+
+def takes(x: torch.Tensor, values: torch.Tensor) -> bool:
+    """Whether torch._int_mm takes this product: on CUDA, more than 16 tokens, both widths multiples of 8."""
+    out_features, in_features = values.shape
+    return x.is_cuda and x.numel() > 16 * in_features and in_features % 8 == 0 and out_features % 8 == 0
+
+
+def linear(
+    x: torch.Tensor,
+    values: torch.Tensor,
+    scale: torch.Tensor,
+    zero_point: torch.Tensor | None,
+    bias: torch.Tensor | None,
+) -> torch.Tensor:
+    """x @ weight.T + bias with each token rounded to int8, symmetric: step = max |x| / 127.
+
+    Args:
+        x: floating point [..., in].
+        values: int8 or uint8 [out, in].
+        scale: float32 [out].
+        zero_point: int32 [out] or None; its share has rank one and stays in float.
+        bias: [out] or None.
+    """
+    rows = x.reshape(-1, x.shape[-1]).float()
+    step = (rows.abs().amax(-1, keepdim=True) / 127).clamp_min(1e-30)
+    codes = (rows / step).round().to(torch.int8)
+    y = torch._int_mm(codes, as_signed(values).t()).float() * step * scale
+    if zero_point is not None:
+        y = y + rows.sum(-1, keepdim=True) * ((128 - zero_point) * scale)
+    if bias is not None:
+        y = y + bias.float()
+    return y.to(x.dtype).reshape(*x.shape[:-1], -1)

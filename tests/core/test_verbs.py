@@ -1,0 +1,137 @@
+"""What the verbs promise before and after anything is changed."""
+
+import pytest
+import torch
+from support.tiny import build
+
+import gearshift as gs
+from gearshift.core.errors import BadRecipe, CannotLift, GearshiftWarning, MissingExtra, WrongModel
+from gearshift.core.extras import need
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [
+        ("deepcache", "deepcache needs a U-Net with down, middle and up blocks; DiTPipeline has none"),
+        ("tailor", "did you mean 'taylor'"),
+        ("fora(interval=0)", "must be one of 1, 2, 3, 4, 5"),
+        ("fora, taylor", "would both decide which steps are computed"),
+        ("half, torch_dynamic", "would both decide the number format of the weights"),
+        ("torch_compile(backend=tvm)", "the backend 'tvm' needs the package tvm"),
+        ("torch_compile(make_portable=true)", "make_portable is not in this release"),
+    ],
+)
+def test_a_recipe_that_cannot_be_is_refused_before_anything_changes(recipe, words):
+    tiny = build("dit")
+    before = tiny.run()
+    with pytest.raises(BadRecipe, match=words.replace("(", r"\(")):
+        gs.optimize(tiny.pipe, recipe)
+    assert gs.status(tiny.pipe).applied == []
+    assert torch.equal(tiny.run(), before)
+    assert not any("forward" in vars(m) for m in tiny.pipe.transformer.modules())
+
+
+@pytest.mark.parametrize("model", [7, "a folder", {"unet": None}, object()])
+def test_what_is_no_model_is_told_so(model):
+    with pytest.raises(WrongModel, match="works on diffusers pipelines and torch modules"):
+        gs.optimize(model, "taylor")
+
+
+def test_a_module_that_is_no_denoiser_is_told_so():
+    with pytest.raises(BadRecipe, match="taken for another torch module"):
+        gs.optimize(torch.nn.Linear(2, 2), "taylor")
+
+
+def test_a_missing_package_names_its_extra():
+    with pytest.raises(MissingExtra, match=r"needs the package no_such_package.*pip install 'gearshift\[demo\]'"):
+        need("no_such_package", "demo", "this")
+
+
+def test_an_algorithm_that_fails_midway_leaves_the_model_as_it_was(monkeypatch):
+    from gearshift.steps import install
+
+    tiny = build("dit")
+    before = tiny.run()
+
+    def fail(*_):
+        raise RuntimeError("midway")
+
+    monkeypatch.setattr(install, "Ruling", fail)
+    with pytest.raises(RuntimeError, match="midway"):
+        gs.optimize(tiny.pipe, "fora")
+    assert gs.status(tiny.pipe).applied == []
+    assert torch.equal(tiny.run(), before)
+
+
+def test_the_model_that_comes_back_is_the_one_that_went_in():
+    tiny = build("sd")
+    kind = type(tiny.pipe)
+    assert gs.optimize(tiny.pipe, ["qkv_diffusers", "deepcache"]) is tiny.pipe and type(tiny.pipe) is kind
+
+
+def test_a_recipe_of_nothing_adds_nothing():
+    tiny = build("dit")
+    gs.optimize(tiny.pipe, [])
+    assert not any("forward" in vars(m) for m in tiny.pipe.transformer.modules())
+    assert str(gs.status(tiny.pipe)) == "Nothing was done to this model."
+
+
+@pytest.mark.parametrize("recipe", ["torch_dynamic", "half"])
+def test_replaced_weights_come_back_only_if_they_were_kept(recipe):
+    for keep in (True, False):
+        tiny = build("sd")
+        plain = tiny.run()
+        if recipe == "half":
+            with pytest.warns(GearshiftWarning, match="times more slowly"):
+                gs.optimize(tiny.pipe, recipe, keep_original=keep)
+        else:
+            gs.optimize(tiny.pipe, recipe, keep_original=keep)
+        changed = tiny.run()
+        assert not torch.equal(changed, plain)
+        if keep:
+            with gs.disabled(tiny.pipe):
+                assert torch.equal(tiny.run(), plain)
+            assert torch.equal(tiny.run(), changed)
+            assert torch.equal((gs.restore(tiny.pipe), tiny.run())[1], plain)
+        else:
+            with pytest.raises(CannotLift, match="keep_original"):
+                gs.restore(tiny.pipe)
+            assert torch.equal(tiny.run(), changed)
+
+
+def test_optimizing_in_two_goes_equals_one_recipe():
+    one, two = build("sd"), build("sd")
+    gs.optimize(one.pipe, "qkv_diffusers, torch_dynamic, deepcache")
+    for recipe in ("deepcache", "qkv_diffusers", "torch_dynamic"):
+        gs.optimize(two.pipe, recipe)
+    assert [a["name"] for a in gs.status(two.pipe).applied] == ["qkv_diffusers", "torch_dynamic", "deepcache"]
+    assert torch.equal(one.run(), two.run())
+    with pytest.raises(BadRecipe, match="deepcache is named twice|would both decide"):
+        gs.optimize(two.pipe, "taylor")
+
+
+def test_status_says_what_was_done_and_decided():
+    tiny = build("sd")
+    gs.optimize(tiny.pipe, "torch_dynamic, deepcache(interval=3)", keep_original=True)
+    tiny.run(steps=6)
+    text = str(gs.status(tiny.pipe))
+    assert "torch_dynamic(weight_bits='qint8')" in text and "size after" in text
+    assert "#..#.." in text and "filled in: 4 of 6" in text
+
+
+def test_adapters_load_onto_fused_and_int8_layers():
+    """LoRA trained for the plain model acts on the optimized one as it does on the plain one."""
+    from peft import LoraConfig
+
+    results = {}
+    for recipe in ([], ["qkv_diffusers"], ["qkv_diffusers", "torch_dynamic"]):
+        tiny = build("sd")
+        gs.optimize(tiny.pipe, recipe)
+        before = tiny.run()
+        torch.manual_seed(0)
+        tiny.pipe.unet.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_k", "to_v"], init_lora_weights=False))
+        results[str(recipe)] = tiny.run()
+        assert not torch.allclose(results[str(recipe)], before, atol=1e-3)
+    plain, fused, int8 = results.values()
+    assert torch.allclose(fused, plain, atol=1e-4)
+    assert (int8 - plain).norm() < 0.2 * plain.norm()

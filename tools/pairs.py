@@ -1,0 +1,76 @@
+"""Run every pair of algorithms that the rules allow, on small models, and write down what happened.
+
+Each pair is applied, run, saved and loaded again, and the loaded model must give equal bits. The results go to
+docs/pairs.json, which the compatibility page is made from. Takes some minutes, most of them for compiling.
+
+usage: python tools/pairs.py [--only NAME]
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+
+import torch  # noqa: E402
+from support.tiny import build  # noqa: E402
+
+import gearshift as gs  # noqa: E402
+from gearshift.core.registry import registry  # noqa: E402
+from gearshift.core.rules import conflict  # noqa: E402
+
+RESULTS = ROOT / "docs" / "pairs.json"
+MODELS = ("dit", "sd")
+
+
+def pairs() -> list[tuple[str, str]]:
+    """Names of the pairs that the rules allow."""
+    facts = [(c.name, c.facts) for c in registry()]
+    return [(a[0], b[0]) for a, b in itertools.combinations(facts, 2) if conflict(a, b) is None]
+
+
+def run(pair: tuple[str, str]) -> str:
+    """'works on MODEL', or what went wrong."""
+    for model in MODELS:
+        tiny = build(model)
+        if gs.problems(tiny.pipe, list(pair)):
+            continue
+        gs.optimize(tiny.pipe, list(pair))
+        output = tiny.run(steps=8)
+        if not output.isfinite().all():
+            return "fails: the output is not finite"
+        with tempfile.TemporaryDirectory() as folder:
+            gs.save(tiny.pipe, Path(folder) / "pair")
+            again = tiny.run(steps=8, pipe=gs.load(Path(folder) / "pair"))
+        return f"works on {type(tiny.pipe).__name__}" if torch.equal(output, again) else "fails: loading changed the output"
+    return "not run: no small model here suits both"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", metavar="NAME", help="only pairs with this algorithm")
+    only = parser.parse_args().only
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    for pair in pairs():
+        if only is None or only in pair:
+            try:
+                outcome = run(pair)
+            except Exception as error:
+                outcome = f"fails: {' '.join(str(error).split())[:200]}"
+            results[" + ".join(pair)] = outcome
+            print(" + ".join(pair), outcome, flush=True)
+    known = {" + ".join(p) for p in pairs()}
+    RESULTS.write_text(json.dumps({k: results[k] for k in sorted(results) if k in known}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
