@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from gearshift.core.algorithm import Algorithm
-from gearshift.core.errors import BadRecipe, WrongModel
+from gearshift.core.errors import BadRecipe, GearshiftError, WrongModel
 from gearshift.core.extras import installed, missing
 from gearshift.core.recipe import SAVED_SETTINGS, Recipe
 from gearshift.core.registry import registry
@@ -85,6 +85,8 @@ def optimize(model: M, recipe: Any = None, /, *, keep_original: bool = False, **
     if wanted.device is not None:
         model.to(wanted.device)  # type: ignore[attr-defined]
     record = record_of(model) or Record()
+    if record.on < len(record.applied):
+        raise GearshiftError("A model cannot be optimized inside of `disabled`.")
     record.settings.update({k: getattr(wanted, k) for k in SAVED_SETTINGS if getattr(wanted, k) is not None})
     context = Context(wanted, record, keep_original)
     for algorithm in wanted:
@@ -99,7 +101,7 @@ def optimize(model: M, recipe: Any = None, /, *, keep_original: bool = False, **
                     if change.why_not() is None:
                         change.lift()
                 raise
-        record.applied.insert(place, applied)
+            record.insert(place, applied)
     attach(model, record)
     return model
 

@@ -5,7 +5,7 @@ import torch
 from support.tiny import build
 
 import gearshift as gs
-from gearshift.core.errors import BadRecipe, CannotLift, GearshiftWarning, MissingExtra, WrongModel
+from gearshift.core.errors import BadRecipe, CannotLift, GearshiftError, GearshiftWarning, MissingExtra, WrongModel
 from gearshift.core.extras import need
 
 
@@ -108,6 +108,18 @@ def test_optimizing_in_two_goes_equals_one_recipe():
     assert torch.equal(one.run(), two.run())
     with pytest.raises(BadRecipe, match="deepcache is named twice|would both decide"):
         gs.optimize(two.pipe, "taylor")
+
+
+def test_disabled_may_be_nested_and_refuses_optimizing_inside():
+    tiny = build("dit")
+    plain = tiny.run()
+    gs.optimize(tiny.pipe, "qkv_diffusers, fora")
+    changed = tiny.run()
+    with gs.disabled(tiny.pipe), gs.disabled(tiny.pipe):
+        assert torch.equal(tiny.run(), plain)
+        with pytest.raises(GearshiftError, match="inside of `disabled`"):
+            gs.optimize(tiny.pipe, "torch_dynamic")
+    assert torch.equal(tiny.run(), changed)
 
 
 def test_status_says_what_was_done_and_decided():

@@ -94,14 +94,14 @@ def test_blend_keeps_the_structure():
 
 def test_memory_forgets_what_was_written_into_and_keeps_copies_from_then_on():
     memory, output = Memory(2), torch.ones(3)
-    memory.meet(())
+    memory.meet([])
     memory.keep(0.0, output)
-    assert memory.meet(()) is None
+    assert memory.meet([]) is None
     output.add_(1)
-    assert memory.meet(()) == "nothing is kept yet"
+    assert memory.meet([]) == "nothing is kept yet"
     memory.keep(1.0, output)
     output.add_(1)
-    assert memory.meet(()) is None and torch.equal(memory.history[0].tensors[0], torch.full((3,), 2.0))
+    assert memory.meet([]) is None and torch.equal(memory.history[0].tensors[0], torch.full((3,), 2.0))
 
 
 def test_memory_forgets_when_the_inputs_change():

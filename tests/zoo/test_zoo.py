@@ -25,10 +25,14 @@ def judge():
 
 
 @pytest.fixture(scope="module")
-def drawn():
+def pipeline():
+    return zoo.load("text-to-image")
+
+
+@pytest.fixture(scope="module")
+def drawn(pipeline):
     """Eight images at ten steps, one of every color."""
     asked = [data.prompts()[8 * ((3 * color) % 10) + color] for color in range(8)]
-    pipeline = zoo.load("text-to-image")
     made = pipeline(
         [prompt.text for prompt in asked],
         num_inference_steps=10,
@@ -86,8 +90,7 @@ def test_ten_steps_draw_the_garment_and_the_color_asked_for(judge, drawn):
     assert color >= 0.75
 
 
-def test_the_same_seed_draws_the_same_image(drawn):
-    pipeline = zoo.load("text-to-image")
+def test_the_same_seed_draws_the_same_image(pipeline):
     prompt = data.prompts()[0].text
     first, second = (
         pipeline(prompt, num_inference_steps=2, generator=torch.Generator().manual_seed(3), output_type="pt").images
@@ -99,6 +102,7 @@ def test_the_same_seed_draws_the_same_image(drawn):
 def test_the_shipped_folder_is_small_and_holds_no_pickle():
     files = [file for file in JUDGE.parent.rglob("*") if file.is_file()]
     assert {file.suffix for file in files} <= {".json", ".txt", ".safetensors"}
+    assert not [file for file in files if file.suffix == ".json" and '"_name_or_path": "/' in file.read_text()]
     assert sum(file.stat().st_size for file in files) < 11e6
 
 
@@ -150,7 +154,7 @@ def test_the_judge_is_right_about_real_images_in_color_and_in_gray(judge):
 
 @has_data
 def test_real_images_are_near_to_the_stored_reference(judge):
-    assert judge.distance(data.held_out(2000)[0]) < 0.5
+    assert judge.distance(data.held_out(1000)[0]) < 0.5
 
 
 @has_data

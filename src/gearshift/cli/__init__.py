@@ -17,7 +17,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return arguments.run(arguments) or 0
     except GearshiftError as error:
-        print(f"gearshift: {error}", file=sys.stderr)
+        text = str(error)
+        print(f"gearshift:\n{text}" if "\n" in text else f"gearshift: {text}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("gearshift: interrupted", file=sys.stderr)

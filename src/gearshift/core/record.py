@@ -51,11 +51,13 @@ class Record:
 
     Attributes:
         applied: algorithms in the order of application.
+        on: how many of them are on; fewer than all inside of `lifted`.
         settings: the settings that the recipes carried.
         last_run: the decisions of the newest finished sampling run, by rule name.
     """
 
     applied: list[Applied] = field(default_factory=list)
+    on: int = 0
     settings: dict[str, Any] = field(default_factory=dict)
     last_run: Any = None
 
@@ -65,27 +67,35 @@ class Record:
         Raises:
             CannotLift: with every reason, before anything is taken off.
         """
-        going = self.applied[down_to:]
-        reasons = [reason for a in going for c in a.changes if (reason := c.why_not())]
+        going = [c for a in self.applied[down_to : self.on] for c in a.changes]
+        reasons = [reason for change in going if (reason := change.why_not())]
         if reasons:
             raise CannotLift(" ".join(dict.fromkeys(reasons)))
-        for change in reversed([c for a in going for c in a.changes]):
+        for change in reversed(going):
             change.lift()
+        self.on = min(self.on, down_to)
 
-    def lay(self, from_: int = 0) -> None:
-        """Put changes on again, oldest first."""
-        for applied in self.applied[from_:]:
+    def lay(self, up_to: int) -> None:
+        """Put changes on again, oldest first, until `up_to` algorithms are on."""
+        for applied in self.applied[self.on : up_to]:
             for change in applied.changes:
                 change.lay()
+        self.on = max(self.on, up_to)
+
+    def insert(self, place: int, applied: Applied) -> None:
+        """Take in an algorithm that was just applied while those from `place` on were lifted."""
+        self.applied.insert(place, applied)
+        self.on += 1
 
     @contextmanager
     def lifted(self, down_to: int = 0) -> Iterator[None]:
         """The model without the algorithms from `down_to` on, for the length of a block."""
+        off = len(self.applied) - self.on
         self.lift(down_to)
         try:
             yield
         finally:
-            self.lay(down_to)
+            self.lay(len(self.applied) - off)
 
 
 def record_of(model: Any) -> Record | None:

@@ -95,8 +95,8 @@ def _algorithms(manifest: dict[str, Any], root: Path) -> list[Applied]:
 
 def _again(applied: Applied, model: Any, context: Context, how: Any) -> None:
     context.saved, context.applied = dict(applied.saved), applied
-    context.record.applied.append(applied)
     how(model, context)
+    context.record.insert(len(context.record.applied), applied)
 
 
 def _components(root: Path) -> dict[str, list[str | None]]:

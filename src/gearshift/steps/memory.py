@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from gearshift.steps.predict import Predictor
 from gearshift.steps.tree import replaced, tensors
 
 
@@ -19,11 +20,12 @@ class Memory:
 
     def __init__(self, depth: int) -> None:
         self.history: deque[Kept] = deque(maxlen=depth)
-        self.signature: tuple | None = None
+        self.signature: list[Any] | None = None
         self.filling: Any = None
+        self.step = -1
         self.copies = False
 
-    def meet(self, signature: tuple) -> str | None:
+    def meet(self, signature: list[Any]) -> str | None:
         """Prepare for a call with these inputs; say why nothing can be reused, or None if something can."""
         if self.signature is None:
             self.signature = signature
@@ -36,6 +38,16 @@ class Memory:
             self.copies = True
         return None if self.history else "nothing is kept yet"
 
+    def fill(self, predictor: Predictor, x: float) -> Any:
+        """The predicted output at coordinate `x`."""
+        newest = self.history[-1]
+        weights = [1.0]
+        if len(self.history) > 1:
+            weights = predictor.weights([kept.at for kept in reversed(self.history)], x)
+        if weights == [1.0] and not self.copies:
+            return newest.output
+        return blend(self.history, weights)
+
     def keep(self, at: float, output: Any) -> None:
         """Keep a computed output and its coordinate."""
         self.history.append(Kept(at, output, self.copies))
@@ -47,13 +59,16 @@ class Kept:
     def __init__(self, at: float, output: Any, copy: bool) -> None:
         self.at = at
         self.output = output
-        copy = copy or torch.is_inference_mode_enabled()
-        self.tensors = [t.detach().clone() if copy else t.detach() for t in tensors(output)]
-        self.versions = [t._version if not t.is_inference() else -1 for t in self.tensors]
+        self.tensors = tensors(output)
+        if copy or torch.is_inference_mode_enabled():  # inference tensors do not count their versions
+            self.tensors = [t.clone() for t in self.tensors]
+            self.versions: list[int] = []
+        else:
+            self.versions = [t._version for t in self.tensors]
 
     def was_written(self) -> bool:
         """Whether a tensor was changed in place since."""
-        return any(v >= 0 and t._version != v for t, v in zip(self.tensors, self.versions, strict=True))
+        return any(t._version != v for t, v in zip(self.tensors, self.versions, strict=False))
 
 
 def blend(history: deque[Kept], weights: list[float]) -> Any:

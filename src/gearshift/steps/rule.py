@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from gearshift.core.errors import GearshiftWarning
 from gearshift.steps.decision import Action, Decision, RunLog
-from gearshift.steps.memory import blend
+from gearshift.steps.memory import Memory
 from gearshift.steps.predict import Predictor
 from gearshift.steps.run import Run
 from gearshift.steps.tree import signature
@@ -51,9 +51,11 @@ class Rule:
         """Compute or fill in what stands behind a gate."""
         place = gate.place
         assert place is not None
-        nth = run.count((gate, run.branch))
-        memory = run.memory((place, nth), self.predictor.depth)
+        memory = run.memory(place, self.predictor.depth)
         if gate is place.gates[0]:
+            if memory.step == run.step:  # a second call within one pass has no past of its own
+                return gate.compute(*args, **kwargs)
+            memory.step = run.step
             self._open(run, memory, args, kwargs)
         if memory.filling is not None:
             return memory.filling
@@ -73,27 +75,29 @@ class Rule:
                 stacklevel=2,
             )
 
-    def _open(self, run: Run, memory: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+    def _open(self, run: Run, memory: Memory, args: tuple, kwargs: dict[str, Any]) -> None:
         """Decide for a place, and predict its output if it is to be filled in."""
         memory.filling = None
         nothing = memory.meet(signature(args, kwargs))
-        reason = self._reason(run) or nothing
-        if reason is None:
-            at = [kept.at for kept in reversed(memory.history)]
-            memory.filling = blend(memory.history, self.predictor.weights(at, run.x))
-        action = Action.COMPUTE if reason else Action.FILL
-        self._log(run).note(Decision(run.step, self.site, run.branch or 0, action, reason=reason or ""))
+        planned = self._planned(run)
+        if planned.action is Action.FILL and nothing is None:
+            memory.filling = memory.fill(self.predictor, run.x)
+        elif planned.action is Action.FILL:
+            self._log(run).note(replace(planned, action=Action.COMPUTE, reason=nothing or ""))
 
-    def _reason(self, run: Run) -> str | None:
-        """Why this step is computed; asked once a step, so that all places and branches go the same way."""
+    def _planned(self, run: Run) -> Decision:
+        """The decision for a step and branch; the trigger is asked once a step, so that all places go the same way."""
         state = run.states.setdefault(self, {})
         if state.get("step") != run.step:
-            if torch.is_grad_enabled():
-                reason: str | None = "gradients are on"
-            else:
-                reason = self.trigger.reason_to_compute(run, state)
-            state.update(step=run.step, reason=reason)
-        return state["reason"]
+            reason = "gradients are on" if torch.is_grad_enabled() else self.trigger.reason_to_compute(run, state)
+            state.update(step=run.step, reason=reason, decisions={})
+        decision = state["decisions"].get(run.branch)
+        if decision is None:
+            action = Action.COMPUTE if state["reason"] else Action.FILL
+            decision = Decision(run.step, self.site, run.branch or 0, action, reason=state["reason"] or "")
+            state["decisions"][run.branch] = decision
+            self._log(run).note(decision)
+        return decision
 
     def _log(self, run: Run) -> RunLog:
         if self not in run.logs:

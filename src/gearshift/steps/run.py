@@ -155,10 +155,10 @@ class Run:
 
     def memory(self, place: Hashable, depth: int) -> Memory:
         """What this place keeps in the current branch."""
-        key = (place, self.branch)
-        if key not in self._memories:
-            self._memories[key] = Memory(depth)
-        return self._memories[key]
+        memory = self._memories.get((place, self.branch))
+        if memory is None:
+            memory = self._memories[place, self.branch] = Memory(depth)
+        return memory
 
 
 def close(a: float, b: float) -> bool:

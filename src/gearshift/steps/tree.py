@@ -36,6 +36,12 @@ def _map(value: Any, function: Callable[[torch.Tensor], torch.Tensor]) -> Any:
     return value
 
 
-def signature(args: tuple, kwargs: dict[str, Any]) -> tuple:
+def signature(args: tuple, kwargs: dict[str, Any]) -> list[Any]:
     """Shapes, dtypes and devices of the tensors among a call's arguments."""
-    return tuple((t.shape, t.dtype, t.device) for t in tensors((*args, *kwargs.values())))
+    found: list[Any] = []
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, torch.Tensor):
+            found += (value.shape, value.dtype, value.device)
+        elif isinstance(value, (tuple, list, dict)):
+            found.append([(t.shape, t.dtype, t.device) for t in tensors(value)])
+    return found

@@ -1,0 +1,58 @@
+"""Gates stay outside of what is compiled: as many graphs as without a cacher, no breaks, the same numbers."""
+
+import pytest
+import torch
+from support.tiny import build
+
+import gearshift as gs
+from gearshift.steps.decision import Action
+
+pytestmark = pytest.mark.compiled
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    yield
+    torch._dynamo.reset()
+
+
+def graphs():
+    counters = torch._dynamo.utils.counters
+    assert not counters["graph_break"]
+    return counters["stats"]["unique_graphs"]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "wanted"),
+    [
+        ("qkv_diffusers, taylor(order=1), torch_compile", 1),
+        ("fora, torch_compile", 2),  # the first block's input has other strides, with or without a cacher
+        ("torch_dynamic, flux_caching, torch_compile(target=module_list)", 2),
+    ],
+)
+def test_a_cached_transformer_compiles_into_as_few_graphs(recipe, wanted):
+    eager, compiled = build("dit"), build("dit")
+    gs.optimize(eager.pipe, recipe.rpartition(", torch_compile")[0])
+    gs.optimize(compiled.pipe, recipe)
+    expected, got = eager.run(steps=6), compiled.run(steps=6)
+    torch.testing.assert_close(got, expected, rtol=2e-2, atol=2e-3)
+    (log,) = gs.status(compiled.pipe).last_run.values()
+    assert log.steps(Action.FILL) == [3, 5]
+    assert graphs() == wanted
+
+
+def test_a_language_model_generates_the_same_tokens():
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=64, **sizes)).eval()
+    tokens = torch.arange(3, 9)[None]
+    call = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
+    plain = model.generate(tokens, **call)
+    gs.optimize(model, "torch_compile(fullgraph=false, dynamic=true)")
+    assert torch.equal(model.generate(tokens, **call), plain)
+    gs.restore(model)
+    assert "forward" not in vars(model)
