@@ -38,8 +38,8 @@ def compatibility() -> str:
     lines = [
         NOTE,
         "# Which algorithms go together\n",
-        "*works*: `tools/pairs.py` applied both, ran the model, saved it, loaded it and got equal bits. *declared*: the",
-        "rules allow the pair and nothing has run it yet. Otherwise the rules' reason against it.\n",
+        "*works*: `tools/pairs.py` applied both, ran the model, saved it, loaded it and got equal bits.",
+        "*declared*: the rules allow the pair and nothing has run it yet. Otherwise the rules' reason against it.\n",
         "| pair | verdict |\n|---|---|",
     ]
     for a, b in itertools.combinations(registry(), 2):

@@ -17,7 +17,7 @@ from gearshift.core.extras import need
         ("fora(interval=0)", "must be one of 1, 2, 3, 4, 5"),
         ("fora, taylor", "would both decide which steps are computed"),
         ("half, torch_dynamic", "would both decide the number format of the weights"),
-        ("torch_compile(backend=tvm)", "the backend 'tvm' needs the package tvm"),
+        ("torch_compile(backend=tvm)", "backend 'tvm' needs the package tvm"),
         ("torch_compile(make_portable=true)", "make_portable is not in this release"),
     ],
 )
@@ -106,7 +106,7 @@ def test_optimizing_in_two_goes_equals_one_recipe():
         gs.optimize(two.pipe, recipe)
     assert [a["name"] for a in gs.status(two.pipe).applied] == ["qkv_diffusers", "torch_dynamic", "deepcache"]
     assert torch.equal(one.run(), two.run())
-    with pytest.raises(BadRecipe, match="deepcache is named twice|would both decide"):
+    with pytest.raises(BadRecipe, match="would both decide which steps"):
         gs.optimize(two.pipe, "taylor")
 
 

@@ -158,10 +158,7 @@ def _write_report(
     from gearshift.evaluate.timing import machine
 
     shown = list(range(0, len(texts), max(1, len(texts) // 8)))[:8]
-    pictures = {
-        name: [(o.images[i].permute(1, 2, 0) * 255).round().byte().numpy() for i in shown]
-        for name, o in outcomes.items()
-    }
+    pixels = {n: (o.images[shown].permute(0, 2, 3, 1) * 255).round().byte().numpy() for n, o in outcomes.items()}
     logs = {n: list(gs.status(v.pipe).last_run.values()) for n, v in variants.items()}
     return write_report(
         path,

@@ -55,7 +55,7 @@ class TorchCompile(Algorithm):
         found = []
         package = PACKAGES.get(self.backend)
         if package and not installed(package):
-            found.append(f"torch_compile: the backend {self.backend!r} needs the package {package}; 'inductor' does not.")
+            found.append(f"torch_compile: backend {self.backend!r} needs the package {package}; 'inductor' needs none.")
         elif self.backend not in torch._dynamo.list_backends(exclude_tags=None):
             found.append(f"torch_compile: torch {torch.__version__} has no backend {self.backend!r}; take 'inductor'.")
         if self.backend == "inductor" and not (shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++")):
