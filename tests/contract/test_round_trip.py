@@ -52,6 +52,7 @@ def round_trip(tmp_path_factory):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", GearshiftWarning)
             gs.optimize(tiny.pipe, recipe)
+            tiny.run(steps=6)  # planners find their schedule in a first run
             here[case] = tiny.run(steps=6)
             gs.save(tiny.pipe, root / case)
             assert torch.equal(tiny.run(steps=6), here[case]), "saving changed the model"

@@ -20,7 +20,8 @@ MAY_IMPORT = {
     "models": {"core", "kernels"},
     "steps": {"core", "kernels", "models", "precision"},
     "precision": {"core", "kernels", "models", "steps"},
-    "algorithms": {"core", "kernels", "models", "steps", "precision"},
+    "planner": {"core", "kernels", "models", "steps", "precision"},
+    "algorithms": {"core", "kernels", "models", "steps", "precision", "planner"},
 }
 HEAVY = {"torch", "diffusers", "transformers", "accelerate", "peft", "torchao"}
 

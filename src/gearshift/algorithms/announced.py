@@ -88,7 +88,6 @@ ANNOUNCED: dict[str, Facts] = {
     "fastercache": _cacher(Trait.ATTENTION),
     "pab": _cacher(Trait.ATTENTION),
     "auto": _cacher(),
-    "taylor_auto": _cacher(),
     "c_generate": _compiler(TEXT, Trait.TORCH_FORWARD, Trait.TORCH_MODULE),
     "c_translate": _compiler(TEXT, Trait.TORCH_FORWARD, Trait.TORCH_MODULE),
     "c_whisper": _compiler(SPEECH, Trait.TORCH_FORWARD, Trait.TORCH_MODULE),

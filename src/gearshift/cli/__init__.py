@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from gearshift.core.errors import GearshiftError
+from gearshift.core.errors import GearshiftError, GearshiftWarning
 
 RECIPE_HELP = "'name, name(parameter=value)', or a YAML file"
 
@@ -15,7 +17,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; errors are one line on stderr and exit code 2."""
     arguments = _parser().parse_args(argv)
     try:
-        return arguments.run(arguments) or 0
+        with warnings.catch_warnings():
+            warnings.showwarning = _show  # type: ignore[assignment]
+            return arguments.run(arguments) or 0
     except GearshiftError as error:
         text = str(error)
         print(f"gearshift:\n{text}" if "\n" in text else f"gearshift: {text}", file=sys.stderr)
@@ -25,6 +29,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 0
+
+
+def _show(message: Warning | str, category: type[Warning], *where: Any) -> None:
+    """Gearshift's own warnings as one line; those of other libraries are not for a command line's user."""
+    if issubclass(category, GearshiftWarning):
+        print(f"gearshift: {message}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -64,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("demo", "demo:run", "run the main job on the model that ships, and write a report")
     sub.add_argument("--out", metavar="DIR", default="gearshift-demo", help="folder to write (%(default)s)")
     sub.add_argument("--compile", action="store_true", help="add a compiled recipe; compiling takes a minute or two")
-    sub.add_argument("--images", type=int, default=80, help="images per recipe (%(default)s)")
+    sub.add_argument("--images", type=int, default=48, help="images per recipe (%(default)s)")
     command("doctor", "doctor:run", "say what this machine has, which algorithms run here, and what others lack")
     return parser
 

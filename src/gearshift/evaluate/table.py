@@ -22,11 +22,13 @@ def render(columns: Sequence[Column], rows: Sequence[Row]) -> Table:
         heading = Text(column.heading)
         heading.append(f"\n{column.unit}", style="dim")
         table.add_column(heading, justify="right")
-    table.add_column("Recipe", overflow="fold")
+    recipes = any(row.recipe for row in rows)
+    if recipes:
+        table.add_column("Recipe", overflow="fold")
     for row in rows:
         cells = [_cell(column, row, rows) for column in columns]
         name = Text(_name(row), style="bold green" if row.best else "")
-        table.add_row(name, *cells, Text(row.recipe))
+        table.add_row(name, *cells, *([Text(row.recipe)] if recipes else []))
     return table
 
 

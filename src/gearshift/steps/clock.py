@@ -34,6 +34,9 @@ class Heard:
         else:
             run = current()
             if run is not None and run.scheduler is self.scheduler:
+                if run.recording is not None:
+                    given = self.__signature__.bind(*args, **kwargs).arguments
+                    run.recording.note(run, given["model_output"], given["sample"], result)
                 run.tick()
         return result
 

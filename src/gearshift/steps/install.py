@@ -68,7 +68,7 @@ def cache(model: Any, context: Context, site: Site, trigger: Trigger, predictor:
     """
     assert context.applied is not None
     name = context.applied.algorithm.name
-    off = trigger.never()
+    off = trigger.excuse(None)
     if off:
         context.note(f"{name} skips nothing: {off}.")
     for module in (denoisers(model) or parts(model)).values():

@@ -14,7 +14,7 @@ from gearshift.steps.memory import Memory
 from gearshift.steps.predict import Predictor
 from gearshift.steps.run import Run
 from gearshift.steps.tree import signature
-from gearshift.steps.trigger import Trigger
+from gearshift.steps.trigger import Planned, Trigger
 
 if TYPE_CHECKING:
     from gearshift.core.record import Record
@@ -59,14 +59,16 @@ class Rule:
             self._open(run, memory, args, kwargs)
         if memory.filling is not None:
             return memory.filling
-        output = gate.compute(*args, **kwargs)
+        output = self._compute(run, gate, args, kwargs)
         if gate is place.gates[-1] and not torch.is_grad_enabled():
             memory.keep(run.x, output)
         return output
 
-    def conclude(self, log: RunLog) -> None:
-        """Say so when a whole run went by without a single step filled in."""
-        if log.table and not log.steps(Action.FILL) and not self.trigger.never():
+    def conclude(self, log: RunLog, run: Run) -> None:
+        """Let the trigger learn from a run, and say so when it went by without a single step filled in."""
+        if isinstance(self.trigger, Planned):
+            self.trigger.finish(run)
+        if log.table and not log.steps(Action.FILL) and not self.trigger.excuse(run):
             *_, last = log
             warnings.warn(
                 f"{self.name} filled in none of the {len(log.steps(Action.COMPUTE))} steps of this run, "
@@ -74,6 +76,11 @@ class Rule:
                 GearshiftWarning,
                 stacklevel=2,
             )
+
+    def _compute(self, run: Run, gate: Gate, args: tuple, kwargs: dict[str, Any]) -> Any:
+        if run.recording is None:
+            return gate.compute(*args, **kwargs)
+        return run.recording.timed(lambda: gate.compute(*args, **kwargs))
 
     def _open(self, run: Run, memory: Memory, args: tuple, kwargs: dict[str, Any]) -> None:
         """Decide for a place, and predict its output if it is to be filled in."""

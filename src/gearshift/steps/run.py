@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -61,6 +62,7 @@ class Run:
         step: steps since the first one of this run, from 0.
         branch: which call of the denoiser within this step is under way; None between calls.
         sample: the latent that the denoiser was called with last: a tensor, or a list of them.
+        recording: what takes in every call of the scheduler's `step`; None if nothing does.
         marked_by_caller: the caller's own `tick` marks the steps.
         marked: the timestep that marks the current step where there is no scheduler.
     """
@@ -72,6 +74,7 @@ class Run:
         self.step = 0
         self.branch: int | None = None
         self.sample: Any = None
+        self.recording: Any = None
         self.marked: float | None = None
         self.logs: dict[Rule, RunLog] = {}
         self.states: dict[Rule, dict[str, Any]] = {}
@@ -107,6 +110,13 @@ class Run:
     @property
     def located(self) -> bool:
         return bool(self._timesteps)
+
+    @property
+    def key(self) -> str:
+        """Names runs that go the same way: scheduler, steps and noise schedule."""
+        path = ",".join(f"{x:.3f}" for x in self._coordinates)
+        start = self.position - self.step
+        return f"{type(self.scheduler).__name__} {len(self._timesteps)} from {start} {zlib.crc32(path.encode()):08x}"
 
     @property
     def total(self) -> int:
@@ -145,7 +155,7 @@ class Run:
             _current.set(None)
         logs, self.logs = self.logs, {}
         for rule, log in logs.items():
-            rule.conclude(log)
+            rule.conclude(log, self)
 
     def count(self, what: Hashable) -> int:
         """How often this was called before within the step."""
@@ -174,7 +184,7 @@ def coordinates(scheduler: Any, timesteps: list[float]) -> list[float]:
     sigmas = getattr(scheduler, "sigmas", None)
     if sigmas is not None and len(sigmas) >= len(timesteps):
         values = [float(s) for s in sigmas[: len(timesteps)]]
-        return values if _is_flow(scheduler) else [_bounded(-2 * math.log(max(s, 1e-9))) for s in values]
+        return values if is_flow(scheduler) else [_bounded(-2 * math.log(max(s, 1e-9))) for s in values]
     alphas = getattr(scheduler, "alphas_cumprod", None)
     if alphas is None:
         return []
@@ -187,7 +197,8 @@ def _bounded(log_snr: float) -> float:
     return min(max(log_snr, -14.0), 14.0)
 
 
-def _is_flow(scheduler: Any) -> bool:
+def is_flow(scheduler: Any) -> bool:
+    """Whether a scheduler samples by flow matching."""
     config = getattr(scheduler, "config", {})
     return "FlowMatch" in type(scheduler).__name__ or bool(
         config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -23,8 +23,8 @@ class Trigger(Protocol):
             state: kept for this trigger within the run; it may write there.
         """
 
-    def never(self) -> str | None:
-        """Why it can never fill in anything, whatever the run; None if it can."""
+    def excuse(self, run: Run | None) -> str | None:
+        """Why filling in nothing was right in a run, or with None in any run; None if it was not."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Every:
             return "before the first step that may be filled in"
         return "its turn" if (run.step - self.start) % self.interval == 0 else None
 
-    def never(self) -> str | None:
+    def excuse(self, run: Run | None) -> str | None:
         return "an interval of 1 computes every step" if self.interval == 1 else None
 
 
@@ -70,21 +70,46 @@ class Drift:
             state.update(latent=sample.detach().clone(), skipped=0)
         return reason
 
-    def never(self) -> str | None:
+    def excuse(self, run: Run | None) -> str | None:
         return None
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Planned:
-    """Compute the steps of a plan, given as positions on the scheduler's list of timesteps."""
+    """Compute the steps of a plan. A run that there is no plan for is computed whole, and recorded to make one.
 
-    computed: Sequence[int]
+    Attributes:
+        record: makes an empty recording.
+        plan: makes the positions to compute from a complete one.
+        plans: positions by `Run.key`.
+        following: positions to follow whatever the plans say, in runs that are recorded and make no plan.
+        newest: key and recording of the newest recorded run.
+    """
+
+    record: Callable[[], Any]
+    plan: Callable[[Any], list[int]]
+    plans: dict[str, list[int]] = field(default_factory=dict)
+    following: Sequence[int] | None = None
+    newest: tuple[str, Any] | None = None
 
     def reason_to_compute(self, run: Run, state: dict[str, Any]) -> str | None:
-        return "planned" if run.position in self.computed else None
+        computed = self.plans.get(run.key) if self.following is None else self.following
+        if run.recording is None and (computed is None or self.following is not None):
+            run.recording = self.record()
+        if computed is None:
+            return "recorded to make a plan"
+        return "planned" if run.position in computed else None
 
-    def never(self) -> str | None:
-        return None
+    def excuse(self, run: Run | None) -> str | None:
+        return "it was recorded to make a plan" if run is not None and run.recording is not None else None
+
+    def finish(self, run: Run) -> None:
+        """Make the plan at the end of a recorded run."""
+        if run.recording is None or run.recording.steps < run.total:
+            return
+        self.newest = (run.key, run.recording)
+        if self.following is None:
+            self.plans[run.key] = self.plan(run.recording)
 
 
 def _one(sample: Any) -> Any:

@@ -1,0 +1,1 @@
+"""Finding which steps to compute: record a run, model what filling in costs, solve."""

@@ -1,0 +1,113 @@
+"""A recording: what the scheduler was given and answered on every step of a run."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from gearshift.steps.run import is_flow
+
+if TYPE_CHECKING:
+    from gearshift.steps.run import Run
+
+DIRECTIONS = 512
+MOST_FEEDBACK = 2.0
+
+
+@dataclass
+class Recording:
+    """Model outputs and samples of a run, projected onto a few random directions.
+
+    Everything that is done with them is linear in them with scalar weights, and random projections keep lengths and
+    angles, so that a video's latents take no more room than an icon's.
+
+    Attributes:
+        outputs: float64 [directions] for each step: the model output as the scheduler got it, guidance included.
+        samples: float64 [directions]: the sample before each step, and after the last.
+        x: coordinate of each step on the noise schedule.
+        feedback: for each step how much of a shift of the sample comes back in the output, were the clean image that
+            the denoiser sees in it to stay where it is.
+        seconds: wall clock of each step.
+        denoising: wall clock spent in the denoiser, over all steps.
+    """
+
+    outputs: list[np.ndarray] = field(default_factory=list)
+    samples: list[np.ndarray] = field(default_factory=list)
+    x: list[float] = field(default_factory=list)
+    feedback: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    denoising: float = 0.0
+    _project: Callable[[torch.Tensor], np.ndarray] | None = None
+    _since: float = field(default_factory=time.perf_counter)
+
+    @property
+    def steps(self) -> int:
+        return len(self.outputs)
+
+    def timed(self, compute: Callable[[], Any]) -> Any:
+        """What `compute` answers; its time is the denoiser's."""
+        _wait()
+        start = time.perf_counter()
+        answer = compute()
+        _wait()
+        self.denoising += time.perf_counter() - start
+        return answer
+
+    def note(self, run: Run, output: torch.Tensor, sample: torch.Tensor, answer: Any) -> None:
+        """Take in one call of the scheduler's `step`."""
+        if self._project is None:
+            self._project = _projection(output)
+            self.samples.append(self._project(sample))
+        self.outputs.append(self._project(output))
+        self.samples.append(self._project(answer[0] if isinstance(answer, tuple) else answer.prev_sample))
+        self.x.append(run.x)
+        self.feedback.append(min(feedback(run.scheduler, run.x), MOST_FEEDBACK))
+        now = time.perf_counter()
+        self.seconds.append(now - self._since)
+        self._since = now
+
+
+def feedback(scheduler: Any, x: float) -> float:
+    """Shift of the model output over the shift of the sample at coordinate `x`, the predicted clean image held fixed.
+
+    The output is noise, velocity or the clean image itself; the sample is scaled to unit variance, or, for schedulers
+    that start from large sigmas, noise on top of an unscaled image.
+    """
+    if is_flow(scheduler):
+        return 1 / max(x, 1e-3)
+    kind = scheduler.config.get("prediction_type", "epsilon")
+    if kind == "sample":
+        return 0.0
+    snr = math.exp(x)
+    if float(getattr(scheduler, "init_noise_sigma", 1.0)) > 1.01:
+        return math.sqrt(snr) * (math.sqrt(snr / (1 + snr)) if kind == "v_prediction" else 1.0)
+    return math.sqrt(snr) if kind == "v_prediction" else math.sqrt(1 + snr)
+
+
+def _wait() -> None:
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+def _projection(like: torch.Tensor) -> Callable[[torch.Tensor], np.ndarray]:
+    """A fixed map of tensors of this shape to DIRECTIONS numbers: random signs, summed in buckets."""
+    size = like.numel()
+    if size <= DIRECTIONS:
+        return lambda tensor: tensor.detach().flatten().double().cpu().numpy()
+    generator = torch.Generator().manual_seed(0)
+    signs = (torch.randint(2, (size,), generator=generator) * 2 - 1).to(like.device, torch.float32)
+    order = torch.randperm(size, generator=generator).to(like.device)
+    width = -(-size // DIRECTIONS)
+
+    def project(tensor: torch.Tensor) -> np.ndarray:
+        mixed = (tensor.detach().flatten().float() * signs)[order]
+        padded = torch.nn.functional.pad(mixed, (0, width * DIRECTIONS - size))
+        return padded.view(DIRECTIONS, width).sum(1).double().cpu().numpy()
+
+    return project

@@ -1,0 +1,69 @@
+"""Small trained models for tests, demos and measurements: a text-to-image pipeline that ships, and a DiT that does not.
+
+Neither torch nor diffusers is imported before a model is loaded.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..core.errors import BrokenFolder, UnknownName
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import DiffusionPipeline
+
+_HERE = Path(__file__).parent
+_FOLDERS = {
+    "text-to-image": _HERE / "models" / "text-to-image",
+    "dit": _HERE.parents[2] / "zoo" / "dit",
+}
+
+
+def names() -> tuple[str, ...]:
+    """The models that there are: 'text-to-image' (StableDiffusionPipeline) and 'dit' (DiTPipeline)."""
+    return tuple(_FOLDERS)
+
+
+def path(name: str, must_exist: bool = True) -> Path:
+    """The folder of a model, in the layout of a diffusers pipeline with fp16 weights.
+
+    Raises:
+        UnknownName: no model of this name.
+        BrokenFolder: the model is not there; the DiT comes with the repository, not with the installed package.
+    """
+    if name not in _FOLDERS:
+        raise UnknownName("zoo model", name, _FOLDERS)
+    folder = _FOLDERS[name]
+    if must_exist and not (folder / "model_index.json").is_file():
+        raise BrokenFolder(
+            f"The zoo's model {name!r} is not in {folder}: it comes with a checkout of the repository, where "
+            f"`python -m gearshift.zoo.train.{name.replace('-', '_')}` makes it anew."
+        )
+    return folder
+
+
+def load(name: str = "text-to-image", dtype: torch.dtype | None = None, **kwargs: Any) -> DiffusionPipeline:
+    """Load a model as a diffusers pipeline on the CPU, without a progress bar.
+
+    Args:
+        name: one of `names()`.
+        dtype: of all weights; fp32 when not given, since CPUs are slow at fp16.
+        kwargs: passed on to `from_pretrained`.
+
+    Raises:
+        UnknownName, BrokenFolder: as `path` does.
+    """
+    folder = path(name)
+    import torch
+
+    from .quiet import quiet
+
+    with quiet():
+        from diffusers import DiffusionPipeline
+
+        pipeline = DiffusionPipeline.from_pretrained(folder, local_files_only=True, **kwargs)
+        pipeline.to(torch.float32 if dtype is None else dtype)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline

@@ -1,0 +1,1 @@
+"""How the models were trained: `python -m gearshift.zoo.train.NAME`, first judge, then vae, text_to_image, dit."""
