@@ -76,6 +76,21 @@ def test_optimize_writes_a_folder_that_loads(capsys, folder, tmp_path):
     assert [a["name"] for a in gs.status(gs.load(tmp_path / "fast")).applied] == ["qkv_diffusers", "fora"]
 
 
+def test_the_shipped_model_is_optimized_and_generates_from_the_command_line(capsys, tmp_path):
+    from PIL import Image
+
+    from gearshift import zoo
+
+    out = str(tmp_path / "fast")
+    assert main(["optimize", str(zoo.path("text-to-image")), "--with", "qkv_diffusers, taylor", "--out", out]) == 0
+    prompts = ["a photo of a red bag", "a photo of a blue coat"]
+    assert main(["generate", out, *prompts, "--steps", "10", "--out", str(tmp_path / "images")]) == 0
+    found = sorted(p.name for p in (tmp_path / "images").iterdir())
+    assert found == ["a-photo-of-a-blue-coat-1.png", "a-photo-of-a-red-bag-0.png"]
+    red, green, _ = Image.open(tmp_path / "images" / found[1]).convert("RGB").resize((1, 1)).getpixel((0, 0))
+    assert red > 4 * green
+
+
 def test_doctor_names_every_algorithm(capsys):
     assert main(["doctor"]) == 0
     text = capsys.readouterr().out

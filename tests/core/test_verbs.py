@@ -99,6 +99,20 @@ def test_replaced_weights_come_back_only_if_they_were_kept(recipe):
             assert torch.equal(tiny.run(), changed)
 
 
+def test_half_of_tied_weights_comes_back():
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=64, tie_word_embeddings=True, **sizes)).eval()
+    with torch.no_grad():
+        plain = model(torch.arange(8)[None]).logits
+        with pytest.warns(GearshiftWarning, match="times more slowly"):
+            gs.optimize(model, "half", keep_original=True)
+        assert {p.dtype for p in model.parameters()} == {torch.float16}
+        assert torch.equal(gs.restore(model)(torch.arange(8)[None]).logits, plain)
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
 def test_optimizing_in_two_goes_equals_one_recipe():
     one, two = build("sd"), build("sd")
     gs.optimize(one.pipe, "qkv_diffusers, torch_dynamic, deepcache")

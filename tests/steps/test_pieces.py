@@ -34,7 +34,7 @@ def computed(trigger, steps=12):
 )
 def test_every(interval, start, expected):
     assert computed(Every(interval, start)) == expected
-    assert (Every(interval, start).never() is None) == (interval > 1)
+    assert (Every(interval, start).excuse(None) is None) == (interval > 1)
 
 
 def drift(latents, threshold, max_skip=9):

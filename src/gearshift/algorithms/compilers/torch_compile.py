@@ -82,17 +82,14 @@ class TorchCompile(Algorithm):
                 _compile(gate, options, context)
 
     def _gates(self, denoiser: Any, outer: Any, context: Context) -> list[Any]:
-        """Where to compile: at the gates inside, at the repeated blocks, or at the denoiser itself."""
+        """Where to compile: around the gates inside, at the repeated blocks, or at the denoiser itself."""
         from gearshift.models.diffusers import describe_denoiser
         from gearshift.steps.install import gate_at, gates_below
         from gearshift.steps.site import block, block_stack
 
-        inside = list(gates_below(denoiser))
         row = describe_denoiser(denoiser)
-        if inside and row.unet:
-            return [gate_at(m, context) for (m,) in block_stack(denoiser, row)]
-        if inside:
-            return inside
+        if any(gates_below(denoiser)):
+            return [gate_at(module, context) for module in _around_gates(denoiser)]
         if self.target == "module_list":
             blocks = block_stack(denoiser, row) if row.unet else block(denoiser, row)
             return [gate_at(m, context) for (m,) in blocks]
@@ -145,6 +142,24 @@ class Compiling:
 
 def _compile(gate: Any, options: dict[str, Any], context: Context) -> None:
     context.change(Compiling(gate, Compiled(gate.module, options)))
+
+
+def _around_gates(module: Any) -> list[Any]:
+    """The largest modules with no gate inside, among the gated ones and the members of module lists."""
+    from torch import nn
+
+    from gearshift.steps.gate import gate_of
+    from gearshift.steps.install import gates_below
+
+    if not any(gates_below(module)):
+        return [module]
+    found = []
+    for child in module.children():
+        if isinstance(child, nn.ModuleList):
+            found += [target for item in child for target in _around_gates(item)]
+        elif gate_of(child) or any(gates_below(child)):
+            found += _around_gates(child)
+    return found
 
 
 def _blocks(module: Any) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,28 +49,38 @@ class Cast:
     part: Any
     dtype: Any
     keep: bool
-    originals: dict[str, Any] = field(default_factory=dict)
+    originals: list[Any] = field(default_factory=list)
 
     def lay(self) -> None:
-        for name, tensor in self._tensors():
-            if self.keep:
-                self.originals[name] = tensor.data
-            tensor.data = tensor.data.to(self.dtype)
+        for parameter in _floating(self.part.parameters()):
+            self._keep(parameter.data)
+            parameter.data = parameter.data.to(self.dtype)
+        for module in self.part.modules():
+            for name, buffer in module._buffers.items():
+                if buffer is not None and buffer.is_floating_point():
+                    self._keep(buffer)
+                    module._buffers[name] = buffer.to(self.dtype)
 
     def lift(self) -> None:
-        for name, tensor in self._tensors():
-            tensor.data = self.originals.pop(name).to(tensor.device)
+        for parameter in _floating(self.part.parameters()):
+            parameter.data = self.originals.pop(0).to(parameter.device)
+        for module in self.part.modules():
+            for name, buffer in module._buffers.items():
+                if buffer is not None and buffer.is_floating_point():
+                    module._buffers[name] = self.originals.pop(0).to(buffer.device)
 
     def why_not(self) -> str | None:
         if self.keep:
             return None
-        return (
-            "half rounded the weights and the originals were not kept; optimize with keep_original=True to keep them."
-        )
+        return "half rounded the weights and the originals were not kept; keep_original=True would have kept them."
 
-    def _tensors(self) -> list[tuple[str, Any]]:
-        named = [*self.part.named_parameters(), *self.part.named_buffers()]
-        return [(name, tensor) for name, tensor in named if tensor.is_floating_point()]
+    def _keep(self, tensor: Any) -> None:
+        if self.keep:
+            self.originals.append(tensor)
+
+
+def _floating(tensors: Iterable[Any]) -> list[Any]:
+    return [tensor for tensor in tensors if tensor.is_floating_point()]
 
 
 def slower_than_float32(size: int = 384, repeats: int = 5) -> float:
