@@ -21,8 +21,7 @@ from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
 import gearshift as gs
 from gearshift import zoo
 from gearshift.evaluate.cells import Column, Row
-from gearshift.evaluate.compare import compare
-from gearshift.evaluate.metrics import psnr, ssim
+from gearshift.evaluate.compare import compare, figures
 from gearshift.evaluate.table import to_json, to_markdown
 from gearshift.evaluate.timing import machine
 from gearshift.steps.decision import Action
@@ -33,7 +32,7 @@ STEPS, BATCH = 50, 8
 COUNTS = (26, 17, 12, 9)
 GUIDANCE = {"text-to-image": 5.0, "dit": 4.0}
 COLUMNS = [
-    Column("computed", "computed steps", format="d"),
+    Column("computed", "computed steps", format=".0f"),
     Column("seconds", "time", "s/image", ".3f", "lower"),
     Column("speedup", "speed-up", "x", ".2f", "higher", worse="slower"),
     Column("psnr", "PSNR", "dB", ".1f", "higher"),
@@ -101,24 +100,20 @@ def rows(model: str, images: int) -> list[Row]:
     for call in calls.values():
         call(0)
     outcomes = compare(calls, images // BATCH)
-    judge, original = Judge.load(), outcomes["original"]
+    judge = Judge.load()
     wanted = torch.tensor([p.garment for p in prompts]), torch.tensor([p.color for p in prompts])
     found = []
     for name, outcome in outcomes.items():
         pipe, steps = pipes[name]
         logs = list(gs.status(pipe).last_run.values())
         garment, color = judge.accuracy(outcome.images * 2 - 1, *wanted)
-        close = name != "original"
         cells = {
             "computed": len(logs[0].steps(Action.COMPUTE)) if logs else steps,
-            "seconds": outcome.seconds_per_image(),
-            "speedup": outcome.speedup_over(original),
-            "psnr": psnr(outcome.images, original.images) if close else None,
-            "ssim": ssim(outcome.images, original.images) if close else None,
+            **figures(outcome, outcomes["original"]),
             "garment": 100 * garment,
             "color": 100 * color,
         }
-        found.append(Row(name, "", cells, original=not close))
+        found.append(Row(name, "", cells, original=name == "original"))
     return found
 
 

@@ -5,6 +5,7 @@ An entry goes away when its algorithm's own file arrives; a recipe that names on
 
 from __future__ import annotations
 
+from gearshift.algorithms.cachers import cacher_facts
 from gearshift.core.facts import Facts, Family, Kind, Persist, Slot, Stage, Trait
 
 DIFFUSION = frozenset({Kind.DIFFUSION})
@@ -12,16 +13,6 @@ LANGUAGE = frozenset({Kind.LANGUAGE})
 SPEECH = frozenset({Kind.SPEECH})
 TEXT = LANGUAGE | SPEECH
 FLOAT = frozenset({Trait.FLOAT_WEIGHTS})
-
-
-def _cacher(*needs: Trait) -> Facts:
-    return Facts(
-        family=Family.CACHER,
-        stage=Stage.STEPS,
-        occupies=frozenset({Slot.STEP_SKIPPING}),
-        needs=frozenset({Trait.DENOISES, *needs}),
-        kinds=DIFFUSION,
-    )
 
 
 def _quantizer(kinds: frozenset[Kind] = frozenset(Kind), *slots: Slot) -> Facts:
@@ -85,9 +76,9 @@ def _enhancer(*slots: Slot) -> Facts:
 ANNOUNCED: dict[str, Facts] = {
     "ifw": _batcher(Trait.TORCH_FORWARD),
     "whisper_s2t": _batcher(),
-    "fastercache": _cacher(Trait.ATTENTION),
-    "pab": _cacher(Trait.ATTENTION),
-    "auto": _cacher(),
+    "fastercache": cacher_facts(Trait.ATTENTION),
+    "pab": cacher_facts(Trait.ATTENTION),
+    "auto": cacher_facts(),
     "c_generate": _compiler(TEXT, Trait.TORCH_FORWARD, Trait.TORCH_MODULE),
     "c_translate": _compiler(TEXT, Trait.TORCH_FORWARD, Trait.TORCH_MODULE),
     "c_whisper": _compiler(SPEECH, Trait.TORCH_FORWARD, Trait.TORCH_MODULE),

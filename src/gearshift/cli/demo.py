@@ -129,21 +129,16 @@ def _rows(variants: dict[str, Variant], outcomes: dict[str, Any], wanted: list[A
     import torch
 
     from gearshift.evaluate.cells import Row
-    from gearshift.evaluate.metrics import psnr, ssim
+    from gearshift.evaluate.compare import figures
     from gearshift.zoo.judge import Judge
 
     judge = Judge.load()
     garments, colors = torch.tensor([p.garment for p in wanted]), torch.tensor([p.color for p in wanted])
-    original = outcomes[ORIGINAL]
     cells: dict[str, dict[str, Any]] = {}
     for name, outcome in outcomes.items():
         garment, color = judge.accuracy(outcome.images * 2 - 1, garments, colors)
-        close = name != ORIGINAL
         cells[name] = {
-            "seconds": outcome.seconds_per_image(),
-            "speedup": outcome.speedup_over(original),
-            "psnr": psnr(outcome.images, original.images) if close else None,
-            "ssim": ssim(outcome.images, original.images) if close else None,
+            **figures(outcome, outcomes[ORIGINAL]),
             "garment": 100 * garment,
             "color": 100 * color,
             "disk": variants[name].disk / 1e6,

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from gearshift.evaluate.metrics import psnr, ssim
 from gearshift.evaluate.timing import clock
 
 
@@ -36,6 +37,17 @@ class Outcome:
     def seconds_per_image(self) -> float:
         """Median wall clock of a batch over its number of images."""
         return median(s / len(p) for s, p in zip(self.seconds, self.parts, strict=True))
+
+
+def figures(outcome: Outcome, original: Outcome) -> dict[str, float | None]:
+    """Time and closeness of one pipeline beside the original; the original has no closeness to itself."""
+    close = outcome is not original
+    return {
+        "seconds": outcome.seconds_per_image(),
+        "speedup": outcome.speedup_over(original),
+        "psnr": psnr(outcome.images, original.images) if close else None,
+        "ssim": ssim(outcome.images, original.images) if close else None,
+    }
 
 
 def compare(

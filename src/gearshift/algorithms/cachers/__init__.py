@@ -1,1 +1,49 @@
 """Skip work across denoising steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gearshift.core.facts import Facts, Family, Kind, Slot, Stage, Trait
+from gearshift.core.param import param
+
+VOUCHED = frozenset({Trait.DENOISES})
+
+
+def cacher_facts(*needs: Trait) -> Facts:
+    """What every cacher declares: it decides which steps are computed, on a denoiser that may need more traits."""
+    return Facts(
+        family=Family.CACHER,
+        stage=Stage.STEPS,
+        occupies={Slot.STEP_SKIPPING},
+        needs={Trait.DENOISES, *needs},
+        kinds={Kind.DIFFUSION},
+    )
+
+
+def interval_param(most: int) -> Any:
+    """Steps between computations."""
+    return param(2, choices=range(1, most + 1), help="steps between computations; 1 turns caching off")
+
+
+def start_param() -> Any:
+    """Steps before anything is filled in."""
+    return param(2, choices=range(0, 11), help="steps computed before any is filled in")
+
+
+def mode_param() -> Any:
+    """How a cacher of the denoiser's output fills in."""
+    return param(
+        "default",
+        choices=("default", "taylor"),
+        help="fill in by repeating the last output ('default') or by extrapolating the last two ('taylor')",
+    )
+
+
+def custom_param() -> Any:
+    """Whether the caller vouches for the model; `vouches` then answers with `VOUCHED`."""
+    return param(
+        False,
+        choices=(True, False),
+        help="the given module is the denoiser of a loop of the caller's own, whose steps `gearshift.sampling` marks",
+    )

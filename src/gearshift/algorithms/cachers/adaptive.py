@@ -4,41 +4,28 @@ from __future__ import annotations
 
 from typing import Any
 
+from gearshift.algorithms.cachers import VOUCHED, cacher_facts, custom_param, mode_param
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.context import Context
-from gearshift.core.facts import Facts, Family, Kind, Slot, Stage, Trait
+from gearshift.core.facts import Trait
 from gearshift.core.param import param
 
 
 class Adaptive(Algorithm):
     """Fill in a step while the latent has moved little since the last computed one, prompt by prompt."""
 
-    facts = Facts(
-        family=Family.CACHER,
-        stage=Stage.STEPS,
-        occupies={Slot.STEP_SKIPPING},
-        needs={Trait.DENOISES},
-        kinds={Kind.DIFFUSION},
-    )
+    facts = cacher_facts()
     threshold: float = param(
         0.01,
         between=(0.001, 0.2),
         help="largest relative change of the latent since the last computed step that is skipped; larger is faster",
     )
     max_skip_steps: int = param(4, choices=range(1, 6), help="most steps skipped in a row")
-    cache_mode: str = param(
-        "default",
-        choices=("default", "taylor"),
-        help="fill in by repeating the last output ('default') or by extrapolating the last two ('taylor')",
-    )
-    custom_model: bool = param(
-        False,
-        choices=(True, False),
-        help="the given module is the denoiser of a loop of the caller's own, whose steps `gearshift.sampling` marks",
-    )
+    cache_mode: str = mode_param()
+    custom_model: bool = custom_param()
 
     def vouches(self) -> frozenset[Trait]:
-        return frozenset({Trait.DENOISES}) if self.custom_model else frozenset()
+        return VOUCHED if self.custom_model else frozenset()
 
     def apply(self, model: Any, context: Context) -> None:
         from gearshift.steps.install import cache

@@ -4,24 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from gearshift.algorithms.cachers import cacher_facts, interval_param, start_param
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.context import Context
-from gearshift.core.facts import Facts, Family, Kind, Slot, Stage, Trait
-from gearshift.core.param import param
+from gearshift.core.facts import Trait
 
 
 class Fora(Algorithm):
     """Reuse each transformer block's output between computed steps (FORA, arXiv 2407.01425)."""
 
-    facts = Facts(
-        family=Family.CACHER,
-        stage=Stage.STEPS,
-        occupies={Slot.STEP_SKIPPING},
-        needs={Trait.DENOISES, Trait.STACKS},
-        kinds={Kind.DIFFUSION},
-    )
-    interval: int = param(2, choices=range(1, 6), help="steps between computations; 1 turns caching off")
-    start_step: int = param(2, choices=range(0, 11), help="steps computed before any is filled in")
+    facts = cacher_facts(Trait.STACKS)
+    interval: int = interval_param(5)
+    start_step: int = start_param()
 
     def apply(self, model: Any, context: Context) -> None:
         from gearshift.steps.install import cache

@@ -4,37 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
+from gearshift.algorithms.cachers import VOUCHED, cacher_facts, custom_param, interval_param, mode_param, start_param
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.context import Context
-from gearshift.core.facts import Facts, Family, Kind, Slot, Stage, Trait
-from gearshift.core.param import param
+from gearshift.core.facts import Trait
 
 
 class Periodic(Algorithm):
     """Compute the denoiser every few steps and fill in the others."""
 
-    facts = Facts(
-        family=Family.CACHER,
-        stage=Stage.STEPS,
-        occupies={Slot.STEP_SKIPPING},
-        needs={Trait.DENOISES},
-        kinds={Kind.DIFFUSION},
-    )
-    cache_interval: int = param(2, choices=range(1, 8), help="steps between computations; 1 turns caching off")
-    start_step: int = param(2, choices=range(0, 11), help="steps computed before any is filled in")
-    cache_mode: str = param(
-        "default",
-        choices=("default", "taylor"),
-        help="fill in by repeating the last output ('default') or by extrapolating the last two ('taylor')",
-    )
-    custom_model: bool = param(
-        False,
-        choices=(True, False),
-        help="the given module is the denoiser of a loop of the caller's own, whose steps `gearshift.sampling` marks",
-    )
+    facts = cacher_facts()
+    cache_interval: int = interval_param(7)
+    start_step: int = start_param()
+    cache_mode: str = mode_param()
+    custom_model: bool = custom_param()
 
     def vouches(self) -> frozenset[Trait]:
-        return frozenset({Trait.DENOISES}) if self.custom_model else frozenset()
+        return VOUCHED if self.custom_model else frozenset()
 
     def apply(self, model: Any, context: Context) -> None:
         from gearshift.steps.install import cache

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from gearshift.algorithms.cachers import cacher_facts, interval_param, start_param
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.context import Context
-from gearshift.core.facts import Facts, Family, Kind, Slot, Stage, Trait
 from gearshift.core.param import param
 
 
@@ -16,16 +16,10 @@ class Taylor(Algorithm):
     After TaylorSeer (arXiv 2503.06923), at the denoiser's output and in the variable of the noise schedule.
     """
 
-    facts = Facts(
-        family=Family.CACHER,
-        stage=Stage.STEPS,
-        occupies={Slot.STEP_SKIPPING},
-        needs={Trait.DENOISES},
-        kinds={Kind.DIFFUSION},
-    )
+    facts = cacher_facts()
     order: int = param(2, choices=range(1, 5), help="order of the expansion; 1 is best where intervals are long")
-    cache_interval: int = param(2, choices=range(1, 8), help="steps between computations; 1 turns caching off")
-    start_step: int = param(2, choices=range(0, 11), help="steps computed before any is filled in")
+    cache_interval: int = interval_param(7)
+    start_step: int = start_param()
 
     def apply(self, model: Any, context: Context) -> None:
         from gearshift.steps import predict

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from gearshift.algorithms.cachers import cacher_facts
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.context import Context
-from gearshift.core.facts import Facts, Family, Kind, Slot, Stage, Trait
 from gearshift.core.param import param
 
 EVERY_STEP = range(1_000_000)
@@ -25,13 +25,7 @@ class TaylorAuto(Algorithm):
     number of steps is computed whole and recorded, and calls after it follow the schedule.
     """
 
-    facts = Facts(
-        family=Family.CACHER,
-        stage=Stage.STEPS,
-        occupies={Slot.STEP_SKIPPING},
-        needs={Trait.DENOISES},
-        kinds={Kind.DIFFUSION},
-    )
+    facts = cacher_facts()
     speed_factor: float = param(
         0.5, between=(0.0, 1.0), help="wanted time as a fraction of the uncached time; smaller is faster"
     )
