@@ -91,6 +91,16 @@ def test_the_shipped_model_is_optimized_and_generates_from_the_command_line(caps
     assert red > 4 * green
 
 
+def test_a_language_model_is_opened_with_its_head(tmp_path):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from gearshift.cli.work import open_model
+
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    LlamaForCausalLM(LlamaConfig(vocab_size=64, **sizes)).save_pretrained(tmp_path)
+    assert type(open_model(str(tmp_path))) is LlamaForCausalLM
+
+
 def test_doctor_names_every_algorithm(capsys):
     assert main(["doctor"]) == 0
     text = capsys.readouterr().out

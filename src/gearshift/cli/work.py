@@ -34,7 +34,7 @@ def optimize(arguments: argparse.Namespace) -> int:
 
     recipe = Recipe.of(arguments.recipe)
     refuse_foreign(Path(arguments.out))
-    model = open_model(arguments.model)
+    model = open_model(arguments.model, arguments.device)
     gs.optimize(model, recipe, **({"device": arguments.device} if arguments.device else {}))
     gs.save(model, arguments.out)
     print(gs.status(model))
@@ -69,8 +69,11 @@ def generate(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def open_model(where: str) -> Any:
-    """A model from a folder or a hub id: gearshift's own, a diffusers pipeline or a transformers model."""
+def open_model(where: str, device: str | None = None) -> Any:
+    """A model from a folder or a hub id: gearshift's own, a diffusers pipeline or a transformers model.
+
+    A pipeline comes in float32 for the CPU and in bfloat16 for any other device.
+    """
     import gearshift as gs
     from gearshift.core.store import MANIFEST
 
@@ -81,10 +84,15 @@ def open_model(where: str) -> Any:
         raise GearshiftError(f"{where} holds no model: it has neither model_index.json nor config.json.")
     try:
         if (folder / "config.json").exists():
-            return need("transformers", "transformers", f"Opening {where}").AutoModel.from_pretrained(where)
+            transformers = need("transformers", "transformers", f"Opening {where}")
+            (architecture, *_) = transformers.AutoConfig.from_pretrained(where).architectures or ["AutoModel"]
+            return getattr(transformers, architecture).from_pretrained(where)
         need("diffusers", "diffusers", f"Opening {where}")
+        import torch
         from diffusers import DiffusionPipeline
 
-        return DiffusionPipeline.from_pretrained(where)
+        pipe = DiffusionPipeline.from_pretrained(where)
+        # parts that were stored in 16 bits and parts that were not are brought to one format: the device's fast one
+        return pipe.to(torch.float32 if device is None or device == "cpu" else torch.bfloat16)
     except (OSError, ValueError) as error:
         raise GearshiftError(f"{where} cannot be opened: {' '.join(str(error).split())[:300]}") from None
