@@ -39,8 +39,7 @@ def tinies():
 
 
 def filled(pipe):
-    (log,) = gs.status(pipe).last_run.values()
-    return log.steps(Action.FILL)
+    return [step for log in gs.status(pipe).last_run.values() for step in log.steps(Action.FILL)]
 
 
 @pytest.mark.parametrize("name", names())
@@ -347,6 +346,28 @@ def test_a_hand_written_loop_without_scheduler_goes_by_the_timestep(tinies):
     (log,) = gs.status(net).last_run.values()
     assert log.steps(Action.FILL) == [3]
     gs.restore(net)
+
+
+def test_calls_by_hand_for_unrelated_latents_are_computed(tinies):
+    tiny, _ = tinies("dit")
+    net = tiny.pipe.transformer
+    shape = (1, net.config.in_channels, net.config.sample_size, net.config.sample_size)
+    calls = [(torch.randn(shape, generator=torch.Generator().manual_seed(t)), t) for t in (900, 700, 500, 300, 100)]
+    with torch.no_grad():
+        plain = [net(x, timestep=torch.tensor([t]), class_labels=torch.tensor([1])).sample for x, t in calls]
+        gs.optimize(net, "periodic")
+        cached = [net(x, timestep=torch.tensor([t]), class_labels=torch.tensor([1])).sample for x, t in calls]
+    assert all(torch.equal(a, b) for a, b in zip(plain, cached, strict=True))
+
+
+def test_two_denoisers_share_a_run_and_are_logged_apart(tinies):
+    tiny, _ = tinies("wan22", 12)
+    gs.optimize(tiny.pipe, "periodic")
+    tiny.run(steps=12)
+    logs = gs.status(tiny.pipe).last_run
+    assert set(logs) == {"periodic (transformer)", "periodic (transformer_2)"}
+    steps = [{d.step for d in log} for log in logs.values()]
+    assert sorted(steps[0] | steps[1]) == list(range(12)) and not steps[0] & steps[1]
 
 
 def test_gradients_are_never_cut(tinies):

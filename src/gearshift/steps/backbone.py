@@ -12,8 +12,10 @@ from gearshift.models.denoiser import Denoiser
 from gearshift.steps.clock import Clock, is_heard, is_scheduler
 from gearshift.steps.gate import Gate
 from gearshift.steps.run import Run, current, open_run
+from gearshift.steps.trigger import as_one, moved
 
 CLOCKS_KEPT = 8
+FARTHEST = 0.7  # independent latents are 1.4 apart
 
 
 class Backbone(Gate):
@@ -65,10 +67,13 @@ class Backbone(Gate):
             if run.locate(timestep):
                 self._watch(found)
                 return open_run(run)
-        return self._by_timestep(timestep)
+        return self._by_timestep(timestep, self._argument(self.row.sample, args, kwargs))
 
-    def _by_timestep(self, timestep: float | None) -> Run | None:
-        """Without a scheduler the timestep marks the steps: another value is the next step, a larger one a new run."""
+    def _by_timestep(self, timestep: float | None, sample: Any) -> Run | None:
+        """Without a scheduler the timestep marks the steps: a smaller one is the next step, a larger one a new run.
+
+        So is a latent that has little to do with the one before: somebody calls the denoiser for something else.
+        """
         run = current()
         if timestep is None:
             self._say_lost()
@@ -76,8 +81,10 @@ class Backbone(Gate):
         if run is None or run.scheduler is not None or run.marked is None or timestep > run.marked:
             run = open_run(Run())
         elif timestep != run.marked:
-            run.tick()
-        run.marked = timestep
+            run = open_run(Run()) if _another(sample, run.last) else run
+            if run.marked is not None:
+                run.tick()
+        run.marked, run.last = timestep, sample
         return run
 
     def _argument(self, name: str | None, args: tuple, kwargs: dict[str, Any]) -> Any:
@@ -115,6 +122,12 @@ class Backbone(Gate):
         for old in self.clocks[:-CLOCKS_KEPT]:
             old.lift()
         del self.clocks[:-CLOCKS_KEPT]
+
+
+def _another(now: Any, before: Any) -> bool:
+    """Whether two latents are too far apart to be neighbors on one trajectory, or of different shapes."""
+    now, before = as_one(now), as_one(before)
+    return now.shape != before.shape or moved(now, before) > FARTHEST
 
 
 def calling_scheduler() -> Any:

@@ -71,9 +71,11 @@ def cache(model: Any, context: Context, site: Site, trigger: Trigger, predictor:
     off = trigger.excuse(None)
     if off:
         context.note(f"{name} skips nothing: {off}.")
-    for module in (denoisers(model) or parts(model)).values():
+    found = denoisers(model) or parts(model)
+    for component, module in found.items():
         watch(model, module, context)
-        rule = Rule(name, site.__name__.replace("_", " "), trigger, predictor, context.record)
+        label = name if len(found) == 1 else f"{name} ({component})"
+        rule = Rule(label, site.__name__.replace("_", " "), trigger, predictor, context.record)
         places = [Place([gate_at(m, context) for m in group]) for group in site(module, describe_denoiser(module))]
         if not places:
             raise WrongModel(f"{name} found no {rule.site} in {type(module).__name__}.")

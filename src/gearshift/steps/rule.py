@@ -36,7 +36,7 @@ class Rule:
     """One algorithm's rule over all the places of its site.
 
     Attributes:
-        name: the algorithm.
+        name: the algorithm, and the denoiser where there are several.
         site: the site's name, for logs.
         record: the model's record, where the log of the newest run goes.
     """
@@ -65,10 +65,10 @@ class Rule:
         return output
 
     def conclude(self, log: RunLog, run: Run) -> None:
-        """Let the trigger learn from a run, and say so when it went by without a single step filled in."""
+        """Let the trigger learn from a run, and say so when all of it went by without a single step filled in."""
         if isinstance(self.trigger, Planned):
             self.trigger.finish(run)
-        if log.table and not log.steps(Action.FILL) and not self.trigger.excuse(run):
+        if run.complete and log.table and not log.steps(Action.FILL) and not self.trigger.excuse(run):
             *_, last = log
             warnings.warn(
                 f"{self.name} filled in none of the {len(log.steps(Action.COMPUTE))} steps of this run, "

@@ -40,6 +40,7 @@ def sampling(coordinates: Sequence[float] = ()) -> Iterator[Run]:
     run.place(list(coordinates))
     try:
         yield run
+        run.complete = True
     finally:
         run.end()
 
@@ -61,10 +62,11 @@ class Run:
         position: index of the current step in the scheduler's timesteps.
         step: steps since the first one of this run, from 0.
         branch: which call of the denoiser within this step is under way; None between calls.
+        complete: its last step is done; stays False for a run that was broken off.
         sample: the latent that the denoiser was called with last: a tensor, or a list of them.
         recording: what takes in every call of the scheduler's `step`; None if nothing does.
         marked_by_caller: the caller's own `tick` marks the steps.
-        marked: the timestep that marks the current step where there is no scheduler.
+        marked, last: timestep and latent of the current step where there is no scheduler.
     """
 
     def __init__(self, scheduler: Any = None, marked_by_caller: bool = False) -> None:
@@ -73,9 +75,11 @@ class Run:
         self.position = 0
         self.step = 0
         self.branch: int | None = None
+        self.complete = False
         self.sample: Any = None
         self.recording: Any = None
         self.marked: float | None = None
+        self.last: Any = None
         self.logs: dict[Rule, RunLog] = {}
         self.states: dict[Rule, dict[str, Any]] = {}
         self._timesteps: list[float] = []
@@ -145,6 +149,7 @@ class Run:
         self.branch = self.sample = None
         self._calls.clear()
         if self._timesteps and self.position >= len(self._timesteps):
+            self.complete = True
             self.end()
 
     def end(self) -> None:

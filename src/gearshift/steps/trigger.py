@@ -55,15 +55,15 @@ class Drift:
     max_skip: int
 
     def reason_to_compute(self, run: Run, state: dict[str, Any]) -> str | None:
-        sample = _one(run.sample)
+        sample = as_one(run.sample)
         last = state.get("latent")
         if last is None or last.shape != sample.shape:
             reason: str | None = "nothing to compare with yet"
         elif state["skipped"] >= self.max_skip:
             reason = f"{self.max_skip} steps in a row were filled in"
         else:
-            moved = _moved(sample, last)
-            reason = f"the latent moved by {moved:.3f}" if moved > self.threshold else None
+            distance = moved(sample, last)
+            reason = f"the latent moved by {distance:.3f}, past {self.threshold}" if distance > self.threshold else None
         if reason is None:
             state["skipped"] += 1
         else:
@@ -108,16 +108,17 @@ class Planned:
         if run.recording is None or run.recording.steps < run.total:
             return
         self.newest = (run.key, run.recording)
-        if self.following is None:
+        if self.following is None and run.key not in self.plans:
             self.plans[run.key] = self.plan(run.recording)
 
 
-def _one(sample: Any) -> Any:
+def as_one(sample: Any) -> Any:
     """The latents as one tensor; some denoisers take a list with one for each image."""
     return torch.stack(list(sample)) if isinstance(sample, (list, tuple)) else sample
 
 
-def _moved(now: Any, last: Any) -> float:
+def moved(now: Any, last: Any) -> float:
+    """Relative Euclidean distance of two batches of latents [n, ...], of the sample that moved most."""
     flat = now.flatten(1).float(), last.flatten(1).float()
     change = (flat[0] - flat[1]).norm(dim=1) / flat[1].norm(dim=1).clamp_min(1e-12)
     return float(change.max())
