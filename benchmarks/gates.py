@@ -76,9 +76,9 @@ def main() -> None:
     columns = [Column("us", "a call", "us", ".2f", "lower"), Column("more", "more than alone", "us", ".2f", "lower")]
     rows = [Row(n, "", {"us": v, "more": v - alone}, original=n == "module alone") for n, v in times.items()]
     print(to_markdown(columns, rows))
-    write_tables(
-        Path(__file__).with_suffix(""), columns, rows, machine=machine(), gates=GATES, steps=STEPS, rounds=ROUNDS
-    )
+    about = {"machine": machine(), "gates": GATES, "steps": STEPS, "rounds": ROUNDS}
+    page, _ = write_tables(Path(__file__).with_suffix(""), columns, rows, **about)
+    page.write_text(f"# What a gate costs\n\n{machine()}; least of {ROUNDS} rounds.\n\n{page.read_text()}")
 
 
 if __name__ == "__main__":

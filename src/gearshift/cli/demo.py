@@ -42,6 +42,13 @@ class Variant:
 def run(arguments: argparse.Namespace) -> None:
     """Measure the recipes against the original, print the table, write the report, keep the best."""
     need("diffusers", "demo", "gearshift demo")
+    from gearshift.zoo.quiet import quiet
+
+    with quiet():
+        _run(arguments)
+
+
+def _run(arguments: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.progress import Progress
 
@@ -51,7 +58,6 @@ def run(arguments: argparse.Namespace) -> None:
 
     if arguments.images < 1:
         raise GearshiftError(f"--images must be 1 or more. Got {arguments.images} instead.")
-    quiet_libraries()
     out = Path(arguments.out)
     refuse_foreign(out / "model")
     console = Console()
@@ -186,13 +192,3 @@ def _write_report(
             ],
         ),
     )
-
-
-def quiet_libraries() -> None:
-    """No progress bars and notices of other libraries between the demo's own lines."""
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    for library in (diffusers_logging, transformers_logging):
-        library.set_verbosity_error()
-        library.disable_progress_bar()
