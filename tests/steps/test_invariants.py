@@ -2,12 +2,12 @@
 
 import copy
 import pickle
-import threading
 import warnings
 
 import pytest
 import torch
-from support.tiny import build, names
+from support.runs import Stop, filled
+from support.tiny import names
 
 import gearshift as gs
 from gearshift.core.errors import GearshiftWarning
@@ -17,29 +17,6 @@ from gearshift.steps.run import current
 
 CACHERS = ["periodic", "taylor", "adaptive(threshold=0.2)", "flux_caching", "fora", "deepcache"]
 STEPS = {"adaptive(threshold=0.2)": 24}  # the latent moves too far on fewer
-
-
-MADE, PLAIN = {}, {}
-
-
-@pytest.fixture
-def tinies():
-    """Tiny pipelines by name, made once, with their plain output; whatever a test did to one is taken off after it."""
-
-    def get(name, steps=8):
-        tiny = MADE[name] = MADE.get(name) or build(name)
-        if (name, steps) not in PLAIN:
-            PLAIN[name, steps] = tiny.run(steps=steps)
-        return tiny, PLAIN[name, steps]
-
-    yield get
-    for tiny in MADE.values():
-        if gs.status(tiny.pipe).applied:
-            gs.restore(tiny.pipe)
-
-
-def filled(pipe):
-    return [step for log in gs.status(pipe).last_run.values() for step in log.steps(Action.FILL)]
 
 
 @pytest.mark.parametrize("name", names())
@@ -88,10 +65,6 @@ def test_a_run_without_a_filled_step_says_so(tinies):
     gs.restore(tiny.pipe)
 
 
-class Stop(Exception):
-    pass
-
-
 @pytest.mark.parametrize("recipe", ["taylor(order=1)", "flux_caching"])
 def test_an_interrupted_run_changes_nothing_in_the_next(tinies, recipe):
     tiny, _ = tinies("sd")
@@ -106,30 +79,6 @@ def test_an_interrupted_run_changes_nothing_in_the_next(tinies, recipe):
     with pytest.raises(Stop):
         tiny.run(steps=8, seed=5, callback_on_step_end=stop)
     assert torch.equal(tiny.run(steps=8), undisturbed)
-    gs.restore(tiny.pipe)
-
-
-def test_a_call_by_hand_after_an_interrupted_run_is_computed(tinies):
-    tiny, _ = tinies("sd")
-    unet, given = tiny.pipe.unet, {}
-
-    def stop(pipe, step, timestep, kwargs):
-        if step == 3:
-            raise Stop
-        return kwargs
-
-    def listen(module, args, kwargs):
-        given.update(args=args, kwargs=kwargs)
-
-    handle = unet.register_forward_pre_hook(listen, with_kwargs=True)
-    tiny.run(steps=8)
-    handle.remove()
-    with torch.no_grad():
-        by_hand = unet(*given["args"], **given["kwargs"])[0]
-        gs.optimize(tiny.pipe, "periodic")
-        with pytest.raises(Stop):
-            tiny.run(steps=8, callback_on_step_end=stop)
-        assert torch.equal(unet(*given["args"], **given["kwargs"])[0], by_hand)
     gs.restore(tiny.pipe)
 
 
@@ -166,74 +115,6 @@ def test_a_batch_that_changes_within_a_run_is_computed(tinies):
     gs.restore(tiny.pipe)
 
 
-def test_threads_that_share_a_denoiser_do_not_mix(tinies):
-    tiny, _ = tinies("sd")
-    gs.optimize(tiny.pipe, "taylor(order=1)")
-    pipes = []
-    for _ in range(4):
-        pipe = type(tiny.pipe).from_pipe(tiny.pipe)
-        pipe.scheduler = type(tiny.pipe.scheduler).from_config(tiny.pipe.scheduler.config)
-        pipes.append(pipe)
-    alone = [tiny.run(steps=8, seed=i, pipe=p) for i, p in enumerate(pipes)]
-    together = [None] * 4
-
-    def work(i):
-        together[i] = tiny.run(steps=8, seed=i, pipe=pipes[i])
-
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
-    [t.start() for t in threads]
-    [t.join() for t in threads]
-    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
-    gs.restore(tiny.pipe)
-
-
-@pytest.mark.parametrize(
-    "scheduler",
-    [
-        "EulerDiscreteScheduler",
-        "EulerAncestralDiscreteScheduler",
-        "HeunDiscreteScheduler",
-        "DPMSolverMultistepScheduler",
-        "UniPCMultistepScheduler",
-        "PNDMScheduler",
-        "LMSDiscreteScheduler",
-        "DDPMScheduler",
-        "LCMScheduler",
-        "KDPM2DiscreteScheduler",
-        "DPMSolverSinglestepScheduler",
-    ],
-)
-def test_a_scheduler_put_in_afterwards_is_found(tinies, scheduler):
-    import diffusers
-
-    tiny, _ = tinies("sd")
-    before = tiny.pipe.scheduler
-    gs.optimize(tiny.pipe, "periodic")
-    tiny.pipe.scheduler = getattr(diffusers, scheduler).from_config(before.config)
-    output = tiny.run(steps=8)
-    (log,) = gs.status(tiny.pipe).last_run.values()
-    ticks = len(tiny.pipe.scheduler.timesteps)
-    assert len(log.table) == ticks == log.total
-    assert log.steps(Action.FILL) == [s for s in range(3, ticks) if (s - 2) % 2]
-    assert output.isfinite().all() and current() is None
-    gs.restore(tiny.pipe)
-    assert not {"step", "set_timesteps"} & vars(tiny.pipe.scheduler).keys()
-    tiny.pipe.scheduler = before
-
-
-def test_image_to_image_with_a_strength_counts_its_own_steps(tinies):
-    from diffusers import StableDiffusionImg2ImgPipeline
-
-    tiny, start = tinies("sd")
-    gs.optimize(tiny.pipe, "periodic")
-    pipe = StableDiffusionImg2ImgPipeline.from_pipe(tiny.pipe)
-    output = tiny.run(steps=10, pipe=pipe, image=start, strength=0.6)
-    log = gs.status(pipe).last_run["periodic"]
-    assert [d.action.value[0] for d in log] == list("cccfcf")
-    assert log.total == 6 and output.isfinite().all()
-    gs.restore(tiny.pipe)
-
-
 @pytest.mark.parametrize(("name", "branches"), [("sd", 1), ("wan", 2), ("flux", 1)])
 def test_guidance_in_one_call_or_two_needs_no_option(tinies, name, branches):
     tiny, _ = tinies(name)
@@ -263,35 +144,6 @@ def test_copies_pickles_and_state_dicts(tinies):
     gs.restore(tiny.pipe)
 
 
-@pytest.mark.parametrize("hooks_first", [True, False])
-def test_gates_live_beside_offloading_hooks(hooks_first):
-    from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
-
-    tiny = build("sd")
-    plain = tiny.run(steps=8)
-
-    class Counting(ModelHook):
-        calls = 0
-
-        def pre_forward(self, module, *args, **kwargs):
-            Counting.calls += 1
-            return args, kwargs
-
-    if hooks_first:
-        add_hook_to_module(tiny.pipe.unet, Counting())
-    gs.optimize(tiny.pipe, "periodic")
-    if not hooks_first:
-        add_hook_to_module(tiny.pipe.unet, Counting())
-    tiny.run(steps=8)
-    assert len(filled(tiny.pipe)) == 3
-    assert Counting.calls == (5 if hooks_first else 8)
-    gs.restore(tiny.pipe)
-    assert gate_of(tiny.pipe.unet) is None
-    assert torch.equal(tiny.run(steps=8), plain)
-    remove_hook_from_module(tiny.pipe.unet)
-    assert torch.equal(tiny.run(steps=8), plain)
-
-
 def test_an_output_that_somebody_wrote_into_is_not_reused(tinies):
     tiny, _ = tinies("sd")
     gs.optimize(tiny.pipe, "periodic")
@@ -301,73 +153,6 @@ def test_an_output_that_somebody_wrote_into_is_not_reused(tinies):
     handle.remove()
     assert torch.equal(spoiled, clean)
     gs.restore(tiny.pipe)
-
-
-def test_a_module_and_a_loop_of_the_callers_own():
-    torch.manual_seed(0)
-    net = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.Tanh(), torch.nn.Linear(16, 4))
-    calls = []
-    net.register_forward_pre_hook(lambda m, a: calls.append(1))
-
-    def loop():
-        x = torch.ones(2, 4)
-        with torch.no_grad(), gs.sampling() as run:
-            for _ in range(10):
-                x = x - 0.1 * net(x)
-                run.tick()
-        return x
-
-    plain = loop()
-    gs.optimize(net, {"periodic": {"custom_model": True, "cache_mode": "taylor"}})
-    cached = loop()
-    (log,) = gs.status(net).last_run.values()
-    assert log.steps(Action.FILL) == [3, 5, 7, 9]
-    assert 0 < (cached - plain).abs().max() < 0.05
-    gs.restore(net)
-    assert torch.equal(loop(), plain)
-
-
-def test_a_hand_written_loop_without_scheduler_goes_by_the_timestep(tinies):
-    tiny, _ = tinies("dit")
-    net = tiny.pipe.transformer
-    gs.optimize(net, "periodic")
-    labels = torch.tensor([1])
-
-    def loop():
-        x = torch.ones(1, net.config.in_channels, net.config.sample_size, net.config.sample_size)
-        for t in (900, 700, 500, 300, 100):
-            with torch.no_grad():
-                out = net(x, timestep=torch.tensor([t]), class_labels=labels).sample
-            x = x - 0.1 * out[:, : x.shape[1]]
-        return x
-
-    first = loop()
-    assert torch.equal(loop(), first)  # a larger timestep begins a new run
-    (log,) = gs.status(net).last_run.values()
-    assert log.steps(Action.FILL) == [3]
-    gs.restore(net)
-
-
-def test_calls_by_hand_for_unrelated_latents_are_computed(tinies):
-    tiny, _ = tinies("dit")
-    net = tiny.pipe.transformer
-    shape = (1, net.config.in_channels, net.config.sample_size, net.config.sample_size)
-    calls = [(torch.randn(shape, generator=torch.Generator().manual_seed(t)), t) for t in (900, 700, 500, 300, 100)]
-    with torch.no_grad():
-        plain = [net(x, timestep=torch.tensor([t]), class_labels=torch.tensor([1])).sample for x, t in calls]
-        gs.optimize(net, "periodic")
-        cached = [net(x, timestep=torch.tensor([t]), class_labels=torch.tensor([1])).sample for x, t in calls]
-    assert all(torch.equal(a, b) for a, b in zip(plain, cached, strict=True))
-
-
-def test_two_denoisers_share_a_run_and_are_logged_apart(tinies):
-    tiny, _ = tinies("wan22", 12)
-    gs.optimize(tiny.pipe, "periodic")
-    tiny.run(steps=12)
-    logs = gs.status(tiny.pipe).last_run
-    assert set(logs) == {"periodic (transformer)", "periodic (transformer_2)"}
-    steps = [{d.step for d in log} for log in logs.values()]
-    assert sorted(steps[0] | steps[1]) == list(range(12)) and not steps[0] & steps[1]
 
 
 def test_gradients_are_never_cut(tinies):
