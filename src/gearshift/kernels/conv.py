@@ -68,9 +68,7 @@ class Int8Conv2d(Int8Layer, nn.Conv2d):
         return self._float_state(nn.Conv2d(*sizes, bias=self.bias is not None, **there))
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return int8_ops.conv2d(
-            input, self.qweight, self.scale, self.zero_point, self.bias, list(self.stride), list(self.padding)
-        )
+        return int8_ops.conv2d(input, self.quantized, self.bias, list(self.stride), list(self.padding))
 
     def extra_repr(self) -> str:
         kind = "quint8" if self.zero_point is not None else "qint8"

@@ -13,26 +13,23 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from gearshift.kernels.int8 import column
+from gearshift.kernels.int8 import Quantized, column
 from gearshift.kernels.int8_pack import multiply, packed
 
 
 def linear(
     x: torch.Tensor,
-    values: torch.Tensor,
-    scale: torch.Tensor,
-    zero_point: torch.Tensor | None,
+    quantized: Quantized,
     bias: torch.Tensor | None,
 ) -> torch.Tensor:
     """x @ weight.T + bias with each token rounded to 8 bits (7, where this CPU and these weights would overflow).
 
     Args:
         x: floating point [..., in].
-        values: int8 or uint8 [out, in].
-        scale: float32 [out].
-        zero_point: int32 [out] or None.
+        quantized: the weight, values [out, in].
         bias: [out] or None.
     """
+    values, scale, zero_point = quantized
     if not x.numel() or not values.numel():
         return x.new_zeros(*x.shape[:-1], values.shape[0]) + (0 if bias is None else bias.to(x.dtype))
     weight, sums, no_zero_points, levels = packed(values)
@@ -55,9 +52,7 @@ def linear(
 
 def conv2d(
     x: torch.Tensor,
-    values: torch.Tensor,
-    scale: torch.Tensor,
-    zero_point: torch.Tensor | None,
+    quantized: Quantized,
     bias: torch.Tensor | None,
     stride: list[int],
     padding: list[int],
@@ -68,13 +63,12 @@ def conv2d(
 
     Args:
         x: floating point [batch, in, height, width]; channels_last is the faster layout, and is answered in kind.
-        values: int8 or uint8 [out, in, kernel height, kernel width].
-        scale: float32 [out].
-        zero_point: int32 [out] or None.
+        quantized: the weight, values [out, in, kernel height, kernel width].
         bias: [out] or None.
         stride: as in torch.nn.Conv2d.
         padding: as in torch.nn.Conv2d.
     """
+    values, scale, zero_point = quantized
     weight, _, no_zero_points, levels = packed(values)
     image = x.float()
     channels_last = x.is_contiguous(memory_format=torch.channels_last)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from gearshift.kernels.int8 import as_signed
+from gearshift.kernels.int8 import Quantized, as_signed
 
 
 def takes(x: torch.Tensor, values: torch.Tensor) -> bool:
@@ -15,20 +15,17 @@ def takes(x: torch.Tensor, values: torch.Tensor) -> bool:
 
 def linear(
     x: torch.Tensor,
-    values: torch.Tensor,
-    scale: torch.Tensor,
-    zero_point: torch.Tensor | None,
+    quantized: Quantized,
     bias: torch.Tensor | None,
 ) -> torch.Tensor:
     """x @ weight.T + bias with each token rounded to int8, symmetric: step = max |x| / 127.
 
     Args:
         x: floating point [..., in].
-        values: int8 or uint8 [out, in].
-        scale: float32 [out].
-        zero_point: int32 [out] or None; its share has rank one and stays in float.
+        quantized: the weight, values [out, in]; the share of its zero point has rank one and stays in float.
         bias: [out] or None.
     """
+    values, scale, zero_point = quantized
     rows = x.reshape(-1, x.shape[-1]).float()
     step = (rows.abs().amax(-1, keepdim=True) / 127).clamp_min(1e-30)
     codes = (rows / step).round().to(torch.int8)

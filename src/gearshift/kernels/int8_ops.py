@@ -17,30 +17,26 @@ from gearshift.kernels.int8 import Quantized, dequantize
 
 def linear(
     x: torch.Tensor,
-    values: torch.Tensor,
-    scale: torch.Tensor,
-    zero_point: torch.Tensor | None,
+    quantized: Quantized,
     bias: torch.Tensor | None,
 ) -> torch.Tensor:
     """x @ weight.T + bias, x [..., in] of any floating dtype, answered in that dtype."""
     run = _linear_op if _needs_operator(x, bias) else _linear
-    return run(x, values, scale, zero_point, bias)
+    return run(x, *quantized, bias)
 
 
 def conv2d(
     x: torch.Tensor,
-    values: torch.Tensor,
-    scale: torch.Tensor,
-    zero_point: torch.Tensor | None,
+    quantized: Quantized,
     bias: torch.Tensor | None,
     stride: list[int],
     padding: list[int],
 ) -> torch.Tensor:
     """A convolution of x [batch, in, height, width] or [in, height, width], answered in x's dtype."""
     if x.ndim == 3:
-        return conv2d(x[None], values, scale, zero_point, bias, stride, padding)[0]
+        return conv2d(x[None], quantized, bias, stride, padding)[0]
     run = _conv2d_op if _needs_operator(x, bias) else _conv2d
-    return run(x, values, scale, zero_point, bias, stride, padding)
+    return run(x, *quantized, bias, stride, padding)
 
 
 def _needs_operator(x: torch.Tensor, bias: torch.Tensor | None) -> bool:
@@ -56,11 +52,12 @@ def _linear(
     zero_point: torch.Tensor | None,
     bias: torch.Tensor | None,
 ) -> torch.Tensor:
+    quantized = Quantized(values, scale, zero_point)
     if x.device.type == "cpu" and int8_pack.available():
-        return int8_cpu.linear(x, values, scale, zero_point, bias)
+        return int8_cpu.linear(x, quantized, bias)
     if int8_cuda.takes(x, values):
-        return int8_cuda.linear(x, values, scale, zero_point, bias)
-    weight = dequantize(Quantized(values, scale, zero_point), x.dtype)
+        return int8_cuda.linear(x, quantized, bias)
+    weight = dequantize(quantized, x.dtype)
     return F.linear(x, weight, None if bias is None else bias.to(x.dtype))
 
 
@@ -73,9 +70,10 @@ def _conv2d(
     stride: list[int],
     padding: list[int],
 ) -> torch.Tensor:
+    quantized = Quantized(values, scale, zero_point)
     if x.device.type == "cpu" and int8_pack.available() and x.numel():
-        return int8_cpu.conv2d(x, values, scale, zero_point, bias, stride, padding)
-    weight = dequantize(Quantized(values, scale, zero_point), x.dtype)
+        return int8_cpu.conv2d(x, quantized, bias, stride, padding)
+    weight = dequantize(quantized, x.dtype)
     return F.conv2d(x, weight, None if bias is None else bias.to(x.dtype), stride, padding)
 
 

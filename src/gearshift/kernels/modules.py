@@ -117,7 +117,7 @@ class Int8Linear(Int8Layer, nn.Linear):
         return self._float_state(nn.Linear(self.in_features, self.out_features, bias, device, self.dtype))
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return int8_ops.linear(input, self.qweight, self.scale, self.zero_point, self.bias)
+        return int8_ops.linear(input, self.quantized, self.bias)
 
     def extra_repr(self) -> str:
         kind = "quint8" if self.zero_point is not None else "qint8"
