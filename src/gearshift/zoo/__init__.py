@@ -1,4 +1,4 @@
-"""Small trained models for tests, demos and measurements: a text-to-image pipeline that ships, and a DiT that does not.
+"""Small trained models for tests, demos and measurements: a text-to-image pipeline that ships, a DiT and a Flux that do not.
 
 Neither torch nor diffusers is imported before a model is loaded.
 """
@@ -18,12 +18,19 @@ _HERE = Path(__file__).parent
 _FOLDERS = {
     "text-to-image": _HERE / "models" / "text-to-image",
     "dit": _HERE.parents[2] / "zoo" / "dit",
+    "flux": _HERE.parents[2] / "zoo" / "flux",
 }
+_ARGUMENTS: dict[str, dict[str, Any]] = {"flux": {"height": 32, "width": 32, "max_sequence_length": 12}}
 
 
 def names() -> tuple[str, ...]:
-    """The models that there are: 'text-to-image' (StableDiffusionPipeline) and 'dit' (DiTPipeline)."""
+    """The models that there are: 'text-to-image' (StableDiffusionPipeline), 'dit' (DiTPipeline), 'flux' (FluxPipeline)."""
     return tuple(_FOLDERS)
+
+
+def arguments(name: str) -> dict[str, Any]:
+    """What a model's pipeline has to be told at every call, besides what is wanted: sizes that its class guesses wrong."""
+    return dict(_ARGUMENTS.get(name, {}))
 
 
 def path(name: str, must_exist: bool = True) -> Path:
@@ -31,7 +38,7 @@ def path(name: str, must_exist: bool = True) -> Path:
 
     Raises:
         UnknownName: no model of this name.
-        BrokenFolder: the model is not there; the DiT comes with the repository, not with the installed package.
+        BrokenFolder: the model is not there; all but text-to-image come with the repository, not with the package.
     """
     if name not in _FOLDERS:
         raise UnknownName("zoo model", name, _FOLDERS)
