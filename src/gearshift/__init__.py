@@ -11,16 +11,19 @@ from typing import Any
 
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.recipe import Recipe
-from gearshift.verbs import algorithms, disabled, optimize, problems, restore, status
+from gearshift.verbs import algorithms, disabled, follow, optimize, plan, problems, restore, status
 
 __version__ = "0.1.0"
 __all__ = [
     "Algorithm",
+    "Plan",
     "Recipe",
     "algorithms",
     "disabled",
+    "follow",
     "load",
     "optimize",
+    "plan",
     "problems",
     "restore",
     "sampling",
@@ -48,4 +51,8 @@ def __getattr__(name: str) -> Any:
         from gearshift.steps.run import sampling
 
         return sampling
+    if name == "Plan":
+        from gearshift.planner.proposal import Plan
+
+        return Plan
     raise AttributeError(f"module 'gearshift' has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""The verbs: optimize, status, disabled, restore, algorithms. Nothing heavy is imported until one needs it."""
+"""The verbs: optimize, plan, follow, status, disabled, restore, algorithms. Nothing heavy is imported until one needs it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from gearshift.core.algorithm import Algorithm
-from gearshift.core.errors import BadRecipe, GearshiftError, WrongModel
+from gearshift.core.errors import BadRecipe, BadValue, GearshiftError, WrongModel
 from gearshift.core.extras import installed, missing
 from gearshift.core.recipe import SAVED_SETTINGS, Recipe
 from gearshift.core.registry import registry
@@ -75,10 +75,81 @@ def optimize(model: M, recipe: Any = None, /, *, keep_original: bool = False, **
         BadRecipe: with everything that is wrong with the recipe for this model, before anything is changed.
         WrongModel: if it is neither a pipeline nor a torch module.
     """
+    return _applied(model, Recipe.of(recipe, **keywords), keep_original, {})
+
+
+def plan(
+    model: Any,
+    *,
+    data: Any,
+    speed: float | None = None,
+    quality: float | None = None,
+    mode: str = "taylor",
+    metric: Any = None,
+) -> Any:
+    """Find which steps are worth computing, by rehearsing a call here; the model is as before afterwards.
+
+    Args:
+        model: a diffusers pipeline whose steps no cacher skips yet.
+        data: a list whose first item is a dict of the pipeline's arguments: a few prompts, steps, guidance, size.
+        speed: how many times as fast the call shall be.
+        quality: signal over error of the final latent in dB, same seed, that has to be kept; as fast as it allows.
+        mode: 'taylor' extrapolates, with weights fitted to each step; 'default' repeats the last output.
+        metric: what is to be small instead of the relative distance of the final latents: a function of this run's and
+            the reference's final latent, tensors of one shape, that gives a number. Only with `speed`.
+
+    Returns:
+        A `gearshift.planner.proposal.Plan`: prints, plots, saves, and `plan.apply(pipe)`.
+
+    Raises:
+        BadValue: unless exactly one of speed and quality is given, in its range.
+        BadRecipe: if the model has no denoiser, or a cacher already.
+    """
+    from gearshift.algorithms.cachers import planning
+    from gearshift.core.context import Context
+    from gearshift.core.record import Applied, Record
+
+    distance = None if metric is None else lambda run, reference: float(metric(run.sample, reference.sample))
+    if metric is not None and speed is None:
+        raise BadValue("A plan with a 'metric' needs a speed: its quality has no dB.")
+    goal = planning.goal_of("gearshift", speed, quality, mode=mode, distance=distance)
+    wanted = _planner_recipe(model, mode)
+    context = Context(wanted, Record(), applied=Applied(next(iter(wanted))))
+    try:
+        found = planning.find(model, planning.install(model, context, goal), goal, data)
+    finally:
+        for change in reversed(context.applied.changes):  # type: ignore[union-attr]
+            change.lift()
+    if found is None:
+        raise BadValue("A plan needs `data`: a list whose first item is a dict of the pipeline's arguments.")
+    return found
+
+
+def follow(model: M, plan: Any) -> M:
+    """Make a pipeline follow a plan; `plan.apply(model)` is the same.
+
+    Raises:
+        BadRecipe: if the model has no denoiser, or a cacher already.
+    """
+    saved = {"schedules": {plan.key: plan.schedule.as_data()}}
+    return _applied(model, _planner_recipe(model, plan.mode), False, saved)
+
+
+def _planner_recipe(model: Any, mode: str) -> Recipe:
+    """The recipe of the algorithm that follows plans, checked."""
+    name = next(cls.name for cls in registry() if getattr(cls, "follows_plans", False))
+    wanted = Recipe.of({name: {"cache_mode": mode}})
+    found = problems(model, wanted)
+    if found:
+        raise BadRecipe(found)
+    return wanted
+
+
+def _applied(model: M, wanted: Recipe, keep_original: bool, saved: dict[str, Any]) -> M:
+    """Apply a recipe; `saved` is what its algorithms find as if they were loaded."""
     from gearshift.core.context import Context
     from gearshift.core.record import Applied, Record, attach, record_of
 
-    wanted = Recipe.of(recipe, **keywords)
     found = problems(model, wanted)
     if found:
         raise BadRecipe(found)
@@ -88,7 +159,7 @@ def optimize(model: M, recipe: Any = None, /, *, keep_original: bool = False, **
     if record.on < len(record.applied):
         raise GearshiftError("A model cannot be optimized inside of `disabled`.")
     record.settings.update({k: getattr(wanted, k) for k in SAVED_SETTINGS if getattr(wanted, k) is not None})
-    context = Context(wanted, record, keep_original)
+    context = Context(wanted, record, keep_original, saved)
     for algorithm in wanted:
         stage = type(algorithm).facts.stage
         place = sum(type(a.algorithm).facts.stage <= stage for a in record.applied)

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from gearshift.planner.recording import Recording
-from gearshift.planner.solve import _costs, programme, search
+from gearshift.planner.fit import Fitting
+from gearshift.planner.solve import output_costs, programme, search, span_costs
 from gearshift.planner.surrogate import Surrogate
 from gearshift.steps.predict import Copy, Taylor
 
@@ -18,7 +19,7 @@ X = [float(p) + 0.1 * p**1.3 for p in range(STEPS)]
 
 
 def at(x):
-    return SimpleNamespace(x=x, scheduler=SimpleNamespace(config={"prediction_type": "sample"}))
+    return SimpleNamespace(x=x, position=0, scheduler=SimpleNamespace(config={"prediction_type": "sample"}))
 
 
 def denoise(p, sample):
@@ -56,22 +57,67 @@ def test_the_surrogate_tells_the_true_error(surrogate, predictor, computed):
     assert surrogate.error(computed, predictor) == pytest.approx(float((got - exact).norm() / exact.norm()), rel=1e-6)
 
 
-def independent(surrogate, computed, lines):
-    costs, last, before, total = _costs(surrogate, lines), computed[0], 0, 0.0
+COSTS = {
+    "repeat": lambda surrogate: output_costs(surrogate, lines=False),
+    "line": lambda surrogate: output_costs(surrogate, lines=True),
+    "fitted": span_costs,
+}
+
+
+def independent(costs, computed):
+    last, before, total = computed[0], 0, 0.0
     for following in [*computed[1:], STEPS]:
         total += costs[before, last, following]
         before, last = last, following
     return total
 
 
-@pytest.mark.parametrize("lines", [False, True])
+@pytest.mark.parametrize("kind", COSTS)
 @pytest.mark.parametrize("count", [2, 3, 5, 8])
-def test_the_programme_finds_the_minimum(surrogate, count, lines):
-    found = programme(surrogate, count, lines)
+def test_the_programme_finds_the_minimum(surrogate, count, kind):
+    costs = COSTS[kind](surrogate)
+    found = programme(costs, count)
     every = ([0, *rest] for rest in itertools.combinations(range(1, STEPS), count - 1))
-    least = min(independent(surrogate, schedule, lines) for schedule in every)
+    least = min(independent(costs, schedule) for schedule in every)
     assert len(found) == count
-    assert independent(surrogate, found, lines) == pytest.approx(least, rel=1e-9)
+    assert independent(costs, found) == pytest.approx(least, rel=1e-9)
+
+
+def test_what_fitted_weights_cannot_reach_is_the_least_squares_residual(surrogate):
+    costs = span_costs(surrogate)
+    outputs, samples = surrogate.outputs, surrogate.samples
+    span = np.stack([samples[4], outputs[4], outputs[2]], axis=1)
+    left = samples[7] - span @ np.linalg.lstsq(span, samples[7], rcond=None)[0]
+    assert costs[2, 4, 7] == pytest.approx((left @ left) * surrogate.amplification()[7] ** 2, rel=1e-5)
+    assert costs[2, 4, 5] == 0 and np.isinf(costs[4, 2, 7])
+
+
+def rehearse(computed, fitted):
+    """Relative error of the final sample with weights fitted in the run, or on the line."""
+    reference = Recording()
+    exact = run(range(STEPS), Copy(), reference)
+    sampler = Surrogate.of(reference, [0.0] * STEPS)
+    fitting, sample, kept, before = Fitting(reference=reference, sampler=sampler), None, [], torch.zeros(40).double()
+    sample = torch.linspace(-1, 1, 40).double()
+    for p in range(STEPS):
+        here = SimpleNamespace(position=p, x=X[p], sample=2 * sample, scheduler=at(0).scheduler)
+        coordinates = [x for x, _ in kept]
+        if p in computed:
+            output = denoise(p, sample)
+            kept = [(X[p], output), *kept][:3]
+        else:
+            weights = fitting.fit(here, coordinates, 1.0) if fitted else Taylor(1).weights(coordinates[:2], X[p])
+            columns = [o for _, o in kept] + ([here.sample] if fitted else [])
+            output = sum(w * c for w, c in zip(weights, columns, strict=False))
+        after = (0.97 - 0.01 * p) * sample + (0.1 + 0.02 * p) * output - 0.03 * before
+        fitting.note(here, output, sample, (after,))
+        sample, before = after, output
+    return float((sample - exact).norm() / exact.norm())
+
+
+@pytest.mark.parametrize("computed", [(0, 2, 5, 8), (0, 3, 6), (0, 1, 2, 4, 7)])
+def test_weights_fitted_in_the_run_keep_it_nearer_to_the_reference(computed):
+    assert rehearse(computed, fitted=True) < 0.7 * rehearse(computed, fitted=False)
 
 
 def test_the_search_never_makes_it_worse_and_keeps_the_count(surrogate):

@@ -78,7 +78,6 @@ ANNOUNCED: dict[str, Facts] = {
     "whisper_s2t": _batcher(),
     "fastercache": cacher_facts(Trait.ATTENTION),
     "pab": cacher_facts(Trait.ATTENTION),
-    "auto": cacher_facts(),
     "c_generate": _compiler(TEXT, Trait.TORCH_FORWARD, Trait.TORCH_MODULE),
     "c_translate": _compiler(TEXT, Trait.TORCH_FORWARD, Trait.TORCH_MODULE),
     "c_whisper": _compiler(SPEECH, Trait.TORCH_FORWARD, Trait.TORCH_MODULE),

@@ -24,6 +24,7 @@ class Denoiser:
         sample, timestep, text: names of forward's arguments. The sample comes first; Z-Image's is a list of tensors.
         timestep_scale, timestep_offset: argument = scheduler timestep * scale + offset.
         scaled_by: name of a config entry that the pipeline multiplies the timestep by.
+        output: the sign that the pipeline gives the output before the scheduler gets it; 0: not known.
         keep: layers that quantizers leave alone: embedders, adaptive norms' modulation, first and last projections.
         refiners: small stacks that run before `blocks` and are left out of them.
         interleaved: the lists of `blocks` take turns, block by block, instead of running one after another.
@@ -40,6 +41,7 @@ class Denoiser:
     timestep_scale: float = 1.0
     timestep_offset: float = 0.0
     scaled_by: str | None = None
+    output: float = 1.0
     keep: tuple[str, ...] = ()
     refiners: tuple[str, ...] = ()
     interleaved: bool = False

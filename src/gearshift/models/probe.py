@@ -32,6 +32,7 @@ def probe(module: nn.Module) -> Denoiser:
         sample=arguments[0] if arguments else "sample",
         timestep=timestep_name(module),
         text="encoder_hidden_states" if "encoder_hidden_states" in arguments else None,
+        output=0.0,
         keep=_outside(module, blocks),
         unet=unet,
     )

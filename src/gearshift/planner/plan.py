@@ -1,20 +1,24 @@
-"""From a speed that is asked for to a schedule: how many steps that is, which ones, and the proof by running them."""
+"""From a speed or a quality that is asked for to a schedule: how many steps, which ones, and the proof by real runs."""
 
 from __future__ import annotations
 
+import random
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
 
-import numpy as np
-
+from gearshift.planner.fit import Fitting
 from gearshift.planner.recording import Recording
-from gearshift.planner.solve import solve
+from gearshift.planner.solve import moved, programme, solve, span_costs
 from gearshift.planner.surrogate import Surrogate
+from gearshift.steps.planned import Schedule
 from gearshift.steps.predict import Predictor
 
 GUESS = 0.25  # share of the feedback that served best on trained models where only one can be taken
 TRIED = (0.0, 0.25, 0.5, 1.0)
+MOVES = 24
+Distance = Callable[[Recording, Recording], float]
 
 
 @dataclass(frozen=True)
@@ -22,14 +26,21 @@ class Found:
     """A schedule and what is known of it.
 
     Attributes:
-        computed: positions of the computed steps.
-        error: relative error of the final sample: the surrogate's estimate, or measured where it was run.
+        error: relative error of the final sample: the surrogate's estimate, or the distance measured where it was run.
         seconds: of the whole call as run; 0 where it was not.
     """
 
-    computed: list[int]
+    schedule: Schedule
     error: float
     seconds: float = 0.0
+
+
+def apart(run: Recording, reference: Recording) -> float:
+    """Relative distance of two runs' final samples: the geometric mean over the batch, so that dB are averaged."""
+    assert run.sample is not None and reference.sample is not None
+    exact = reference.sample.detach().flatten(1).double()
+    off = (run.sample.detach().flatten(1).double() - exact).norm(dim=1) / exact.norm(dim=1).clamp_min(1e-12)
+    return float(off.clamp_min(1e-12).log().mean().exp())
 
 
 def count_for(recording: Recording, fraction: float, outside: float = 0.0) -> int:
@@ -48,36 +59,78 @@ def count_for(recording: Recording, fraction: float, outside: float = 0.0) -> in
 
 def guess(recording: Recording, count: int, predictor: Predictor) -> Found:
     """The schedule for one recording, nothing run."""
-    surrogate = _surrogate(recording, GUESS)
+    surrogate = surrogate_of(recording, GUESS)
     computed = solve(surrogate, count, predictor)
-    return Found(computed, surrogate.error(computed, predictor))
+    return Found(Schedule(_positions(recording, computed)), surrogate.error(computed, predictor))
 
 
-def prove(
-    recording: Recording,
-    count: int,
-    predictor: Predictor,
-    run: Callable[[list[int]], Recording],
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Found:
-    """The best schedule of several, each for another share of the feedback, by running them.
+@dataclass
+class Rehearsals:
+    """Real runs of one call under different schedules.
 
-    Args:
-        recording: the fully computed run.
-        run: runs the same call with only these steps computed, and records it.
+    Attributes:
+        reference: the fully computed run.
+        run: runs the call under a schedule and into a recording.
+        predictor: fills in where weights are not fitted.
+        fitted: whether they are.
+        distance: what is to be small, of a run and the reference.
         on_progress: called with runs done and runs in all.
     """
-    schedules = {tuple(solve(_surrogate(recording, share), count, predictor)) for share in TRIED}
-    found = []
-    for done, computed in enumerate(sorted(schedules)):
-        start = time.perf_counter()
-        final = run(list(computed)).samples[-1]
-        seconds = time.perf_counter() - start
-        error = np.linalg.norm(final - recording.samples[-1]) / np.linalg.norm(recording.samples[-1])
-        found.append(Found(list(computed), float(error), seconds))
-        on_progress(done + 1, len(schedules))
-    return min(found, key=lambda f: f.error)
+
+    reference: Recording
+    run: Callable[[Schedule, Recording], None]
+    predictor: Predictor
+    fitted: bool
+    distance: Distance = apart
+    on_progress: Callable[[int, int], None] = lambda done, total: None
+    done: int = 0
+    tried: dict[tuple[int, ...], Found] = field(default_factory=dict)
+
+    def best(self, count: int, moves: int = MOVES, seed: int = 0) -> Found:
+        """The best schedule of `count` steps: several that are solved for, then `moves` neighbors of the best one."""
+        chance = random.Random(seed)
+        solved = sorted(set(self._solved(count)))
+        total = self.done + len(solved) + (moves if len(solved[0]) < self.reference.steps else 0)
+        found = min((self.trial(computed, total) for computed in solved), key=lambda f: f.error)
+        best = next(c for c in solved if self.tried[c] is found)
+        for _ in range(total - self.done):
+            neighbor = tuple(moved(list(best), self.reference.steps, chance))
+            rival = self.trial(neighbor, total)
+            if rival.error < found.error:
+                best, found = neighbor, rival
+        return found
+
+    def trial(self, computed: tuple[int, ...], total: int = 1) -> Found:
+        """Run one schedule, given as step numbers."""
+        if computed not in self.tried:
+            recording = self._empty()
+            start = time.perf_counter()
+            self.run(Schedule(_positions(self.reference, computed)), recording)
+            seconds = time.perf_counter() - start
+            schedule = Schedule(_positions(self.reference, computed), getattr(recording, "weights", {}))
+            self.tried[computed] = Found(schedule, self.distance(recording, self.reference), seconds)
+        self.done += 1
+        self.on_progress(self.done, total)
+        return self.tried[computed]
+
+    def _empty(self) -> Recording:
+        if not self.fitted:
+            return Recording()
+        return Fitting(reference=self.reference, sampler=surrogate_of(self.reference, 0.0))
+
+    def _solved(self, count: int) -> Iterator[tuple[int, ...]]:
+        for share in TRIED:
+            surrogate = surrogate_of(self.reference, share)
+            if self.fitted:
+                yield tuple(programme(span_costs(surrogate), count))
+            else:
+                yield tuple(solve(surrogate, count, self.predictor))
 
 
-def _surrogate(recording: Recording, share: float) -> Surrogate:
+def surrogate_of(recording: Recording, share: float) -> Surrogate:
+    """The surrogate with this share of the feedback that a fixed clean image would give."""
     return Surrogate.of(recording, [share * f for f in recording.feedback])
+
+
+def _positions(recording: Recording, computed: Any) -> tuple[int, ...]:
+    return tuple(int(p) + recording.start for p in computed)

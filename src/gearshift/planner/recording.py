@@ -16,7 +16,7 @@ from gearshift.steps.run import is_flow
 if TYPE_CHECKING:
     from gearshift.steps.run import Run
 
-DIRECTIONS = 512
+DIRECTIONS = 4096
 MOST_FEEDBACK = 2.0
 
 
@@ -35,6 +35,8 @@ class Recording:
             the denoiser sees in it to stay where it is.
         seconds: wall clock of each step.
         denoising: wall clock spent in the denoiser, over all steps.
+        sample: the newest sample itself.
+        start: position of the run's first step on the scheduler's list.
     """
 
     outputs: list[np.ndarray] = field(default_factory=list)
@@ -43,6 +45,8 @@ class Recording:
     feedback: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     denoising: float = 0.0
+    sample: torch.Tensor | None = None
+    start: int = 0
     _project: Callable[[torch.Tensor], np.ndarray] | None = None
     _since: float = field(default_factory=time.perf_counter)
 
@@ -63,9 +67,11 @@ class Recording:
         """Take in one call of the scheduler's `step`."""
         if self._project is None:
             self._project = _projection(output)
+            self.start = run.position
             self.samples.append(self._project(sample))
         self.outputs.append(self._project(output))
-        self.samples.append(self._project(answer[0] if isinstance(answer, tuple) else answer.prev_sample))
+        self.sample = answer[0] if isinstance(answer, tuple) else answer.prev_sample
+        self.samples.append(self._project(self.sample))
         self.x.append(run.x)
         self.feedback.append(min(feedback(run.scheduler, run.x), MOST_FEEDBACK))
         now = time.perf_counter()
@@ -79,6 +85,8 @@ def feedback(scheduler: Any, x: float) -> float:
     The output is noise, velocity or the clean image itself; the sample is scaled to unit variance, or, for schedulers
     that start from large sigmas, noise on top of an unscaled image.
     """
+    if scheduler is None:
+        return 0.0
     if is_flow(scheduler):
         return 1 / max(x, 1e-3)
     kind = scheduler.config.get("prediction_type", "epsilon")

@@ -16,28 +16,32 @@ def solve(surrogate: Surrogate, count: int, predictor: Predictor, moves: int = 1
     The dynamic programme takes the errors of single filled-in steps as independent; the search that follows lets them
     add up and cancel.
     """
-    best = programme(surrogate, count, lines=predictor.depth > 1)
+    best = programme(output_costs(surrogate, lines=predictor.depth > 1), count)
     return search(surrogate, best, predictor, moves, seed)
 
 
-def programme(surrogate: Surrogate, count: int, lines: bool) -> list[int]:
-    """Exact minimum of the summed squared errors, each step filled in from the last two computed ones (or the last)."""
-    steps = surrogate.steps
-    count = min(max(count, 2 if lines else 1), steps)
-    costs = _costs(surrogate, lines)  # [before, last, next]: all steps between last and next filled in
+def programme(costs: np.ndarray, count: int) -> list[int]:
+    """Exact minimum of the summed costs over all schedules of `count` steps.
+
+    Args:
+        costs: [before, last, next] of filling in all steps between `last` and `next` from the outputs at `before` and
+            `last`; infinite where that is no schedule.
+    """
+    steps = costs.shape[0]
+    count = min(max(count, 2), steps)
     total = np.full((steps, steps), np.inf)  # over (before, last)
     total[0, 0] = 0.0
-    came = np.zeros((count, steps, steps), dtype=int)
+    came = np.zeros((count, steps, steps), dtype=np.int16)
     for n in range(1, count):
         reached = total[:, :, None] + costs[:, :, :steps]
         came[n] = reached.argmin(0)
-        total = reached.min(0)
+        total = np.take_along_axis(reached, came[n][None].astype(int), 0)[0]
     final = total + costs[:, :, steps]
-    before, last = np.unravel_index(final.argmin(), final.shape)
-    found = [int(last)]
+    before, last = (int(v) for v in np.unravel_index(final.argmin(), final.shape))
+    found = [last]
     for n in range(count - 1, 0, -1):
-        found.append(int(before))
-        before, last = came[n][before, last], before
+        found.append(before)
+        before, last = int(came[n][before, last]), before
     return sorted(set(found))
 
 
@@ -46,14 +50,14 @@ def search(surrogate: Surrogate, start: list[int], predictor: Predictor, moves: 
     chance = random.Random(seed)
     best, least = list(start), surrogate.error(start, predictor)
     for _ in range(moves):
-        trial = _moved(best, surrogate.steps, chance)
+        trial = moved(best, surrogate.steps, chance)
         error = surrogate.error(trial, predictor)
         if error < least:
             best, least = trial, error
     return best
 
 
-def _moved(schedule: list[int], steps: int, chance: random.Random) -> list[int]:
+def moved(schedule: list[int], steps: int, chance: random.Random) -> list[int]:
     """Another schedule: one or two of its steps, never the first, put a little elsewhere or anywhere."""
     chosen = set(schedule)
     for _ in range(chance.choice((1, 1, 2))):
@@ -68,8 +72,8 @@ def _moved(schedule: list[int], steps: int, chance: random.Random) -> list[int]:
     return sorted(chosen)
 
 
-def _costs(surrogate: Surrogate, lines: bool) -> np.ndarray:
-    """[before, last, next]: squared error in the final sample of the steps between last and next."""
+def output_costs(surrogate: Surrogate, lines: bool) -> np.ndarray:
+    """Costs of extrapolating along a line, or of repeating: squared error in the final sample, step by step."""
     steps, x = surrogate.steps, np.array(surrogate.x)
     gram = surrogate.outputs @ surrogate.outputs.T
     k, i, p = np.ogrid[:steps, :steps, :steps]  # before, last, and the step that is filled in
@@ -83,5 +87,30 @@ def _costs(surrogate: Surrogate, lines: bool) -> np.ndarray:
     )  # fmt: skip
     single = np.maximum(squared, 0) * surrogate.sensitivity()[p] ** 2
     sums = np.concatenate([np.zeros((steps, steps, 1)), np.cumsum(np.where(p > i, single, 0.0), axis=2)], axis=2)
-    allowed = (np.arange(steps + 1)[None, None, :] > i) & ((k < i) | ((k == 0) & (i == 0)))
-    return np.where(allowed, sums, np.inf)
+    return np.where(_possible(steps), sums, np.inf)
+
+
+def span_costs(surrogate: Surrogate) -> np.ndarray:
+    """Costs with fitted weights: what of the next computed step's sample lies outside of all that could be mixed.
+
+    That is the sample and the output at the last computed step and the output at the one before.
+    """
+    steps = surrogate.steps
+    outputs, samples = surrogate.outputs, surrogate.samples
+    costs = np.full((steps, steps, steps + 1), np.inf)
+    amplified = surrogate.amplification() ** 2
+    for last in range(steps):
+        pair, _ = np.linalg.qr(np.stack([samples[last], outputs[last]], axis=1))
+        left, before = (v - (v @ pair) @ pair.T for v in (samples, outputs[: last or 1]))
+        before = before / np.maximum(np.linalg.norm(before, axis=1, keepdims=True), 1e-30)
+        outside = (left**2).sum(1)[None] - (before @ left.T) ** 2
+        costs[: last or 1, last] = np.maximum(outside, 0.0) * amplified
+    following = np.arange(steps)
+    costs[:, following, following + 1] = 0.0  # nothing lies between
+    return np.where(_possible(steps), costs, np.inf)
+
+
+def _possible(steps: int) -> np.ndarray:
+    """[before, last, next] that can follow one another; at the start the first step is its own `before`."""
+    k, i, p = np.ogrid[:steps, :steps, : steps + 1]
+    return (p > i) & ((k < i) | ((k == 0) & (i == 0)))

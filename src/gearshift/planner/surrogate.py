@@ -19,13 +19,15 @@ class Surrogate:
     number a step; errors themselves are vectors, so that those of neighboring steps can add up or cancel.
 
     Attributes:
-        outputs: [steps, directions].
+        outputs: [steps, n], in as few dimensions as keep all lengths and angles among outputs and samples.
+        samples: [steps + 1, n].
         x: coordinates [steps].
         a, b, c, feedback: [steps].
         scale: length of the final sample.
     """
 
     outputs: np.ndarray
+    samples: np.ndarray
     x: list[float]
     a: np.ndarray
     b: np.ndarray
@@ -43,7 +45,10 @@ class Surrogate:
             fit = np.linalg.lstsq(np.stack(columns, 1), samples[p + 1], rcond=None)[0]
             fits.append([*fit, *[0.0] * (3 - len(fit))])
         a, b, c = np.array(fits).T
-        return Surrogate(outputs, list(recording.x), a, b, c, np.asarray(feedback), float(np.linalg.norm(samples[-1])))
+        scale = float(np.linalg.norm(samples[-1]))
+        flat = np.linalg.qr(np.concatenate([outputs, samples]).T, mode="r").T
+        outputs, samples = flat[: len(outputs)], flat[len(outputs) :]
+        return Surrogate(outputs, samples, list(recording.x), a, b, c, np.asarray(feedback), scale)
 
     @property
     def steps(self) -> int:
@@ -70,11 +75,14 @@ class Surrogate:
 
     def sensitivity(self) -> np.ndarray:
         """How much longer or shorter an error made in each step's output is in the final sample, [steps]."""
-        found = np.zeros(self.steps)
-        for start in range(self.steps):
-            sample, before = self.b[start], 1.0
-            for p in range(start + 1, self.steps):
-                output = self.feedback[p] * sample
-                sample, before = self.a[p] * sample + self.b[p] * output + self.c[p] * before, output
-            found[start] = abs(sample)
-        return found
+        return np.array([self._carried(p + 1, self.b[p], 1.0) for p in range(self.steps)])
+
+    def amplification(self) -> np.ndarray:
+        """The same for an error of the sample before each step, and after the last, [steps + 1]."""
+        return np.array([self._carried(p, 1.0, 0.0) for p in range(self.steps + 1)])
+
+    def _carried(self, start: int, sample: float, before: float) -> float:
+        for p in range(start, self.steps):
+            output = self.feedback[p] * sample
+            sample, before = self.a[p] * sample + self.b[p] * output + self.c[p] * before, output
+        return abs(sample)

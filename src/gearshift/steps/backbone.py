@@ -23,12 +23,14 @@ class Backbone(Gate):
 
     Attributes:
         row: what is known of the denoiser's class.
+        sign: of the output in the scheduler, 0 if that is not known.
         clocks: clocks on schedulers that were found at a call, newest last.
     """
 
     def __init__(self, module: Any, row: Denoiser) -> None:
         super().__init__(module)
         self.row = row
+        self.sign = row.output
         self.order = [n for n in inspect.signature(type(module).forward).parameters if n != "self"]
         self.clocks: list[Clock] = []
         self.lost = False

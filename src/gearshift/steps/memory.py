@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from gearshift.steps.predict import Predictor
 from gearshift.steps.tree import replaced, tensors
 
 
@@ -38,15 +38,21 @@ class Memory:
             self.copies = True
         return None if self.history else "nothing is kept yet"
 
-    def fill(self, predictor: Predictor, x: float) -> Any:
-        """The predicted output at coordinate `x`."""
-        newest = self.history[-1]
-        weights = [1.0]
-        if len(self.history) > 1:
-            weights = predictor.weights([kept.at for kept in reversed(self.history)], x)
-        if weights == [1.0] and not self.copies:
-            return newest.output
-        return blend(self.history, weights)
+    @property
+    def at(self) -> list[float]:
+        """Coordinates of the kept outputs, newest first."""
+        return [kept.at for kept in reversed(self.history)]
+
+    def like(self, latent: Any) -> bool:
+        """Whether what is kept is one tensor of the latent's shape."""
+        shapes = [t.shape for t in self.history[-1].tensors]
+        return isinstance(latent, torch.Tensor) and shapes == [latent.shape]
+
+    def fill(self, weights: Sequence[float], latent: Any = None) -> Any:
+        """The weighted sum of kept outputs, newest first; a further weight is the latent's."""
+        if list(weights) == [1.0] and not self.copies:
+            return self.history[-1].output
+        return blend(self.history, weights, latent)
 
     def keep(self, at: float, output: Any) -> None:
         """Keep a computed output and its coordinate."""
@@ -71,7 +77,7 @@ class Kept:
         return any(t._version != v for t, v in zip(self.tensors, self.versions, strict=False))
 
 
-def blend(history: deque[Kept], weights: list[float]) -> Any:
+def blend(history: deque[Kept], weights: Sequence[float], latent: Any = None) -> Any:
     """The weighted sum of kept outputs, newest first in `weights`, in the newest output's structure and dtypes.
 
     Half-precision outputs are summed in float32: extrapolation weights are large and of both signs.
@@ -84,7 +90,9 @@ def blend(history: deque[Kept], weights: list[float]) -> Any:
             continue
         wide = torch.float32 if tensor.dtype in (torch.float16, torch.bfloat16) else tensor.dtype
         total = tensor.to(wide) * weights[0]
-        for kept, weight in zip(list(history)[-2::-1], weights[1:], strict=False):
-            total.add_(kept.tensors[i].to(wide), alpha=weight)
+        others = [kept.tensors[i] for kept in list(history)[-2::-1]] + ([latent] if latent is not None else [])
+        for other, weight in zip(others, weights[1:], strict=False):
+            if weight:
+                total.add_(other.to(wide), alpha=weight)
         sums.append(total.to(tensor.dtype))
     return replaced(newest.output, sums)

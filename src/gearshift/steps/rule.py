@@ -11,10 +11,11 @@ import torch
 from gearshift.core.errors import GearshiftWarning
 from gearshift.steps.decision import Action, Decision, RunLog
 from gearshift.steps.memory import Memory
+from gearshift.steps.planned import Planned
 from gearshift.steps.predict import Predictor
 from gearshift.steps.run import Run
 from gearshift.steps.tree import signature
-from gearshift.steps.trigger import Planned, Trigger
+from gearshift.steps.trigger import Trigger
 
 if TYPE_CHECKING:
     from gearshift.core.record import Record
@@ -56,7 +57,7 @@ class Rule:
             if memory.step == run.step:  # a second call within one pass has no past of its own
                 return gate.compute(*args, **kwargs)
             memory.step = run.step
-            self._open(run, memory, args, kwargs)
+            self._open(run, gate, memory, args, kwargs)
         if memory.filling is not None:
             return memory.filling
         output = self._compute(run, gate, args, kwargs)
@@ -82,15 +83,22 @@ class Rule:
             return gate.compute(*args, **kwargs)
         return run.recording.timed(lambda: gate.compute(*args, **kwargs))
 
-    def _open(self, run: Run, memory: Memory, args: tuple, kwargs: dict[str, Any]) -> None:
+    def _open(self, run: Run, gate: Gate, memory: Memory, args: tuple, kwargs: dict[str, Any]) -> None:
         """Decide for a place, and predict its output if it is to be filled in."""
         memory.filling = None
         nothing = memory.meet(signature(args, kwargs))
         planned = self._planned(run)
         if planned.action is Action.FILL and nothing is None:
-            memory.filling = memory.fill(self.predictor, run.x)
+            memory.filling = self._filled(run, gate, memory)
         elif planned.action is Action.FILL:
             self._log(run).note(replace(planned, action=Action.COMPUTE, reason=nothing or ""))
+
+    def _filled(self, run: Run, gate: Gate, memory: Memory) -> Any:
+        if not isinstance(self.predictor, Planned):
+            return memory.fill(self.predictor.weights(memory.at, run.x))
+        latent = run.sample if memory.like(run.sample) else None
+        sign = getattr(gate, "sign", 0.0) if latent is not None else 0.0
+        return memory.fill(self.predictor.weights_in(run, run.states[self], memory.at, sign), latent)
 
     def _planned(self, run: Run) -> Decision:
         """The decision for a step and branch; the trigger is asked once a step, so that all places go the same way."""

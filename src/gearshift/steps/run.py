@@ -128,6 +128,11 @@ class Run:
         return len(self._timesteps) - (self.position - self.step) if self._timesteps else 0
 
     @property
+    def length(self) -> int:
+        """Steps of this run as the scheduler or the caller tells; 0 if nobody does."""
+        return self.total or len(self._coordinates)
+
+    @property
     def x(self) -> float:
         """Where this step is on the noise schedule: log-SNR, sigma for flow matching, or the step number."""
         return self._coordinates[self.position] if self.position < len(self._coordinates) else float(self.step)
@@ -142,8 +147,15 @@ class Run:
             return True
         return self.position < len(self._timesteps) and close(self._timesteps[self.position], timestep)
 
-    def tick(self) -> None:
-        """A step is done. After the last one the run ends."""
+    def tick(self, output: Any = None, sample: Any = None, following: Any = None) -> None:
+        """A step is done. After the last one the run ends.
+
+        Args:
+            output, sample, following: in a loop of the caller's own what the denoiser said, guidance included, the
+                sample it said it of, and the next sample: tensors of one shape. Only planning needs them.
+        """
+        if self.recording is not None and output is not None:
+            self.recording.note(self, output, sample, (following,))
         self.step += 1
         self.position += 1
         self.branch = self.sample = None

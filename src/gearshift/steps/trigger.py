@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -72,44 +71,6 @@ class Drift:
 
     def excuse(self, run: Run | None) -> str | None:
         return None
-
-
-@dataclass(eq=False)
-class Planned:
-    """Compute the steps of a plan. A run that there is no plan for is computed whole, and recorded to make one.
-
-    Attributes:
-        record: makes an empty recording.
-        plan: makes the positions to compute from a complete one.
-        plans: positions by `Run.key`.
-        following: positions to follow whatever the plans say, in runs that are recorded and make no plan.
-        newest: key and recording of the newest recorded run.
-    """
-
-    record: Callable[[], Any]
-    plan: Callable[[Any], list[int]]
-    plans: dict[str, list[int]] = field(default_factory=dict)
-    following: Sequence[int] | None = None
-    newest: tuple[str, Any] | None = None
-
-    def reason_to_compute(self, run: Run, state: dict[str, Any]) -> str | None:
-        computed = self.plans.get(run.key) if self.following is None else self.following
-        if run.recording is None and (computed is None or self.following is not None):
-            run.recording = self.record()
-        if computed is None:
-            return "recorded to make a plan"
-        return "planned" if run.position in computed else None
-
-    def excuse(self, run: Run | None) -> str | None:
-        return "it was recorded to make a plan" if run is not None and run.recording is not None else None
-
-    def finish(self, run: Run) -> None:
-        """Make the plan at the end of a recorded run."""
-        if run.recording is None or run.recording.steps < run.total:
-            return
-        self.newest = (run.key, run.recording)
-        if self.following is None and run.key not in self.plans:
-            self.plans[run.key] = self.plan(run.recording)
 
 
 def as_one(sample: Any) -> Any:

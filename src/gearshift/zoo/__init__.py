@@ -24,12 +24,12 @@ _ARGUMENTS: dict[str, dict[str, Any]] = {"flux": {"height": 32, "width": 32, "ma
 
 
 def names() -> tuple[str, ...]:
-    """The models that there are: 'text-to-image' (StableDiffusionPipeline), 'dit' (DiTPipeline), 'flux' (FluxPipeline)."""
+    """The models that there are: a StableDiffusionPipeline, a DiTPipeline, and a FluxPipeline."""
     return tuple(_FOLDERS)
 
 
 def arguments(name: str) -> dict[str, Any]:
-    """What a model's pipeline has to be told at every call, besides what is wanted: sizes that its class guesses wrong."""
+    """What a model's pipeline has to be told at every call: sizes that its class guesses wrong."""
     return dict(_ARGUMENTS.get(name, {}))
 
 

@@ -40,6 +40,11 @@ def mode_param() -> Any:
     )
 
 
+def speed_param() -> Any:
+    """The speed that a plan is to reach."""
+    return param(0.5, between=(0.0, 1.0), help="wanted time as a fraction of the uncached time; smaller is faster")
+
+
 def custom_param() -> Any:
     """Whether the caller vouches for the model; `vouches` then answers with `VOUCHED`."""
     return param(

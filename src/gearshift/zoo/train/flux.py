@@ -77,13 +77,13 @@ class Velocity:
         self.pooled, self.ids, self.places = pooled, ids, places
 
     def __call__(
-        self, models: nn.ModuleDict, noisy: torch.Tensor, sigma: torch.Tensor, rows: torch.Tensor, guidance: torch.Tensor
+        self, models: nn.ModuleDict, noisy: torch.Tensor, sigma: torch.Tensor, rows: torch.Tensor, scale: torch.Tensor
     ) -> torch.Tensor:
         """Velocity [n, tokens, 16] for captions `rows`, int64 [n]."""
         return models["transformer"](
             noisy,
             timestep=sigma,
-            guidance=guidance,
+            guidance=scale,
             pooled_projections=self.pooled[rows],
             encoder_hidden_states=models["text_encoder_2"](self.ids[rows])[0],
             txt_ids=torch.zeros(self.ids.shape[1], 3),
@@ -125,13 +125,11 @@ def main(steps: int = 700, distilling: int = 250) -> None:
     root = path("flux", must_exist=False)
     words = tokenizer(root / "tokenizer")
     torch.manual_seed(0)
-    models = build(len(words))  # type: ignore[arg-type]
+    models, ids = build(len(words)), token_table(words)  # type: ignore[arg-type]
     latents, garments, colors = encoded()
     packed = FluxPipeline._pack_latents(latents, len(latents), 4, 8, 8)
-    ids = token_table(words)
     places = FluxPipeline._prepare_latent_image_ids(1, 4, 4, torch.device("cpu"), torch.float32)
-    velocity = Velocity(summaries(ids), ids, places)
-    nothing = len(ids) - 1
+    velocity, nothing = Velocity(summaries(ids), ids, places), len(ids) - 1
 
     def captioned(chosen: torch.Tensor) -> torch.Tensor:
         pair = garments[chosen] * len(COLORS) + colors[chosen]

@@ -1,0 +1,43 @@
+"""Find the steps to compute for a wanted speed."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from gearshift.algorithms.cachers import VOUCHED, cacher_facts, custom_param, mode_param, speed_param
+from gearshift.core.algorithm import Algorithm
+from gearshift.core.context import Context
+from gearshift.core.facts import Trait
+from gearshift.core.param import param
+
+
+class Auto(Algorithm):
+    """Find the schedule of computed and filled-in steps that reaches a wanted speed with least loss.
+
+    With `data` (a list whose first item is a dict of the pipeline's arguments) that call is rehearsed while optimizing;
+    without, the first call is computed whole and recorded, and calls after it follow the schedule that it gives.
+    """
+
+    follows_plans: ClassVar[bool] = True
+    facts = cacher_facts()
+    speed_factor: float = speed_param()
+    cache_mode: str = mode_param()
+    objective: str = param(
+        "fidelity",
+        choices=("fidelity", "quality"),
+        help="stay close to the uncached output ('fidelity'), or have its statistics ('quality'; needs `data`)",
+    )
+    custom_model: bool = custom_param()
+
+    def vouches(self) -> frozenset[Trait]:
+        return VOUCHED if self.custom_model else frozenset()
+
+    def apply(self, model: Any, context: Context) -> None:
+        from gearshift.algorithms.cachers.planning import Goal, plan_or_wait
+        from gearshift.planner.plan import apart
+        from gearshift.planner.quality import unlike
+
+        distance = unlike if self.objective == "quality" else apart
+        plan_or_wait(
+            model, context, Goal(self.name, fraction=self.speed_factor, mode=self.cache_mode, distance=distance)
+        )

@@ -1,0 +1,243 @@
+"""What the planned cachers share: install a plan's rule, and find the plan by rehearsing a call."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from gearshift.core.context import Context
+from gearshift.core.errors import BadValue, GearshiftError
+
+if TYPE_CHECKING:
+    from gearshift.planner.plan import Distance, Found, Rehearsals
+    from gearshift.planner.proposal import Plan
+    from gearshift.planner.recording import Recording
+    from gearshift.steps.planned import Planned, Schedule
+
+FITTED_DEPTH = 3
+SEARCHES = 7  # counts that are tried on the way to a quality, at most
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What is asked of a plan: a fraction of the time, or a quality in dB.
+
+    Attributes:
+        mode: 'taylor' extrapolates, with fitted weights where a call can be rehearsed; 'default' repeats.
+        order: of the extrapolation.
+        distance: what is to be small; None: of the final samples.
+        named: what says so, in the user's sentences.
+    """
+
+    named: str
+    fraction: float | None = None
+    quality: float | None = None
+    mode: str = "taylor"
+    order: int = 1
+    distance: Distance | None = None
+
+    def __str__(self) -> str:
+        return f"{self.fraction:.2f} of the time" if self.fraction is not None else f"{self.quality:.0f} dB"
+
+
+def install(model: Any, context: Context, goal: Goal) -> Planned:
+    """Put the rule of a plan on a model, with the schedules that were saved with it."""
+    from gearshift.planner.recording import Recording
+    from gearshift.steps.install import cache
+    from gearshift.steps.planned import Planned, Schedule
+    from gearshift.steps.predict import Taylor, by_mode
+    from gearshift.steps.site import backbone
+
+    kept = {key: Schedule.of(data) for key, data in context.saved.get("schedules", {}).items()}
+    context.save(schedules={key: schedule.as_data() for key, schedule in kept.items()})
+    taylor = goal.mode == "taylor"
+    base = Taylor(goal.order) if taylor else by_mode(goal.mode)
+    depth = max(base.depth, FITTED_DEPTH) if taylor else 1
+
+    def plan(recording: Recording) -> Schedule:
+        return _guessed(recording, goal, base)
+
+    assert context.applied is not None
+    saved = context.applied.saved["schedules"]
+
+    def keep(key: str, schedule: Schedule) -> None:
+        saved[key] = schedule.as_data()
+
+    planned = Planned(Recording, plan, base, depth, kept, keep)
+    cache(model, context, backbone, planned, planned)
+    return planned
+
+
+def plan_or_wait(model: Any, context: Context, goal: Goal) -> None:
+    """Install the rule; plan now if the recipe's data holds a call and no plan was saved, else at the first call."""
+    planned = install(model, context, goal)
+    plan = None if planned.schedules else find(model, planned, goal, context.recipe.data)
+    if plan is not None:
+        context.measured(
+            computed_steps=f"{len(plan.schedule.computed)} of {plan.steps}",
+            relative_error_of_the_latent=plan.error,
+            fraction_of_time=plan.fraction,
+            planning_runs=plan.runs,
+            planning_seconds=plan.seconds,
+        )
+
+
+def find(model: Any, planned: Planned, goal: Goal, given: Any) -> Plan | None:
+    """Find a plan by rehearsing the call in `given`; None if it holds no call.
+
+    Args:
+        given: a list whose first item is a dict of the pipeline's arguments.
+    """
+    from gearshift.planner.recording import Recording
+
+    call = rehearsal(model, given)
+    if call is None:
+        return None
+    start = time.perf_counter()
+
+    def run(schedule: Schedule | None, recording: Any) -> float:
+        begun = time.perf_counter()
+        with planned.rehearsing(schedule, recording):
+            call()
+        if not recording.steps:
+            raise GearshiftError(f"{goal.named} cannot plan: no scheduler was heard during the call in `data`.")
+        return time.perf_counter() - begun
+
+    run(None, Recording())  # the first call of a pipeline is slower than those that follow
+    reference = Recording()
+    full = run(None, reference)
+    found, runs = _searched(goal, planned, reference, full, lambda s, r: run(s, r) and None)
+    planned.learn(planned.key, found.schedule)
+    return _proposed(goal, planned.key, reference, found, full, runs + 2, time.perf_counter() - start)
+
+
+def rehearsal(model: Any, given: Any) -> Callable[[], None] | None:
+    """The call that the caller gave as data, always with the same noise; None without one."""
+    call = next(iter(given), None) if given is not None else None
+    if not isinstance(call, Mapping) or hasattr(model, "forward"):
+        return None
+    import torch
+
+    def rehearse() -> None:
+        with torch.random.fork_rng(), _silent(model):
+            torch.manual_seed(0)
+            model(**call)
+
+    return rehearse
+
+
+def _guessed(recording: Recording, goal: Goal, base: Any) -> Schedule:
+    """The schedule for a call that was recorded as it came."""
+    from gearshift.planner.plan import count_for, guess
+
+    assert goal.fraction is not None
+    found = guess(recording, count_for(recording, goal.fraction), base)
+    say(
+        f"{goal.named} will compute {len(found.schedule.computed)} of {recording.steps} steps in calls like this one; "
+        "with `data` it could rehearse a call and fit the rest."
+    )
+    return found.schedule
+
+
+def _searched(
+    goal: Goal, planned: Planned, reference: Recording, full: float, run: Callable[[Schedule, Any], None]
+) -> tuple[Found, int]:
+    """The best schedule for the goal, and how many runs it took."""
+    from gearshift.planner.plan import MOVES, TRIED, Rehearsals, apart, count_for
+
+    with _progress(goal.named) as advance:
+        rehearsals = Rehearsals(
+            reference, run, planned.base, goal.mode == "taylor", goal.distance or apart, on_progress=advance
+        )
+        if goal.fraction is not None:
+            count = count_for(reference, goal.fraction, outside=full - sum(reference.seconds))
+            cost = (len(TRIED) + MOVES) * full * count / reference.steps
+            say(f"{goal.named} is planning {count} of {reference.steps} steps, which takes about {cost:.0f} s.")
+        else:
+            cost = SEARCHES * len(TRIED) * full / 2
+            say(f"{goal.named} is looking for the fewest steps at {goal}, which takes up to about {cost:.0f} s.")
+            count = _fewest(goal, rehearsals)
+        return rehearsals.best(count), rehearsals.done
+
+
+def _fewest(goal: Goal, rehearsals: Rehearsals) -> int:
+    """The least number of steps whose solved schedule keeps the quality, by bisection."""
+    assert goal.quality is not None
+    allowed = 10 ** (-goal.quality / 20)
+    low, high = 2, rehearsals.reference.steps
+    while low < high:
+        middle = (low + high) // 2
+        if rehearsals.best(middle, moves=0).error <= allowed:
+            high = middle
+        else:
+            low = middle + 1
+    return high
+
+
+def _proposed(
+    goal: Goal, key: str, reference: Recording, found: Found, full: float, runs: int, seconds: float
+) -> Plan:
+    from gearshift.planner.plan import GUESS, surrogate_of
+    from gearshift.planner.proposal import Plan
+
+    return Plan(
+        key=key,
+        steps=reference.steps,
+        schedule=found.schedule,
+        asked=str(goal),
+        mode=goal.mode,
+        error=found.error,
+        fraction=found.seconds / full,
+        sensitivity=[float(s) for s in surrogate_of(reference, GUESS).sensitivity()],
+        runs=runs,
+        seconds=seconds,
+    )
+
+
+def say(sentence: str) -> None:
+    """One line for the user, on standard error."""
+    print(f"gearshift: {sentence}", file=sys.stderr)
+
+
+@contextmanager
+def _silent(pipe: Any) -> Iterator[None]:
+    """Without the pipeline's own progress bar."""
+    shown = dict(getattr(pipe, "_progress_bar_config", {}))
+    if not hasattr(pipe, "set_progress_bar_config"):
+        yield
+        return
+    pipe.set_progress_bar_config(**{**shown, "disable": True})
+    try:
+        yield
+    finally:
+        pipe.set_progress_bar_config(**shown)
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal, nothing elsewhere."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task(f"{what} rehearses", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def goal_of(named: str, speed: float | None, quality: float | None, **settings: Any) -> Goal:
+    """What `gearshift.plan` was asked for.
+
+    Raises:
+        BadValue: unless exactly one of the two is given, in its range.
+    """
+    if (speed is None) == (quality is None):
+        raise BadValue("A plan needs either a speed (times as fast) or a quality (dB), and not both.")
+    if speed is not None and not speed >= 1:
+        raise BadValue(f"The 'speed' of a plan must be 1 or more, times as fast. Got {speed} instead.")
+    if quality is not None and not 0 < quality <= 120:
+        raise BadValue(f"The 'quality' of a plan must be between 0 and 120 dB. Got {quality} instead.")
+    return Goal(named, fraction=None if speed is None else 1 / speed, quality=quality, **settings)

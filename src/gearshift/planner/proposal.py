@@ -1,0 +1,115 @@
+"""The plan as a user holds it: prints, plots, saves, loads, resamples."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gearshift.core.errors import BrokenFolder
+from gearshift.core.extras import need
+from gearshift.steps.planned import Schedule
+
+FORMAT = "gearshift plan 1"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which steps of a sampler are computed for one model, and how the others are made.
+
+    Attributes:
+        key: the runs that it is for: sampler, steps and noise schedule, or only the number of steps.
+        steps: steps of the run.
+        schedule: computed positions, and fitted weights for the others.
+        asked: what was asked for, in words.
+        mode: 'taylor' or 'default', as cachers name it.
+        error: relative error of the final sample against the fully computed run, as measured; None if it was not run.
+        fraction: measured time over the fully computed run's; None if it was not run.
+        sensitivity: for each step how much of an error in its output is in the final sample.
+        runs, seconds: what planning took.
+    """
+
+    key: str
+    steps: int
+    schedule: Schedule
+    asked: str
+    mode: str = "taylor"
+    error: float | None = None
+    fraction: float | None = None
+    sensitivity: Sequence[float] = field(default_factory=tuple)
+    runs: int = 0
+    seconds: float = 0.0
+
+    @property
+    def quality(self) -> float | None:
+        """Signal over error of the final sample in dB, same seed; None if it was not run."""
+        return None if self.error is None else -20 * math.log10(max(self.error, 1e-9))
+
+    def __str__(self) -> str:
+        chosen = set(self.schedule.computed)
+        line = "".join("#" if p in chosen else "." for p in range(self.steps))
+        told = [f"{self.asked}: {len(chosen)} of {self.steps} steps computed", f"  {line}"]
+        if self.quality is not None and self.fraction is not None:
+            told.append(f"  measured: {1 / self.fraction:.2f} x as fast, {self.quality:.1f} dB to the final latent")
+            told.append(f"  found in {self.runs} runs, {self.seconds:.0f} s")
+        else:
+            told.append("  not measured")
+        return "\n".join(told)
+
+    def resampled(self, steps: int) -> Plan:
+        """The same share of steps, as densely in each part of the run, for another number of steps.
+
+        Fitted weights belong to the steps they were fitted for: the resampled plan extrapolates. Nothing is measured.
+        """
+        count = min(max(round(len(self.schedule.computed) * steps / self.steps), 2), steps)
+        old = np.array(self.schedule.computed) * (steps - 1) / max(self.steps - 1, 1)
+        places = np.interp(np.linspace(0, 1, count), np.linspace(0, 1, len(old)), old)
+        computed = tuple(sorted({0, *(int(round(p)) for p in places)}))
+        return replace(
+            self, key=str(steps), steps=steps, schedule=Schedule(computed), error=None, fraction=None, sensitivity=()
+        )
+
+    def apply(self, model: Any) -> Any:
+        """Make a pipeline follow this plan; like `gearshift.optimize`, and as `gearshift.restore` takes off."""
+        from gearshift import follow
+
+        return follow(model, self)
+
+    def plot(self, path: str | Path) -> Path:
+        """A figure of the computed steps over the sensitivity. Needs matplotlib."""
+        need("matplotlib", "plot", "A figure of a plan")
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(8, 2.4), layout="constrained")
+        axes = figure.add_subplot(xlabel="step", ylabel="sensitivity", title=str(self).splitlines()[0])
+        axes.vlines(list(self.schedule.computed), 0, 1, transform=axes.get_xaxis_transform(), color="tab:blue", alpha=0.4)
+        axes.plot(range(len(self.sensitivity)), self.sensitivity, color="tab:red")
+        figure.savefig(path)
+        return Path(path)
+
+    def save(self, path: str | Path) -> Path:
+        """Write it as JSON."""
+        data = {**asdict(self), "schedule": self.schedule.as_data(), "format": FORMAT}
+        Path(path).write_text(json.dumps(data, indent=1) + "\n")
+        return Path(path)
+
+    @staticmethod
+    def load(path: str | Path) -> Plan:
+        """Read what `save` wrote.
+
+        Raises:
+            BrokenFolder: if the file is not there or holds something else.
+        """
+        try:
+            data = json.loads(Path(path).read_text())
+            if data.pop("format") != FORMAT:
+                raise KeyError("format")
+            data["schedule"] = Schedule.of(data["schedule"])
+            return Plan(**data)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise BrokenFolder(f"{path} is not a plan saved by gearshift: {error}.") from error

@@ -1,0 +1,121 @@
+"""Following a plan: which steps are computed, and with which weights the others are made from what is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from gearshift.steps.predict import Predictor
+
+if TYPE_CHECKING:
+    from gearshift.steps.run import Run
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The steps of a run that are computed, and weights for the others.
+
+    Attributes:
+        computed: positions, the first step's among them.
+        weights: position -> weights of the last computed outputs, newest first, and then perhaps that of the latent; a
+            position that is not there is filled in by the predictor.
+    """
+
+    computed: tuple[int, ...]
+    weights: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
+
+    def as_data(self) -> dict[str, Any]:
+        """As JSON keeps it."""
+        return {"computed": list(self.computed), "weights": {str(p): list(w) for p, w in self.weights.items()}}
+
+    @staticmethod
+    def of(data: Mapping[str, Any]) -> Schedule:
+        """From what `as_data` gave."""
+        weights = {int(p): tuple(float(v) for v in w) for p, w in data["weights"].items()}
+        return Schedule(tuple(int(p) for p in data["computed"]), weights)
+
+
+@dataclass(eq=False)
+class Planned:
+    """A trigger and a predictor in one. A run that there is no schedule for is computed whole, and recorded to make one.
+
+    Attributes:
+        record: makes an empty recording.
+        plan: makes a schedule from a complete one.
+        base: fills in where a schedule has no weights of its own.
+        depth: how many computed outputs are kept.
+        schedules: by `Run.key`, or by the number of steps alone.
+        keep: called with key and schedule when one is new.
+        rehearsed: schedule (None: compute everything) and recording of the runs of a rehearsal, which make no plan.
+        key: `Run.key` of the newest run of a rehearsal.
+    """
+
+    record: Callable[[], Any]
+    plan: Callable[[Any], Schedule]
+    base: Predictor
+    depth: int
+    schedules: dict[str, Schedule] = field(default_factory=dict)
+    keep: Callable[[str, Schedule], None] = lambda key, schedule: None
+    rehearsed: tuple[Schedule | None, Any] | None = None
+    key: str = ""
+
+    @contextmanager
+    def rehearsing(self, schedule: Schedule | None, recording: Any) -> Iterator[None]:
+        """Runs inside of the block follow this schedule and go into this recording."""
+        self.rehearsed = (schedule, recording)
+        try:
+            yield
+        finally:
+            self.rehearsed = None
+
+    def reason_to_compute(self, run: Run, state: dict[str, Any]) -> str | None:
+        if not run.length:
+            return "nobody said how many steps this run has"
+        schedule = self._schedule(run) if self.rehearsed is None else self.rehearsed[0]
+        if run.recording is None and (schedule is None or self.rehearsed is not None):
+            run.recording = self.record() if self.rehearsed is None else self.rehearsed[1]
+        state["schedule"] = schedule
+        if schedule is None:
+            return "recorded to make a plan"
+        return "planned" if run.position in schedule.computed else None
+
+    def _schedule(self, run: Run) -> Schedule | None:
+        return self.schedules.get(run.key) or self.schedules.get(str(run.length))
+
+    def excuse(self, run: Run | None) -> str | None:
+        return "it was recorded to make a plan" if run is not None and run.recording is not None else None
+
+    def weights(self, at: Sequence[float], x: float) -> list[float]:
+        return self.base.weights(at[: self.base.depth], x)
+
+    def weights_in(self, run: Run, state: Mapping[str, Any], at: Sequence[float], latent: float) -> Sequence[float]:
+        """As `weights`, for the current step of a run; perhaps with one more for the latent.
+
+        Args:
+            state: the trigger's, within the run.
+            at: coordinates of the kept outputs, newest first.
+            latent: the sign that the denoiser's output has in the scheduler; 0: the latent cannot be used.
+        """
+        fit = getattr(run.recording, "fit", None)
+        if fit is not None:
+            return fit(run, at, latent)
+        found = state["schedule"].weights.get(run.position, ())
+        if len(found) in (len(at), len(at) + bool(latent)):
+            return found
+        return self.weights(at, run.x)
+
+    def finish(self, run: Run) -> None:
+        """Make the schedule at the end of a recorded run."""
+        if run.recording is None or not 0 < run.length <= run.recording.steps:
+            return
+        if self.rehearsed is not None:
+            self.key = run.key
+        elif self._schedule(run) is None:
+            self.learn(run.key, self.plan(run.recording))
+
+    def learn(self, key: str, schedule: Schedule) -> None:
+        """Follow this schedule from now on."""
+        self.schedules[key] = schedule
+        self.keep(key, schedule)
