@@ -1,9 +1,11 @@
-"""Caching beside its controls: schedules that are found, periodic ones, and simply taking fewer steps.
+"""Caching beside its controls and its peers: schedules that are found, periodic ones, other packages', fewer steps.
 
-Reference: 50 DDIM steps, same seeds. Plans are found on other prompts and seeds than those reported. All of one model
-take turns batch by batch.
+Reference: 50 steps (and, in sections of their own, 28) of the model's own sampler, same seeds. Plans, thresholds and
+peers' settings are found on other prompts and seeds than those reported. All of one section take turns batch by batch.
 
-usage: python benchmarks/caching.py [--images 24]      prints tables, writes benchmarks/caching.md and .json
+usage: python benchmarks/caching.py [--images 24] [--models flux dit] [--quick]
+
+Prints tables; a whole run writes benchmarks/caching.md and .json. Needs `pip install -e '.[demo,peers]'`.
 """
 
 from __future__ import annotations
@@ -12,25 +14,34 @@ import argparse
 import json
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import peers
 import torch
 from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
 
 import gearshift as gs
 from gearshift import zoo
+from gearshift.core.errors import BadRecipe
 from gearshift.evaluate.cells import Column, Row
 from gearshift.evaluate.compare import compare, figures
 from gearshift.evaluate.table import to_json, to_markdown
 from gearshift.evaluate.timing import machine
 from gearshift.steps.decision import Action
+from gearshift.verbs import algorithms
 from gearshift.zoo.data import COLORS, Prompt, prompt_set
 from gearshift.zoo.judge import Judge
 
-STEPS, BATCH = 50, 8
-COUNTS = (26, 17, 12, 9)
-GUIDANCE = {"text-to-image": 5.0, "dit": 4.0}
+BATCH, EQUAL = 8, 0.05
+SECTIONS = {50: (26, 17, 12, 9), 28: (14, 9, 7)}
+QUICK = {50: (17, 9), 28: (9,)}
+GUIDANCE = {"text-to-image": 5.0, "dit": 4.0, "flux": 3.5}
+# FluxPipeline hands its shift to both samplers, which then step at Euler's own times.
+FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
+THRESHOLDS = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.14, 0.2)
+PLANNED = "planned (taylor_auto)"
 COLUMNS = [
     Column("computed", "computed steps", format=".0f"),
     Column("seconds", "time", "s/image", ".3f", "lower"),
@@ -42,24 +53,39 @@ COLUMNS = [
 ]
 
 
+@dataclass(frozen=True)
+class Way:
+    """A pipeline and the steps to call it with; of a peer's nobody knows which it computes."""
+
+    pipe: Any
+    steps: int
+    peer: bool = False
+
+
 def arguments(model: str, prompts: list[Prompt]) -> dict[str, Any]:
     """What the pipeline is called with for these prompts."""
     seeded = [torch.Generator().manual_seed(p.seed) for p in prompts]
-    call = {"generator": seeded, "guidance_scale": GUIDANCE[model]}
+    call = {"generator": seeded, "guidance_scale": GUIDANCE[model], "output_type": "np", **zoo.arguments(model)}
     if model == "dit":
-        return {**call, "class_labels": [p.garment * len(COLORS) + p.color for p in prompts], "output_type": "np"}
-    return {**call, "prompt": [p.text for p in prompts], "output_type": "np"}
+        return {**call, "class_labels": [p.garment * len(COLORS) + p.color for p in prompts]}
+    return {**call, "prompt": [p.text for p in prompts]}
 
 
-def maker(model: str, pipe: Any, prompts: list[Prompt], steps: int) -> Callable[[int], torch.Tensor]:
-    """What makes one batch of images [n, 3, h, w] in [0, 1]."""
+def images_of(model: str, pipe: Any, prompts: list[Prompt], steps: int) -> torch.Tensor:
+    """Images [n, 3, h, w] in [0, 1]."""
+    images = pipe(num_inference_steps=steps, **arguments(model, prompts)).images
+    return torch.as_tensor(images).permute(0, 3, 1, 2).float().nan_to_num(0.0).clamp(0, 1)
 
-    def make(batch: int) -> torch.Tensor:
-        part = prompts[batch * BATCH : (batch + 1) * BATCH]
-        images = pipe(num_inference_steps=steps, **arguments(model, part)).images
-        return torch.as_tensor(images).permute(0, 3, 1, 2).float()
 
-    return make
+def maker(model: str, way: Way, prompts: list[Prompt]) -> Callable[[int], torch.Tensor]:
+    """What makes one batch of images."""
+    return lambda batch: images_of(model, way.pipe, prompts[batch * BATCH : (batch + 1) * BATCH], way.steps)
+
+
+def computed(way: Way) -> int | None:
+    """Steps that the newest run computed."""
+    logs = list(gs.status(way.pipe).last_run.values())
+    return len(logs[0].steps(Action.COMPUTE)) if logs else None if way.peer else way.steps
 
 
 def optimized(model: str, recipe: Any, **settings: Any) -> Any:
@@ -68,70 +94,162 @@ def optimized(model: str, recipe: Any, **settings: Any) -> Any:
 
 def sampler(model: str, scheduler: Any) -> Any:
     pipe = zoo.load(model)
-    pipe.scheduler = scheduler.from_config(pipe.scheduler.config)
+    pipe.scheduler = scheduler.from_config(pipe.scheduler.config, **(FLOW if model == "flux" else {}))
     return pipe
 
 
-def variants(model: str, count: int) -> dict[str, tuple[Any, int]]:
-    """By name: a pipeline and the number of steps to call it with, all at about `count` computed steps."""
-    interval = min(max(round((STEPS - 2) / (count - 2)), 2), 7)
-    every = {"cache_interval": interval, "start_step": 2}
-    example = {**arguments(model, prompt_set("search", BATCH)), "num_inference_steps": STEPS}
+def planned(model: str, steps: int, count: int, whole: bool) -> dict[str, Way]:
+    """Schedules found on one call of the search prompts."""
+    example = {**arguments(model, prompt_set("search", BATCH)), "num_inference_steps": steps}
     del example["generator"]
-    factor = min(count / STEPS + 0.01, 1.0)
+    factor = min(count / steps + 0.01, 1.0)
+    recipes: dict[str, Any] = {PLANNED: {"taylor_auto": {"speed_factor": factor}}}
+    if whole:
+        recipes["planned (auto, taylor)"] = {"auto": {"speed_factor": factor, "cache_mode": "taylor"}}
+    return {name: Way(optimized(model, recipe, data=[example]), steps) for name, recipe in recipes.items()}
+
+
+def periodic(model: str, steps: int, count: int, whole: bool) -> dict[str, Way]:
+    """Every few steps; where an algorithm is not for this model or has no interval as long, it is left out."""
+    interval = max(round((steps - 2) / (count - 2)), 2)
+    every, short = {"cache_interval": min(interval, 7), "start_step": 2}, {"interval": interval}
+    recipes: dict[str, Any] = {"every few, repeated (periodic)": {"periodic": every}}
+    if whole:
+        recipes = {
+            "every few, line (taylor)": {"taylor": {"order": 1, **every}},
+            "every few, parabola (taylor)": {"taylor": {"order": 2, **every}},
+            **recipes,
+            "every few, blocks (fora)": {"fora": {**short, "start_step": 2}},
+            "every few, stacks (flux_caching)": {"flux_caching": every},
+            "every few, deep features (deepcache)": {"deepcache": {"interval": round(steps / count)}},
+        }
+    return {name: Way(pipe, steps) for name, recipe in recipes.items() if (pipe := fitting(model, recipe))}
+
+
+def fitting(model: str, recipe: Any) -> Any:
+    """The optimized pipeline, or None where the recipe is not for this model, is out of range or only announced."""
+    try:
+        return optimized(model, recipe)
+    except BadRecipe:
+        return None
+
+
+def fewer(model: str, count: int) -> dict[str, Way]:
+    """The same time spent on fewer whole steps."""
     return {
-        "planned (taylor_auto)": (optimized(model, {"taylor_auto": {"speed_factor": factor}}, data=[example]), STEPS),
-        "every few, line (taylor)": (optimized(model, {"taylor": {"order": 1, **every}}), STEPS),
-        "every few, parabola (taylor)": (optimized(model, {"taylor": {"order": 2, **every}}), STEPS),
-        "every few, repeated (periodic)": (optimized(model, {"periodic": every}), STEPS),
-        "fewer DDIM steps": (zoo.load(model), count),
-        "fewer DPM++ 2M steps": (sampler(model, DPMSolverMultistepScheduler), count),
-        "fewer UniPC steps": (sampler(model, UniPCMultistepScheduler), count),
+        f"fewer {'Euler' if model == 'flux' else 'DDIM'} steps": Way(zoo.load(model), count),
+        "fewer DPM++ 2M steps": Way(sampler(model, DPMSolverMultistepScheduler), count),
+        "fewer UniPC steps": Way(sampler(model, UniPCMultistepScheduler), count),
     }
 
 
-def rows(model: str, images: int) -> list[Row]:
-    """Measure one model."""
+def adaptive(model: str, steps: int, counts: tuple[int, ...]) -> dict[str, Way]:
+    """For each count the threshold that comes nearest to it on the search prompts."""
+    ways = {}
+    for threshold in THRESHOLDS:
+        setting = {"threshold": threshold, "max_skip_steps": 5, "cache_mode": "taylor"}
+        way = Way(optimized(model, {"adaptive": setting}), steps)
+        images_of(model, way.pipe, prompt_set("search", BATCH), steps)
+        ways[threshold] = way, computed(way) or steps
+    found = {}
+    for count in counts:
+        best = min(ways, key=lambda t: abs(ways[t][1] - count))
+        found[f"{count}: while it hardly moves, line (adaptive, threshold {best})"] = ways[best][0]
+    return found
+
+
+def attention(model: str, steps: int) -> dict[str, Way]:
+    """Caches of attention alone, which save less than whole steps: at intervals of their own."""
+    found = {}
+    for name in sorted({"pab", "fastercache"} & set(algorithms())):
+        for interval in (2, 4):
+            if pipe := fitting(model, {name: {"interval": interval}}):
+                found[f"attention every {interval} ({name})"] = Way(pipe, steps)
+    return found
+
+
+def ways_of(model: str, steps: int, counts: tuple[int, ...]) -> tuple[dict[str, Way], dict[str, str]]:
+    """All that is compared in one section, by row name; and the peers that failed, with why."""
+    whole, found = steps == max(SECTIONS), {"original": Way(zoo.load(model), steps)}
+    for count in counts:
+        made = planned(model, steps, count, whole) | periodic(model, steps, count, whole) | fewer(model, count)
+        found |= {f"{count}: {name}": way for name, way in made.items()}
+    if not whole:
+        return found, {}
+    found |= adaptive(model, steps, counts) | attention(model, steps)
+    prompts = prompt_set("search", BATCH)
+    bench = peers.Bench(lambda: zoo.load(model), lambda pipe: images_of(model, pipe, prompts, steps), steps)
+    wanted = {count: peers.timed(bench, found[f"{count}: {PLANNED}"].pipe)[0] for count in counts}
+    theirs, failures = peers.chosen(bench, wanted)
+    found |= {name: Way(pipe, steps, peer=True) for name, pipe in theirs.items()}
+    return found, failures
+
+
+def rows(model: str, steps: int, counts: tuple[int, ...], images: int) -> list[Row]:
+    """Measure one section."""
     prompts = prompt_set("report", images)
-    pipes: dict[str, tuple[Any, int]] = {"original": (zoo.load(model), STEPS)}
-    for count in COUNTS:
-        pipes |= {f"{count}: {name}": found for name, found in variants(model, count).items()}
-    calls = {name: maker(model, pipe, prompts, steps) for name, (pipe, steps) in pipes.items()}
-    for call in calls.values():
-        call(0)
-    outcomes = compare(calls, images // BATCH)
+    ways, failures = ways_of(model, steps, counts)
+    calls = {name: maker(model, way, prompts) for name, way in ways.items()}
+    with peers.hushed():
+        for call in calls.values():
+            call(0)
+        outcomes = compare(calls, images // BATCH)
     judge = Judge.load()
     wanted = torch.tensor([p.garment for p in prompts]), torch.tensor([p.color for p in prompts])
     found = []
     for name, outcome in outcomes.items():
-        pipe, steps = pipes[name]
-        logs = list(gs.status(pipe).last_run.values())
         garment, color = judge.accuracy(outcome.images * 2 - 1, *wanted)
         cells = {
-            "computed": len(logs[0].steps(Action.COMPUTE)) if logs else steps,
+            "computed": computed(ways[name]),
             **figures(outcome, outcomes["original"]),
             "garment": 100 * garment,
             "color": 100 * color,
         }
         found.append(Row(name, "", cells, original=name == "original"))
-    return found
+    order = {str(count): place for place, count in enumerate(counts)}
+    found.sort(key=lambda row: -1 if row.original else order.get(row.name.split(":")[0], len(order)))
+    return found + [Row(f"{name}: not measured, {why}") for name, why in failures.items()]
+
+
+def verdict(model: str, steps: int, counts: tuple[int, ...], measured: list[Row]) -> str:
+    """Whether each planned schedule is the closest of all that take at most 5 % more time than it."""
+    said = []
+    for count in counts:
+        plan = next(row for row in measured if row.name == f"{count}: {PLANNED}")
+        speed, close = float(plan.cells["speedup"]), float(plan.cells["psnr"])  # type: ignore[arg-type]
+        rivals = [row for row in measured if row is not plan and row.cells.get("psnr") is not None]
+        ahead = [r for r in rivals if r.cells["speedup"] >= speed / (1 + EQUAL) and r.cells["psnr"] > close]  # type: ignore[operator]
+        beaten = "; ".join(f"{r.name} by {r.cells['psnr'] - close:.1f} dB" for r in ahead)  # type: ignore[operator]
+        said.append(f"- {model}, {steps} steps, {count}: " + (f"behind {beaten}." if ahead else "ahead of all."))
+    return "\n".join(said)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=24)
-    images = parser.parse_args().images
+    parser.add_argument("--models", nargs="+", choices=GUIDANCE, default=list(GUIDANCE))
+    parser.add_argument("--quick", action="store_true", help=f"{BATCH} images and fewer counts; nothing is written")
+    options = parser.parse_args()
+    images, sections = (BATCH, QUICK) if options.quick else (options.images, SECTIONS)
     warnings.simplefilter("ignore")
-    about = f"{machine()}; {images} images, {STEPS} steps, batches of {BATCH}, guidance {GUIDANCE}."
-    pages, data = ["# Caching beside its controls\n", f"{about} Reference: {STEPS} DDIM steps, same seeds.\n"], {}
-    for model in GUIDANCE:
-        measured = rows(model, images)
-        pages.append(f"## {model}\n\n{to_markdown(COLUMNS, measured)}")
-        data[model] = json.loads(to_json(COLUMNS, measured))
-        print(pages[-1], flush=True)
+    about = f"{machine()}; {images} images, batches of {BATCH}, guidance {GUIDANCE}."
+    reference = "Reference: all steps of the model's own sampler (DDIM; flux: Euler), same seeds."
+    pages, data, said = ["# Caching beside its controls and its peers\n", f"{about} {reference}\n", peers.NOTE], {}, []
+    for model in options.models:
+        for steps, counts in sections.items():
+            measured = rows(model, steps, counts, images)
+            pages.append(f"## {model}, {steps} steps\n\n{to_markdown(COLUMNS, measured)}")
+            data[f"{model}, {steps} steps"] = json.loads(to_json(COLUMNS, measured))
+            said.append(verdict(model, steps, counts, measured))
+            print(f"{pages[-1]}\n{said[-1]}", flush=True)
+    summary = f"PSNR of {PLANNED} beside every row that takes at most {EQUAL:.0%} more time, whatever its count:\n\n"
+    pages.append(f"## At equal time\n\n{summary}" + "\n".join(said) + "\n")
+    if options.quick or len(options.models) < len(GUIDANCE):
+        return
     path = Path(__file__).with_suffix("")
     path.with_suffix(".md").write_text("\n".join(pages))
-    path.with_suffix(".json").write_text(json.dumps({"about": about, **data}, indent=1) + "\n")
+    about_all = {"about": about, "verdict": said}
+    path.with_suffix(".json").write_text(json.dumps({**about_all, **data}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

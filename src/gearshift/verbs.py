@@ -1,4 +1,4 @@
-"""The verbs: optimize, plan, follow, status, disabled, restore, algorithms. Nothing heavy is imported until one needs it."""
+"""The verbs: optimize, plan, status, disabled, restore and the rest. Nothing heavy is imported until one needs it."""
 
 from __future__ import annotations
 

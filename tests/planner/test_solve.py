@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from gearshift.planner.recording import Recording
 from gearshift.planner.fit import Fitting
+from gearshift.planner.recording import Recording
 from gearshift.planner.solve import output_costs, programme, search, span_costs
 from gearshift.planner.surrogate import Surrogate
 from gearshift.steps.predict import Copy, Taylor

@@ -69,7 +69,7 @@ class Plan:
         count = min(max(round(len(self.schedule.computed) * steps / self.steps), 2), steps)
         old = np.array(self.schedule.computed) * (steps - 1) / max(self.steps - 1, 1)
         places = np.interp(np.linspace(0, 1, count), np.linspace(0, 1, len(old)), old)
-        computed = tuple(sorted({0, *(int(round(p)) for p in places)}))
+        computed = tuple(sorted({0, *(round(float(p)) for p in places)}))
         return replace(
             self, key=str(steps), steps=steps, schedule=Schedule(computed), error=None, fraction=None, sensitivity=()
         )
@@ -87,7 +87,8 @@ class Plan:
 
         figure = Figure(figsize=(8, 2.4), layout="constrained")
         axes = figure.add_subplot(xlabel="step", ylabel="sensitivity", title=str(self).splitlines()[0])
-        axes.vlines(list(self.schedule.computed), 0, 1, transform=axes.get_xaxis_transform(), color="tab:blue", alpha=0.4)
+        for position in self.schedule.computed:
+            axes.axvline(position, color="tab:blue", alpha=0.4)
         axes.plot(range(len(self.sensitivity)), self.sensitivity, color="tab:red")
         figure.savefig(path)
         return Path(path)

@@ -46,7 +46,8 @@ class Surrogate:
             fits.append([*fit, *[0.0] * (3 - len(fit))])
         a, b, c = np.array(fits).T
         scale = float(np.linalg.norm(samples[-1]))
-        flat = np.linalg.qr(np.concatenate([outputs, samples]).T, mode="r").T
+        _, triangle = np.linalg.qr(np.concatenate([outputs, samples]).T)
+        flat = triangle.T
         outputs, samples = flat[: len(outputs)], flat[len(outputs) :]
         return Surrogate(outputs, samples, list(recording.x), a, b, c, np.asarray(feedback), scale)
 

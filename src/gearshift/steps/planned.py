@@ -39,7 +39,7 @@ class Schedule:
 
 @dataclass(eq=False)
 class Planned:
-    """A trigger and a predictor in one. A run that there is no schedule for is computed whole, and recorded to make one.
+    """A trigger and a predictor in one. A run without a schedule is computed whole, and recorded to make one.
 
     Attributes:
         record: makes an empty recording.

@@ -1,4 +1,4 @@
-"""Small trained models for tests, demos and measurements: a text-to-image pipeline that ships, a DiT and a Flux that do not.
+"""Small trained models for tests, demos and measurements: text-to-image, which ships, a DiT and a Flux.
 
 Neither torch nor diffusers is imported before a model is loaded.
 """

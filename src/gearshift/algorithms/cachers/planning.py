@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gearshift.core.context import Context
@@ -92,6 +93,7 @@ def find(model: Any, planned: Planned, goal: Goal, given: Any) -> Plan | None:
     Args:
         given: a list whose first item is a dict of the pipeline's arguments.
     """
+    from gearshift.planner.plan import Rehearsals, apart
     from gearshift.planner.recording import Recording
 
     call = rehearsal(model, given)
@@ -99,32 +101,34 @@ def find(model: Any, planned: Planned, goal: Goal, given: Any) -> Plan | None:
         return None
     start = time.perf_counter()
 
-    def run(schedule: Schedule | None, recording: Any) -> float:
-        begun = time.perf_counter()
+    def run(schedule: Schedule | None, recording: Any, seed: int = 0) -> None:
         with planned.rehearsing(schedule, recording):
-            call()
+            call(seed)
         if not recording.steps:
             raise GearshiftError(f"{goal.named} cannot plan: no scheduler was heard during the call in `data`.")
-        return time.perf_counter() - begun
 
     run(None, Recording())  # the first call of a pipeline is slower than those that follow
-    reference = Recording()
-    full = run(None, reference)
-    found, runs = _searched(goal, planned, reference, full, lambda s, r: run(s, r) and None)
+    begun, reference = time.perf_counter(), Recording()
+    run(None, reference)
+    full = time.perf_counter() - begun
+    rehearsals = Rehearsals(
+        reference, run, partial(run, seed=1), planned.base, goal.mode == "taylor", goal.distance or apart
+    )
+    found = _searched(goal, rehearsals, full)
     planned.learn(planned.key, found.schedule)
-    return _proposed(goal, planned.key, reference, found, full, runs + 2, time.perf_counter() - start)
+    return _proposed(goal, planned.key, reference, found, full, rehearsals.done + 3, time.perf_counter() - start)
 
 
-def rehearsal(model: Any, given: Any) -> Callable[[], None] | None:
-    """The call that the caller gave as data, always with the same noise; None without one."""
+def rehearsal(model: Any, given: Any) -> Callable[[int], None] | None:
+    """The call that the caller gave as data, with noise by a seed; None without one."""
     call = next(iter(given), None) if given is not None else None
     if not isinstance(call, Mapping) or hasattr(model, "forward"):
         return None
     import torch
 
-    def rehearse() -> None:
+    def rehearse(seed: int) -> None:
         with torch.random.fork_rng(), _silent(model):
-            torch.manual_seed(0)
+            torch.manual_seed(seed)
             model(**call)
 
     return rehearse
@@ -143,25 +147,21 @@ def _guessed(recording: Recording, goal: Goal, base: Any) -> Schedule:
     return found.schedule
 
 
-def _searched(
-    goal: Goal, planned: Planned, reference: Recording, full: float, run: Callable[[Schedule, Any], None]
-) -> tuple[Found, int]:
-    """The best schedule for the goal, and how many runs it took."""
-    from gearshift.planner.plan import MOVES, TRIED, Rehearsals, apart, count_for
+def _searched(goal: Goal, rehearsals: Rehearsals, full: float) -> Found:
+    """The best schedule for the goal, with one line that says what it costs and a bar."""
+    from gearshift.planner.plan import CHECKED, MOVES, TRIED, count_for
 
-    with _progress(goal.named) as advance:
-        rehearsals = Rehearsals(
-            reference, run, planned.base, goal.mode == "taylor", goal.distance or apart, on_progress=advance
-        )
+    reference = rehearsals.reference
+    with _progress(goal.named) as rehearsals.on_progress:
         if goal.fraction is not None:
             count = count_for(reference, goal.fraction, outside=full - sum(reference.seconds))
-            cost = (len(TRIED) + MOVES) * full * count / reference.steps
+            cost = full + (len(TRIED) + MOVES + CHECKED) * full * count / reference.steps
             say(f"{goal.named} is planning {count} of {reference.steps} steps, which takes about {cost:.0f} s.")
         else:
-            cost = SEARCHES * len(TRIED) * full / 2
+            cost = (SEARCHES * len(TRIED) + MOVES + CHECKED) * full / 2
             say(f"{goal.named} is looking for the fewest steps at {goal}, which takes up to about {cost:.0f} s.")
             count = _fewest(goal, rehearsals)
-        return rehearsals.best(count), rehearsals.done
+        return rehearsals.best(count)
 
 
 def _fewest(goal: Goal, rehearsals: Rehearsals) -> int:
@@ -171,16 +171,14 @@ def _fewest(goal: Goal, rehearsals: Rehearsals) -> int:
     low, high = 2, rehearsals.reference.steps
     while low < high:
         middle = (low + high) // 2
-        if rehearsals.best(middle, moves=0).error <= allowed:
+        if rehearsals.nearest(middle, 0).error <= allowed:
             high = middle
         else:
             low = middle + 1
     return high
 
 
-def _proposed(
-    goal: Goal, key: str, reference: Recording, found: Found, full: float, runs: int, seconds: float
-) -> Plan:
+def _proposed(goal: Goal, key: str, reference: Recording, found: Found, full: float, runs: int, seconds: float) -> Plan:
     from gearshift.planner.plan import GUESS, surrogate_of
     from gearshift.planner.proposal import Plan
 

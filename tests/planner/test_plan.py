@@ -1,0 +1,149 @@
+"""`gearshift.plan` and the planned cachers: what is asked for is got, and the plan is a thing that can be kept."""
+
+import copy
+
+import pytest
+import torch
+from support.tiny import build
+
+import gearshift as gs
+from gearshift.core.errors import BadRecipe, BadValue, BrokenFolder
+from gearshift.planner.proposal import Plan
+from gearshift.planner.quality import unlike
+from gearshift.planner.recording import Recording
+from gearshift.steps.decision import Action
+from gearshift.steps.planned import Schedule
+
+
+def call(tiny, steps=12):
+    return {**tiny.parts.call(1), "num_inference_steps": steps, "return_dict": False}
+
+
+@pytest.fixture(scope="module")
+def planned():
+    tiny = build("sd")
+    plain = tiny.run(steps=12)
+    return tiny, plain, gs.plan(tiny.pipe, speed=2.0, data=[call(tiny)])
+
+
+def test_planning_leaves_the_pipe_as_it_was(planned):
+    tiny, plain, plan = planned
+    assert torch.equal(tiny.run(steps=12), plain) and not gs.status(tiny.pipe).applied
+    assert plan.schedule.computed[0] == 0 and 2 <= len(plan.schedule.computed) < 12
+    assert plan.quality == pytest.approx(-20 * torch.tensor(plan.error).log10().item(), rel=1e-4)
+    filled = set(range(12)) - set(plan.schedule.computed)
+    assert set(plan.schedule.weights) == filled
+
+
+def test_a_plan_applies_and_comes_off(planned, tmp_path):
+    tiny, plain, plan = planned
+    plan.apply(tiny.pipe)
+    cached = tiny.run(steps=12)
+    (log,) = gs.status(tiny.pipe).last_run.values()
+    assert tuple(log.steps(Action.COMPUTE)) == plan.schedule.computed and not torch.equal(cached, plain)
+    gs.save(tiny.pipe, tmp_path / "folder")
+    assert torch.equal(tiny.run(steps=12, pipe=gs.load(tmp_path / "folder")), cached)
+    gs.restore(tiny.pipe)
+    assert torch.equal(tiny.run(steps=12), plain)
+
+
+def test_a_plan_is_saved_loaded_printed_and_plotted(planned, tmp_path):
+    _, _, plan = planned
+    again = Plan.load(plan.save(tmp_path / "plan.json"))
+    assert again.schedule == plan.schedule and again.key == plan.key and str(again) == str(plan)
+    assert f"{len(plan.schedule.computed)} of 12" in str(plan) and "#" in str(plan)
+    assert plan.plot(tmp_path / "plan.png").stat().st_size > 1000
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(BrokenFolder, match=r"other\.json"):
+        Plan.load(tmp_path / "other.json")
+
+
+def test_a_resampled_plan_keeps_its_share_and_its_shape(planned):
+    tiny, _, _ = planned
+    plan = Plan("k", 50, Schedule((0, 1, 2, 4, 8, 16, 24, 32, 40, 46, 48, 49)), "asked")
+    short = plan.resampled(28)
+    assert short.schedule.computed[0] == 0 and short.schedule.computed[-1] == 27
+    assert len(short.schedule.computed) == 7 and "not measured" in str(short)
+    short.apply(tiny.pipe)
+    tiny.run(steps=28)
+    (log,) = gs.status(tiny.pipe).last_run.values()
+    assert tuple(log.steps(Action.COMPUTE)) == short.schedule.computed
+    gs.restore(tiny.pipe)
+
+
+def test_a_quality_is_kept_with_as_few_steps_as_it_takes():
+    tiny = build("dit")
+    loose, tight = (gs.plan(tiny.pipe, quality=dB, data=[call(tiny)]) for dB in (15, 60))
+    assert loose.quality > 14 and len(loose.schedule.computed) <= len(tight.schedule.computed)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [({}, "either a speed"), ({"speed": 2, "quality": 30}, "either a speed"), ({"speed": 0.5}, "1 or more")],
+)
+def test_a_plan_for_nothing_sensible_is_refused(wanted, message):
+    tiny = build("sd")
+    with pytest.raises(BadValue, match=message):
+        gs.plan(tiny.pipe, data=[call(tiny)], **wanted)
+
+
+def test_a_plan_beside_another_cacher_is_refused(planned):
+    tiny, plain, plan = planned
+    gs.optimize(tiny.pipe, "periodic")
+    with pytest.raises(BadRecipe):
+        gs.follow(tiny.pipe, plan)
+    gs.restore(tiny.pipe)
+
+
+@pytest.mark.parametrize("settings", ["cache_mode=default", "cache_mode=taylor", "objective=quality"])
+def test_the_planned_cacher_repeats_or_extrapolates(settings):
+    tiny = build("flux")
+    plain = tiny.run(steps=12)
+    gs.optimize(tiny.pipe, f"auto(speed_factor=0.5, {settings})", data=[call(tiny)])
+    figures = gs.status(tiny.pipe).applied[0]["figures"]
+    assert figures["planning_runs"] > 3 and 0 < figures["relative_error_of_the_latent"] < 1
+    assert not torch.equal(tiny.run(steps=12), plain)
+
+
+def test_statistics_do_not_mind_another_order_but_do_mind_noise():
+    runs = [Recording(), Recording(), Recording()]
+    sample = torch.randn(8, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    for run, value in zip(runs, (sample, sample.flip(0), sample + 0.5 * torch.randn(8, 4, 8, 8)), strict=True):
+        run.sample = value
+    assert unlike(runs[1], runs[0]) < 1e-5 < 0.05 < unlike(runs[2], runs[0])
+
+
+def test_a_loop_of_the_callers_own_is_planned():
+    """The adapter of the README: a denoiser and a loop that gearshift has never seen."""
+
+    class Mine(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.calls, self.line = 0, torch.nn.Linear(6, 6)
+
+        def forward(self, x, t):
+            self.calls += 1
+            return torch.tanh(self.line(x)) * (1 + t)
+
+    torch.manual_seed(0)
+    denoiser, noise = Mine().eval(), torch.randn(2, 6)
+    times = [1 - k / 20 for k in range(20)]
+
+    def sample():
+        x = noise
+        with torch.no_grad(), gs.sampling(times) as run:
+            for t in times:
+                before, output = x, denoiser(x, t)
+                x = before - 0.05 * output
+                run.tick(output, before, x)
+        return x
+
+    plain = sample()
+    fresh = copy.deepcopy(denoiser)
+    gs.optimize(denoiser, {"auto": {"custom_model": True, "cache_mode": "taylor", "speed_factor": 0.5}})
+    assert torch.equal(sample(), plain)
+    denoiser.calls = 0
+    planned = sample()
+    assert denoiser.calls < 20 and 0 < (planned - plain).norm() / plain.norm() < 0.05
+    gs.restore(denoiser)
+    assert torch.equal(sample(), plain) and fresh.calls == 20
