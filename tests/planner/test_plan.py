@@ -88,7 +88,7 @@ def test_a_plan_for_nothing_sensible_is_refused(wanted, message):
 
 
 def test_a_plan_beside_another_cacher_is_refused(planned):
-    tiny, plain, plan = planned
+    tiny, _, plan = planned
     gs.optimize(tiny.pipe, "periodic")
     with pytest.raises(BadRecipe):
         gs.follow(tiny.pipe, plan)
