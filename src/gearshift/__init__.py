@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import gearshift.algorithms  # noqa: F401  first, so that importing it later does not take the verb's name
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.recipe import Recipe
 from gearshift.verbs import algorithms, disabled, follow, optimize, plan, problems, restore, status

@@ -161,3 +161,10 @@ def test_adapters_load_onto_fused_and_int8_layers():
     plain, fused, int8 = results.values()
     assert torch.allclose(fused, plain, atol=1e-4)
     assert (int8 - plain).norm() < 0.2 * plain.norm()
+
+
+def test_the_verb_keeps_its_name_when_its_namesake_is_imported():
+    import importlib
+
+    importlib.import_module("gearshift.algorithms.cachers")
+    assert "periodic" in gs.algorithms()

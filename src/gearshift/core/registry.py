@@ -86,7 +86,7 @@ def works_with(cls: type[Algorithm]) -> list[str]:
 
 
 def _family_modules() -> Iterator[ModuleType]:
-    import gearshift.algorithms as package
+    package = importlib.import_module("gearshift.algorithms")
 
     for family in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
         if family.ispkg:
