@@ -20,7 +20,7 @@ from gearshift.models.denoiser import Denoiser
 from gearshift.steps.backbone import Backbone
 from gearshift.steps.gate import Gate
 from gearshift.steps.predict import Copy
-from gearshift.steps.rule import Place, Rule
+from gearshift.steps.rule import OutputRule, Place
 from gearshift.steps.trigger import Every
 
 GATES, STEPS, ROUNDS = 30, 200, 15
@@ -31,7 +31,7 @@ class Nothing(torch.nn.Module):
         return hidden_states
 
 
-def gated(make: Callable[[], Gate], rule: Rule | None = None) -> list[torch.nn.Module]:
+def gated(make: Callable[[], Gate], rule: OutputRule | None = None) -> list[torch.nn.Module]:
     """Modules that do nothing, behind gates of one rule."""
     gates = [make() for _ in range(GATES)]
     for gate in gates:
@@ -62,8 +62,8 @@ def main() -> None:
     torch.set_num_threads(1)
     x, t = torch.zeros(2, 4, 8, 8), torch.tensor(3)
     row = Denoiser(blocks=(), attention=())
-    computing = Rule("bench", "block", Every(1), Copy(), Record())
-    filling = Rule("bench", "block", Every(10**9), Copy(), Record())
+    computing = OutputRule("bench", "block", Every(1), Record(), True, Copy())
+    filling = OutputRule("bench", "block", Every(10**9), Record(), True, Copy())
     modules = {
         "module alone": [Nothing() for _ in range(GATES)],
         "idle gate": gated(lambda: Gate(Nothing())),

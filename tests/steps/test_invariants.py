@@ -15,8 +15,8 @@ from gearshift.steps.decision import Action
 from gearshift.steps.gate import Gate, gate_of
 from gearshift.steps.run import current
 
-CACHERS = ["periodic", "taylor", "adaptive(threshold=0.2)", "flux_caching", "fora", "deepcache"]
-STEPS = {"adaptive(threshold=0.2)": 24}  # the latent moves too far on fewer
+CACHERS = ["periodic", "taylor", "adaptive(threshold=0.2)", "flux_caching", "fora", "deepcache", "pab", "fastercache"]
+STEPS = {"adaptive(threshold=0.2)": 24, "fastercache": 16}  # fewer leave nothing to skip
 
 
 @pytest.mark.parametrize("name", names())

@@ -5,7 +5,6 @@ An entry goes away when its algorithm's own file arrives; a recipe that names on
 
 from __future__ import annotations
 
-from gearshift.algorithms.cachers import cacher_facts
 from gearshift.core.facts import Facts, Family, Kind, Persist, Slot, Stage, Trait
 
 DIFFUSION = frozenset({Kind.DIFFUSION})
@@ -76,8 +75,6 @@ def _enhancer(*slots: Slot) -> Facts:
 ANNOUNCED: dict[str, Facts] = {
     "ifw": _batcher(Trait.TORCH_FORWARD),
     "whisper_s2t": _batcher(),
-    "fastercache": cacher_facts(Trait.ATTENTION),
-    "pab": cacher_facts(Trait.ATTENTION),
     "c_generate": _compiler(TEXT, Trait.TORCH_FORWARD, Trait.TORCH_MODULE),
     "c_translate": _compiler(TEXT, Trait.TORCH_FORWARD, Trait.TORCH_MODULE),
     "c_whisper": _compiler(SPEECH, Trait.TORCH_FORWARD, Trait.TORCH_MODULE),

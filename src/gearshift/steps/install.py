@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +14,9 @@ from gearshift.models.diffusers import denoisers, describe_denoiser
 from gearshift.steps.backbone import Backbone
 from gearshift.steps.clock import Clock, is_heard, is_scheduler
 from gearshift.steps.gate import Gate, gate_of
-from gearshift.steps.predict import Predictor
-from gearshift.steps.rule import Place, Rule
+from gearshift.steps.guidance import GuidanceRule
+from gearshift.steps.predict import Copy, Predictor
+from gearshift.steps.rule import OutputRule, Place, Rule
 from gearshift.steps.trigger import Trigger
 
 Site = Callable[[Any, Denoiser], list[list[Any]]]
@@ -58,28 +59,57 @@ class Ruling:
         return None
 
 
-def cache(model: Any, context: Context, site: Site, trigger: Trigger, predictor: Predictor) -> None:
-    """Skip work across the denoising steps of every denoiser of a model.
+@dataclass(frozen=True)
+class Plan:
+    """Where, when, and how steps are filled in.
 
-    Args:
-        site: where; one of the functions in `steps.site`.
+    Attributes:
+        site: gives the places; one of the functions in `steps.site`.
         trigger: when a step is computed.
         predictor: how the others are filled in.
     """
+
+    site: Site
+    trigger: Trigger
+    predictor: Predictor
+
+    @property
+    def words(self) -> str:
+        return self.site.__name__.replace("_", " ")
+
+
+def cache(model: Any, context: Context, site: Site, trigger: Trigger, predictor: Predictor) -> None:
+    """Skip work across the denoising steps of every denoiser of a model, at one site."""
+    cache_at(model, context, [Plan(site, trigger, predictor)])
+
+
+def cache_at(model: Any, context: Context, plans: Sequence[Plan], guidance: Trigger | None = None) -> None:
+    """Skip work across the denoising steps of every denoiser of a model.
+
+    Args:
+        plans: one for each site; those of which a denoiser has no place are left out, unless it has none of any.
+        guidance: when the unconditional pass is computed; None: as often as the pipeline asks for it.
+    """
     assert context.applied is not None
     name = context.applied.algorithm.name
-    off = trigger.excuse(None)
+    off = plans[0].trigger.excuse(None)
     if off:
         context.note(f"{name} skips nothing: {off}.")
     found = denoisers(model) or parts(model)
     for component, module in found.items():
-        watch(model, module, context)
+        gate = watch(model, module, context)
         label = name if len(found) == 1 else f"{name} ({component})"
-        rule = Rule(label, site.__name__.replace("_", " "), trigger, predictor, context.record)
-        places = [Place([gate_at(m, context) for m in group]) for group in site(module, describe_denoiser(module))]
-        if not places:
-            raise WrongModel(f"{name} found no {rule.site} in {type(module).__name__}.")
-        context.change(Ruling(rule, places))
+        placed = [(p, p.site(module, describe_denoiser(module))) for p in plans]
+        placed = [(plan, groups) for plan, groups in placed if groups]
+        if not placed:
+            raise WrongModel(f"{name} found no {' or '.join(p.words for p in plans)} in {type(module).__name__}.")
+        alone = len(placed) == 1 and guidance is None
+        for plan, groups in placed:
+            rule: Rule = OutputRule(label, plan.words, plan.trigger, context.record, alone, plan.predictor)
+            context.change(Ruling(rule, [Place([gate_at(m, context) for m in group]) for group in groups]))
+        if guidance is not None and off is None:
+            rule = GuidanceRule(label, "unconditional pass", guidance, context.record, alone, Copy())
+            context.change(Ruling(rule, [Place([gate])]))
 
 
 def watch(model: Any, module: Any, context: Context) -> Gate:

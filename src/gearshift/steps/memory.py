@@ -45,8 +45,7 @@ class Memory:
 
     def like(self, latent: Any) -> bool:
         """Whether what is kept is one tensor of the latent's shape."""
-        shapes = [t.shape for t in self.history[-1].tensors]
-        return isinstance(latent, torch.Tensor) and shapes == [latent.shape]
+        return isinstance(latent, torch.Tensor) and self.history[-1].shapes == [latent.shape]
 
     def fill(self, weights: Sequence[float], latent: Any = None) -> Any:
         """The weighted sum of kept outputs, newest first; a further weight is the latent's."""
@@ -55,8 +54,11 @@ class Memory:
         return blend(self.history, weights, latent)
 
     def keep(self, at: float, output: Any) -> None:
-        """Keep a computed output and its coordinate."""
-        self.history.append(Kept(at, output, self.copies))
+        """Keep a computed output and its coordinate; outputs of other shapes before it are forgotten."""
+        kept = Kept(at, output, self.copies)
+        if self.history and self.history[-1].shapes != kept.shapes:
+            self.history.clear()
+        self.history.append(kept)
 
 
 class Kept:
@@ -71,6 +73,10 @@ class Kept:
             self.versions: list[int] = []
         else:
             self.versions = [t._version for t in self.tensors]
+
+    @property
+    def shapes(self) -> list[torch.Size]:
+        return [t.shape for t in self.tensors]
 
     def was_written(self) -> bool:
         """Whether a tensor was changed in place since."""

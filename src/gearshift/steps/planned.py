@@ -87,7 +87,7 @@ class Planned:
     def excuse(self, run: Run | None) -> str | None:
         return "it was recorded to make a plan" if run is not None and run.recording is not None else None
 
-    def weights(self, at: Sequence[float], x: float) -> list[float]:
+    def weights(self, at: Sequence[float], x: float, done: float = 0.0) -> list[float]:
         return self.base.weights(at[: self.base.depth], x)
 
     def weights_in(self, run: Run, state: Mapping[str, Any], at: Sequence[float], latent: float) -> Sequence[float]:

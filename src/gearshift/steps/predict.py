@@ -14,8 +14,14 @@ class Predictor(Protocol):
     def depth(self) -> int:
         """How many computed outputs it wants to see."""
 
-    def weights(self, at: Sequence[float], x: float) -> list[float]:
-        """Weights of the kept outputs, newest first, for coordinate `x`; `at` holds theirs, newest first."""
+    def weights(self, at: Sequence[float], x: float, done: float = 0.0) -> list[float]:
+        """Weights of the kept outputs, newest first.
+
+        Args:
+            at: coordinates of the kept outputs, newest first.
+            x: the coordinate to fill in.
+            done: the part of the run that is behind, from 0 to 1.
+        """
 
 
 @dataclass(frozen=True)
@@ -24,7 +30,7 @@ class Copy:
 
     depth: int = 1
 
-    def weights(self, at: Sequence[float], x: float) -> list[float]:
+    def weights(self, at: Sequence[float], x: float, done: float = 0.0) -> list[float]:
         return [1.0]
 
 
@@ -43,7 +49,7 @@ class Taylor:
     def depth(self) -> int:
         return self.order + 1
 
-    def weights(self, at: Sequence[float], x: float) -> list[float]:
+    def weights(self, at: Sequence[float], x: float, done: float = 0.0) -> list[float]:
         if len(set(at)) < len(at):
             return [1.0] + [0.0] * (len(at) - 1)
         weights = []
@@ -54,6 +60,16 @@ class Taylor:
                     weight *= (x - xj) / (xi - xj)
             weights.append(weight)
         return weights
+
+
+@dataclass(frozen=True)
+class Rising:
+    """The newest output and, more and more as the run goes on, its last change (FasterCache, arXiv 2410.19355)."""
+
+    depth: int = 2
+
+    def weights(self, at: Sequence[float], x: float, done: float = 0.0) -> list[float]:
+        return [1 + done, -done] if len(at) > 1 else [1.0]
 
 
 def by_mode(cache_mode: str) -> Predictor:

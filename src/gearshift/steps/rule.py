@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -33,23 +34,78 @@ class Place:
 
 
 @dataclass(eq=False)
-class Rule:
+class Rule(ABC):
     """One algorithm's rule over all the places of its site.
 
     Attributes:
         name: the algorithm, and the denoiser where there are several.
         site: the site's name, for logs.
         record: the model's record, where the log of the newest run goes.
+        alone: the algorithm has this one rule for a denoiser.
     """
 
     name: str
     site: str
     trigger: Trigger
-    predictor: Predictor
     record: Record
+    alone: bool
 
+    @abstractmethod
     def call(self, run: Run, gate: Gate, args: tuple, kwargs: dict[str, Any]) -> Any:
         """Compute or fill in what stands behind a gate."""
+
+    def finish(self, run: Run) -> None:
+        """Let the trigger learn from a run that has ended."""
+        if isinstance(self.trigger, Planned):
+            self.trigger.finish(run)
+
+    def report(self, run: Run, logs: dict[Rule, RunLog]) -> None:
+        """Say so when a run went by without a single step filled in, by this rule or another."""
+        computed = {step for log in logs.values() for step in log.steps(Action.COMPUTE)}
+        filled = any(log.steps(Action.FILL) for log in logs.values())
+        if not run.complete or filled or not computed or any(rule.trigger.excuse(run) for rule in logs):
+            return
+        *_, last = logs[self]
+        warnings.warn(
+            f"{self.name} filled in none of the {len(computed)} steps of this run, "
+            f"which was as slow as without it (the last one was computed because: {last.reason}).",
+            GearshiftWarning,
+            stacklevel=2,
+        )
+
+    def _reason(self, run: Run) -> str | None:
+        """Why a step is computed; the trigger is asked once a step, so that all places and branches go the same way."""
+        state = run.states.setdefault(self, {})
+        if state.get("step") != run.step:
+            reason = "gradients are on" if torch.is_grad_enabled() else self.trigger.reason_to_compute(run, state)
+            state.update(step=run.step, reason=reason, decisions={})
+        return state["reason"]
+
+    def _planned(self, run: Run, branch: int) -> Decision:
+        """The decision for a step and branch, noted in the log."""
+        reason = self._reason(run)
+        decisions = run.states[self]["decisions"]
+        if branch not in decisions:
+            action = Action.COMPUTE if reason else Action.FILL
+            decisions[branch] = Decision(run.step, self.site, branch, action, reason=reason or "")
+            self._log(run).note(decisions[branch])
+        return decisions[branch]
+
+    def _log(self, run: Run) -> RunLog:
+        if self not in run.logs:
+            run.logs[self] = RunLog(self.name, self.site, run.total)
+            key = self.name if self.alone else f"{self.name}, {self.site}"
+            self.record.last_run = {**(self.record.last_run or {}), key: run.logs[self]}
+        return run.logs[self]
+
+
+@dataclass(eq=False)
+class OutputRule(Rule):
+    """Fills in a place's output from its last computed ones."""
+
+    predictor: Predictor
+
+    def call(self, run: Run, gate: Gate, args: tuple, kwargs: dict[str, Any]) -> Any:
         place = gate.place
         assert place is not None
         memory = run.memory(place, self.predictor.depth)
@@ -62,21 +118,8 @@ class Rule:
             return memory.filling
         output = self._compute(run, gate, args, kwargs)
         if gate is place.gates[-1] and not torch.is_grad_enabled():
-            memory.keep(run.x, output)
+            memory.keep(run.x, run.share(output) if run.share else output)
         return output
-
-    def conclude(self, log: RunLog, run: Run) -> None:
-        """Let the trigger learn from a run, and say so when all of it went by without a single step filled in."""
-        if isinstance(self.trigger, Planned):
-            self.trigger.finish(run)
-        if run.complete and log.table and not log.steps(Action.FILL) and not self.trigger.excuse(run):
-            *_, last = log
-            warnings.warn(
-                f"{self.name} filled in none of the {len(log.steps(Action.COMPUTE))} steps of this run, "
-                f"which was as slow as without it (the last one was computed because: {last.reason}).",
-                GearshiftWarning,
-                stacklevel=2,
-            )
 
     def _compute(self, run: Run, gate: Gate, args: tuple, kwargs: dict[str, Any]) -> Any:
         if run.recording is None:
@@ -86,8 +129,8 @@ class Rule:
     def _open(self, run: Run, gate: Gate, memory: Memory, args: tuple, kwargs: dict[str, Any]) -> None:
         """Decide for a place, and predict its output if it is to be filled in."""
         memory.filling = None
-        nothing = memory.meet(signature(args, kwargs))
-        planned = self._planned(run)
+        nothing = "both halves are computed" if run.share else memory.meet(signature(args, kwargs))
+        planned = self._planned(run, run.branch or 0)
         if planned.action is Action.FILL and nothing is None:
             memory.filling = self._filled(run, gate, memory)
         elif planned.action is Action.FILL:
@@ -95,27 +138,7 @@ class Rule:
 
     def _filled(self, run: Run, gate: Gate, memory: Memory) -> Any:
         if not isinstance(self.predictor, Planned):
-            return memory.fill(self.predictor.weights(memory.at, run.x))
+            return memory.fill(self.predictor.weights(memory.at, run.x, run.done))
         latent = run.sample if memory.like(run.sample) else None
         sign = getattr(gate, "sign", 0.0) if latent is not None else 0.0
         return memory.fill(self.predictor.weights_in(run, run.states[self], memory.at, sign), latent)
-
-    def _planned(self, run: Run) -> Decision:
-        """The decision for a step and branch; the trigger is asked once a step, so that all places go the same way."""
-        state = run.states.setdefault(self, {})
-        if state.get("step") != run.step:
-            reason = "gradients are on" if torch.is_grad_enabled() else self.trigger.reason_to_compute(run, state)
-            state.update(step=run.step, reason=reason, decisions={})
-        decision = state["decisions"].get(run.branch)
-        if decision is None:
-            action = Action.COMPUTE if state["reason"] else Action.FILL
-            decision = Decision(run.step, self.site, run.branch or 0, action, reason=state["reason"] or "")
-            state["decisions"][run.branch] = decision
-            self._log(run).note(decision)
-        return decision
-
-    def _log(self, run: Run) -> RunLog:
-        if self not in run.logs:
-            run.logs[self] = RunLog(self.name, self.site, run.total)
-            self.record.last_run = {**(self.record.last_run or {}), self.name: run.logs[self]}
-        return run.logs[self]

@@ -65,6 +65,8 @@ class Run:
         complete: its last step is done; stays False for a run that was broken off.
         sample: the latent that the denoiser was called with last: a tensor, or a list of them.
         recording: what takes in every call of the scheduler's `step`; None if nothing does.
+        guided: the unconditional pass of classifier-free guidance is computed on this step, as far as a rule told.
+        share: takes the conditional half of what was computed for both halves at once; None: outputs are kept whole.
         marked_by_caller: the caller's own `tick` marks the steps.
         marked, last: timestep and latent of the current step where there is no scheduler.
     """
@@ -78,6 +80,8 @@ class Run:
         self.complete = False
         self.sample: Any = None
         self.recording: Any = None
+        self.guided = False
+        self.share: Callable[[Any], Any] | None = None
         self.marked: float | None = None
         self.last: Any = None
         self.logs: dict[Rule, RunLog] = {}
@@ -137,6 +141,20 @@ class Run:
         """Where this step is on the noise schedule: log-SNR, sigma for flow matching, or the step number."""
         return self._coordinates[self.position] if self.position < len(self._coordinates) else float(self.step)
 
+    @property
+    def time(self) -> float | None:
+        """Where this step is between noise (1) and sample (0), in the model's own timesteps; None if nothing tells."""
+        if self.position < len(self._timesteps):
+            return self._timesteps[self.position] / getattr(self.scheduler.config, "num_train_timesteps", 1000)
+        if self.marked is not None:
+            return self.marked / 1000
+        return 1 - self.step / self.length if self.length else None
+
+    @property
+    def done(self) -> float:
+        """The part of the run that is behind, from 0 to 1; 0 if nobody tells how long it is."""
+        return min(self.step / max(self.length - 1, 1), 1.0) if self.length else 0.0
+
     def belongs(self, timestep: float | None) -> bool:
         """Whether a call with this timestep is one of this run's current step; the first call finds the run's place."""
         return self.is_at(timestep) if self.located else self.locate(timestep)
@@ -158,7 +176,8 @@ class Run:
             self.recording.note(self, output, sample, (following,))
         self.step += 1
         self.position += 1
-        self.branch = self.sample = None
+        self.branch = self.sample = self.share = None
+        self.guided = False
         self._calls.clear()
         if self._timesteps and self.position >= len(self._timesteps):
             self.complete = True
@@ -171,8 +190,10 @@ class Run:
         if _current.get() is self:
             _current.set(None)
         logs, self.logs = self.logs, {}
-        for rule, log in logs.items():
-            rule.conclude(log, self)
+        for rule in logs:
+            rule.finish(self)
+        if logs:
+            next(iter(logs)).report(self, logs)
 
     def count(self, what: Hashable) -> int:
         """How often this was called before within the step."""
@@ -182,9 +203,13 @@ class Run:
 
     def memory(self, place: Hashable, depth: int) -> Memory:
         """What this place keeps in the current branch."""
-        memory = self._memories.get((place, self.branch))
+        return self.memory_of(place, self.branch, depth)
+
+    def memory_of(self, place: Hashable, branch: int | None, depth: int) -> Memory:
+        """What this place keeps in a branch."""
+        memory = self._memories.get((place, branch))
         if memory is None:
-            memory = self._memories[place, self.branch] = Memory(depth)
+            memory = self._memories[place, branch] = Memory(depth)
         return memory
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from gearshift.models import diffusers as models
-from gearshift.models.denoiser import Denoiser
+from gearshift.models.denoiser import Denoiser, Kind
 
 
 def backbone(module: Any, row: Denoiser) -> list[list[Any]]:
@@ -23,6 +24,16 @@ def block_stack(module: Any, row: Denoiser) -> list[list[Any]]:
 def block(module: Any, row: Denoiser) -> list[list[Any]]:
     """Each repeated transformer block by itself."""
     return [[b] for path in row.blocks for b in module.get_submodule(path)]
+
+
+def attention(kind: Kind) -> Callable[[Any, Denoiser], list[list[Any]]]:
+    """The site of each attention module of one kind by itself."""
+
+    def site(module: Any, row: Denoiser) -> list[list[Any]]:
+        return [[m] for m in models.attention_modules(module, row, kind).values()]
+
+    site.__name__ = f"{kind}_attention"
+    return site
 
 
 def deep_features(module: Any, row: Denoiser) -> list[list[Any]]:

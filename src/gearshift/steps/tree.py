@@ -21,18 +21,19 @@ def tensors(value: Any) -> list[torch.Tensor]:
 
 def replaced(value: Any, new: list[torch.Tensor]) -> Any:
     """The same structure around other tensors; `new` is used up from its front."""
-    return _map(value, lambda _: new.pop(0))
+    return mapped(value, lambda _: new.pop(0))
 
 
-def _map(value: Any, function: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+def mapped(value: Any, function: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """The same structure with a function's values in the tensors' places."""
     if isinstance(value, torch.Tensor):
         return function(value)
     if isinstance(value, Mapping):
-        return type(value)(**{k: _map(v, function) for k, v in value.items()})
+        return type(value)(**{k: mapped(v, function) for k, v in value.items()})
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_map(v, function) for v in value))
+        return type(value)(*(mapped(v, function) for v in value))
     if isinstance(value, (tuple, list)):
-        return type(value)(_map(v, function) for v in value)
+        return type(value)(mapped(v, function) for v in value)
     return value
 
 

@@ -43,6 +43,39 @@ class Every:
 
 
 @dataclass(frozen=True)
+class Within:
+    """Another trigger inside a range of the run's time (noise is 1, the sample 0); every step outside is computed."""
+
+    inner: Trigger
+    low: float
+    high: float
+
+    def reason_to_compute(self, run: Run, state: dict[str, Any]) -> str | None:
+        time = run.time
+        if time is None:
+            return "nothing tells how far the run is"
+        if not self.low < time < self.high:
+            return "outside the part of the run that is filled in"
+        return self.inner.reason_to_compute(run, state)
+
+    def excuse(self, run: Run | None) -> str | None:
+        return self.inner.excuse(run)
+
+
+@dataclass(frozen=True)
+class Unguided:
+    """Another trigger on the steps without an unconditional pass; with one, every step is computed."""
+
+    inner: Trigger
+
+    def reason_to_compute(self, run: Run, state: dict[str, Any]) -> str | None:
+        return "the unconditional pass is computed" if run.guided else self.inner.reason_to_compute(run, state)
+
+    def excuse(self, run: Run | None) -> str | None:
+        return self.inner.excuse(run)
+
+
+@dataclass(frozen=True)
 class Drift:
     """Compute when the latent has moved by more than `threshold` since the last computed step.
 
@@ -80,6 +113,6 @@ def as_one(sample: Any) -> Any:
 
 def moved(now: Any, last: Any) -> float:
     """Relative Euclidean distance of two batches of latents [n, ...], of the sample that moved most."""
-    flat = now.flatten(1).float(), last.flatten(1).float()
+    flat = now.detach().flatten(1).float(), last.detach().flatten(1).float()
     change = (flat[0] - flat[1]).norm(dim=1) / flat[1].norm(dim=1).clamp_min(1e-12)
     return float(change.max())

@@ -26,6 +26,13 @@ def interval_param(most: int) -> Any:
     return param(2, choices=range(1, most + 1), help="steps between computations; 1 turns caching off")
 
 
+def attention_param() -> Any:
+    """Steps between computations of attention."""
+    return param(
+        2, choices=range(1, 6), help="steps between computations of the spatial attention; 1 turns caching off"
+    )
+
+
 def start_param() -> Any:
     """Steps before anything is filled in."""
     return param(2, choices=range(0, 11), help="steps computed before any is filled in")

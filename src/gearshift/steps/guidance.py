@@ -1,0 +1,168 @@
+"""Guidance as a site: the unconditional pass is left out on some steps and filled in from the conditional one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from gearshift.models.denoiser import Denoiser
+from gearshift.steps.decision import Action
+from gearshift.steps.gate import Gate
+from gearshift.steps.memory import Kept, Memory
+from gearshift.steps.predict import Predictor
+from gearshift.steps.rule import Rule
+from gearshift.steps.run import Run
+from gearshift.steps.tree import mapped, replaced, tensors
+
+NOT_BATCHED = ("image_rotary_emb", "txt_ids", "img_ids")  # their first dimension is tokens
+
+
+@dataclass(frozen=True)
+class Half:
+    """One half of a doubled batch.
+
+    Attributes:
+        total: length of the doubled batch.
+        last: the second half; else the first.
+        listed: samples come as a list with one tensor for each.
+    """
+
+    total: int
+    last: bool
+    listed: bool
+
+    @property
+    def other(self) -> Half:
+        return Half(self.total, not self.last, self.listed)
+
+    def take(self, value: Any) -> Any:
+        """This half of every tensor (and of every list of samples) that is as long as the doubled batch."""
+        middle = self.total // 2
+        if self.listed and isinstance(value, list) and len(value) == self.total:
+            return value[middle:] if self.last else value[:middle]
+        if isinstance(value, tuple) and not hasattr(value, "_fields"):
+            return tuple(self.take(v) for v in value)
+        return mapped(value, lambda t: self._of(t, middle))
+
+    def cut(self, value: Any) -> Any:
+        """This half of every tensor of a module inside, which may have frames or places in its batch."""
+        return mapped(value, lambda t: t.chunk(2)[self.last])
+
+    def take_arguments(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        return {name: value if name in NOT_BATCHED else self.take(value) for name, value in kwargs.items()}
+
+    def joined(self, this: Any, other: Any) -> Any:
+        """The doubled output of which `this` is this half."""
+        if isinstance(this, torch.Tensor):
+            return torch.cat([other, this] if self.last else [this, other])
+        if isinstance(this, list) and self.listed:
+            return other + this if self.last else this + other
+        if isinstance(this, Mapping):
+            return type(this)(**{name: self.joined(value, other[name]) for name, value in this.items()})
+        if isinstance(this, (tuple, list)):
+            return type(this)(self.joined(a, b) for a, b in zip(this, other, strict=True))
+        return this
+
+    def _of(self, tensor: torch.Tensor, middle: int) -> torch.Tensor:
+        if not tensor.ndim or len(tensor) != self.total:
+            return tensor
+        return tensor[middle:] if self.last else tensor[:middle]
+
+
+@dataclass(eq=False)
+class GuidanceRule(Rule):
+    """Computes the unconditional pass when the trigger says so; else it is the conditional one plus a kept difference.
+
+    A run without an unconditional pass is let through and leaves no log.
+
+    Attributes:
+        predictor: makes the difference to be added of those kept.
+    """
+
+    predictor: Predictor
+
+    def call(self, run: Run, gate: Gate, args: tuple, kwargs: dict[str, Any]) -> Any:
+        row = gate.row  # type: ignore[attr-defined]  # this rule stands at backbones only
+        state = run.states.setdefault(self, {})
+        if row.guidance == "batched":
+            half = None if run.branch else self._half(run, row, state)
+            return gate.compute(*args, **kwargs) if half is None else self._batched(run, gate, half, args, kwargs)
+        if not row.cond_first or (run.branch or 0) > 1:
+            return gate.compute(*args, **kwargs)
+        pass_ = self._unconditional if run.branch else self._conditional
+        return pass_(run, gate, args, kwargs)
+
+    def _batched(self, run: Run, gate: Gate, half: Half, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """Both passes in one call on a doubled batch, or half of it."""
+        memory = self._memory(run)
+        nothing = memory.meet([half.take(t).shape for t in tensors(run.sample)])
+        run.guided = self._planned(run, 0).action is Action.COMPUTE or nothing is not None
+        if not run.guided:
+            first = gate.compute(*half.take(args), **half.take_arguments(kwargs))
+            return half.joined(first, self._predicted(run, first))
+        self._computed(run)
+        run.share = half.cut
+        output = gate.compute(*args, **kwargs)
+        self._keep(run, half.take(output), half.other.take(output))
+        return output
+
+    def _conditional(self, run: Run, gate: Gate, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """The first of two calls."""
+        state = run.states[self]
+        computing = self._reason(run) is not None or not self._memory(run).history
+        run.guided = computing and bool(state.get("paired"))
+        output = gate.compute(*args, **kwargs)
+        state["first"] = Kept(run.x, output, copy=False)
+        return output
+
+    def _unconditional(self, run: Run, gate: Gate, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """The second of two calls."""
+        state, memory = run.states[self], self._memory(run)
+        state["paired"] = True
+        first = state.pop("first", None)
+        usable = first is not None and not first.was_written() and memory.meet(first.shapes) is None
+        if self._planned(run, 0).action is Action.FILL and usable:
+            return self._predicted(run, first.output)
+        self._computed(run)
+        output = gate.compute(*args, **kwargs)
+        if first is not None:
+            self._keep(run, first.output, output)
+        return output
+
+    def _half(self, run: Run, row: Denoiser, state: dict[str, Any]) -> Half | None:
+        """The conditional half of a doubled batch; None if the batch is none.
+
+        The halves of one are equal. So are, at first, those of two prompts with the same noise: the first step does
+        not count, and the second is compared once.
+        """
+        listed = isinstance(run.sample, (list, tuple))
+        total = len(run.sample)
+        if total % 2 or run.step == 0:
+            return None
+        if state.get("compared") != total:
+            pairs = zip(run.sample[: total // 2], run.sample[total // 2 :], strict=True)
+            state.update(compared=total, doubled=all(torch.equal(a, b) for a, b in pairs))
+        return Half(total, last=not row.cond_first, listed=listed) if state["doubled"] else None
+
+    def _memory(self, run: Run) -> Memory:
+        """Of the differences between the passes."""
+        return run.memory_of(self, 0, self.predictor.depth)
+
+    def _keep(self, run: Run, conditional: Any, unconditional: Any) -> None:
+        if not torch.is_grad_enabled():
+            pairs = zip(tensors(conditional), tensors(unconditional), strict=True)
+            self._memory(run).keep(run.x, [u - c for c, u in pairs])
+
+    def _predicted(self, run: Run, conditional: Any) -> Any:
+        memory = self._memory(run)
+        difference = memory.fill(self.predictor.weights(memory.at, run.x, run.done))
+        return replaced(conditional, [c + d for c, d in zip(tensors(conditional), difference, strict=True)])
+
+    def _computed(self, run: Run) -> None:
+        """Note a pass that was to be filled in and could not be."""
+        planned = self._planned(run, 0)
+        if planned.action is Action.FILL:
+            self._log(run).note(replace(planned, action=Action.COMPUTE, reason="no difference is kept yet"))
