@@ -40,7 +40,7 @@ QUICK = {50: (17, 9), 28: (9,)}
 GUIDANCE = {"text-to-image": 5.0, "dit": 4.0, "flux": 3.5}
 # FluxPipeline hands its shift to both samplers, which then step at Euler's own times.
 FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
-THRESHOLDS = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.14, 0.2)
+THRESHOLDS = (0.002, 0.003, 0.005, 0.007, 0.01, 0.014, 0.02, 0.04, 0.1)
 PLANNED = "planned (taylor_auto)"
 COLUMNS = [
     Column("computed", "computed steps", format=".0f"),

@@ -49,9 +49,9 @@ def drift(latents, threshold, max_skip=9):
 
 def test_drift_computes_when_the_latent_has_moved_far_enough():
     path = [torch.ones(1, 4) * (1 + 0.03 * i) for i in range(10)]
-    assert drift(path, 0.05) == [0, 2, 4, 6, 8]
-    assert drift(path, 0.2) == [0, 7]
-    assert drift(path, 0.2, max_skip=2) == [0, 3, 6, 9]
+    assert drift(path, 0.05**2) == [0, 2, 4, 6, 8]
+    assert drift(path, 0.2**2) == [0, 7]
+    assert drift(path, 0.2**2, max_skip=2) == [0, 3, 6, 9]
 
 
 def test_drift_goes_by_the_sample_that_moved_most():

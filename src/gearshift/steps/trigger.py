@@ -77,10 +77,11 @@ class Unguided:
 
 @dataclass(frozen=True)
 class Drift:
-    """Compute when the latent has moved by more than `threshold` since the last computed step.
+    """Compute when the latent has changed by more than `threshold` since the last computed step.
 
-    The distance is the relative Euclidean one, per sample of the batch; the sample that moved most decides. It costs
-    one number read from the device a step. At most `max_skip` steps in a row are filled in.
+    The change is the energy of the difference over the energy of the latent, per sample of the batch; the sample that
+    changed most decides. It costs one number read from the device a step. At most `max_skip` steps in a row are filled
+    in.
     """
 
     threshold: float
@@ -94,8 +95,8 @@ class Drift:
         elif state["skipped"] >= self.max_skip:
             reason = f"{self.max_skip} steps in a row were filled in"
         else:
-            distance = moved(sample, last)
-            reason = f"the latent moved by {distance:.3f}, past {self.threshold}" if distance > self.threshold else None
+            change = moved(sample, last) ** 2
+            reason = f"the latent changed by {change:.3g}, past {self.threshold}" if change > self.threshold else None
         if reason is None:
             state["skipped"] += 1
         else:

@@ -12,13 +12,17 @@ from gearshift.core.param import param
 
 
 class Adaptive(Algorithm):
-    """Fill in a step while the latent has moved little since the last computed one, prompt by prompt."""
+    """Fill in a step while the latent has changed little since the last computed one, prompt by prompt.
+
+    The change is |x - y|^2 / |y|^2 of the sample that changed most: 0.01 is a tenth of the latent's length.
+    """
 
     facts = cacher_facts()
     threshold: float = param(
         0.01,
         between=(0.001, 0.2),
-        help="largest relative change of the latent since the last computed step that is skipped; larger is faster",
+        help="largest relative change (squared norms) of the latent since the last computed step that is skipped; "
+        "larger is faster",
     )
     max_skip_steps: int = param(4, choices=range(1, 6), help="most steps skipped in a row")
     cache_mode: str = mode_param()
