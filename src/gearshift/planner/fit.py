@@ -10,33 +10,40 @@ import numpy as np
 
 from gearshift.planner.recording import Recording
 from gearshift.planner.surrogate import Surrogate
+from gearshift.steps.memory import Weights
 from gearshift.steps.predict import Taylor
 
 if TYPE_CHECKING:
     from gearshift.steps.run import Run
 
 RIDGE = 1e-6
+GROUP_RIDGE = 1e-3
 
 
 @dataclass
 class Fitting(Recording):
     """Records a run on which steps are filled in, and weighs what is kept so that the run stays beside a reference.
 
-    For each filled-in step a few scalars, the weights of the last computed outputs and of the latent, are the least
-    squares solution of: the next sample is the reference's. As the kept outputs and the latent are those of this run,
-    errors of earlier steps are corrected on the way. The fit leans toward extrapolation along a line.
+    For each filled-in step the weights of the last computed outputs and of the latent, one for each channel and band
+    of spatial frequency, are the least squares solution of: the next sample is the reference's. As the kept outputs and
+    the latent are those of this run, errors of earlier steps are corrected on the way. The fit leans toward
+    extrapolation along a line.
 
     Attributes:
         reference: the fully computed run, with the same noise.
         sampler: the sampler's numbers, read off it.
         weights: by position, as `Schedule` has them; in the units of the denoiser's own latent.
+        earlier: runs of the same schedule with other noise, whose steps count too.
+        met: by step what it had to mix and, last, what was wanted, [terms + 1, groups x directions].
     """
 
     reference: Recording = field(default_factory=Recording)
     sampler: Surrogate | None = None
-    weights: dict[int, tuple[float, ...]] = field(default_factory=dict)
+    weights: dict[int, Weights] = field(default_factory=dict)
+    earlier: tuple[Fitting, ...] = ()
+    met: dict[int, np.ndarray] = field(default_factory=dict)
 
-    def fit(self, run: Run, at: Sequence[float], latent: float) -> tuple[float, ...]:
+    def fit(self, run: Run, at: Sequence[float], latent: float) -> Weights:
         """Weights for the current step.
 
         Args:
@@ -47,20 +54,21 @@ class Fitting(Recording):
             self.weights[run.position] = self._fit(run, at, latent)
         return self.weights[run.position]
 
-    def _fit(self, run: Run, at: Sequence[float], latent: float) -> tuple[float, ...]:
+    def _fit(self, run: Run, at: Sequence[float], latent: float) -> Weights:
         there = {x: i for i, x in enumerate(self.x)}
         line = Taylor(1).weights(at[:2], run.x)
         prior = np.array(line + [0.0] * (len(at) - len(line) + bool(latent)))
         if any(x not in there for x in at):
             return tuple(prior[: len(at)])
         columns = [self.outputs[there[x]] for x in at] + ([self.samples[-1]] if latent else [])
-        mixed = np.stack(columns)
-        gram = mixed @ mixed.T
-        gram[np.diag_indices_from(gram)] += RIDGE * np.trace(gram) / len(gram)
-        found = prior + np.linalg.solve(gram, mixed @ (self._wanted() - prior @ mixed))
+        self.met[self.steps] = np.stack([*columns, self._wanted()])
+        shares = self.shares if latent else np.ones(1)
+        met = [f.met[self.steps].reshape(len(columns) + 1, len(shares), -1) for f in (*self.earlier, self)]
+        pooled = np.concatenate(met, axis=2)
+        found = grouped(pooled[:-1], pooled[-1], prior, shares)
         if latent and self.sample is not None:
             found[-1] *= latent * _size(self.sample) / _size(run.sample)
-        return tuple(float(w) for w in found)
+        return tuple(tuple(w) if len(w) > 1 else w[0] for w in found.tolist())
 
     def _wanted(self) -> np.ndarray:
         """The output that takes this run's sample to the reference's next one."""
@@ -70,6 +78,34 @@ class Fitting(Recording):
         if p:
             astray = astray + sampler.c[p] * (self.outputs[-1] - seen.outputs[p - 1])
         return seen.outputs[p] - (astray / sampler.b[p] if abs(sampler.b[p]) > 1e-12 else 0.0)
+
+
+def grouped(columns: np.ndarray, wanted: np.ndarray, prior: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """Weights [terms, groups] whose mix of the columns comes nearest to what is wanted, group by group.
+
+    The weights for all groups together lean toward the prior, those of each group toward these. The pull is the same
+    for each coefficient, so that groups of little energy, which are mostly chance, hardly leave.
+
+    Args:
+        columns: [terms, groups, directions].
+        wanted: [groups, directions].
+        prior: [terms].
+        shares: the part of all coefficients that each group has, [groups].
+    """
+    size = float(np.sum(columns**2)) / len(columns)
+    whole = columns.reshape(1, len(columns), -1), wanted.reshape(1, -1)
+    together = _leaning(*whole, prior[None], np.array([RIDGE * size]))
+    if len(shares) == 1:
+        return together.T
+    priors = np.repeat(together, len(shares), axis=0)
+    return _leaning(columns.transpose(1, 0, 2), wanted, priors, GROUP_RIDGE * size * shares).T
+
+
+def _leaning(columns: np.ndarray, wanted: np.ndarray, prior: np.ndarray, pull: np.ndarray) -> np.ndarray:
+    """Least squares [problems, terms] with a pull toward the prior; columns [problems, terms, n], pull [problems]."""
+    gram = columns @ columns.transpose(0, 2, 1) + (pull + 1e-300)[:, None, None] * np.eye(columns.shape[1])
+    missing = wanted - np.einsum("gt,gtn->gn", prior, columns)
+    return prior + np.linalg.solve(gram, np.einsum("gtn,gn->gt", columns, missing)[..., None])[..., 0]
 
 
 def _size(latent: object) -> float:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gearshift.planner.fit import Fitting
-from gearshift.planner.recording import Recording
+from gearshift.planner.recording import Recording, Stopwatch
 from gearshift.planner.solve import moved, programme, solve, span_costs
 from gearshift.planner.surrogate import Surrogate
 from gearshift.steps.planned import Schedule
@@ -18,7 +18,8 @@ from gearshift.steps.predict import Predictor
 GUESS = 0.25  # share of the feedback that served best on trained models where only one can be taken
 TRIED = (0.0, 0.25, 0.5, 1.0)
 MOVES = 24
-CHECKED = 5
+CHECKED = 3
+FITTED_TO = 3  # further noises; the last one proves
 Distance = Callable[[Recording, Recording], float]
 
 
@@ -28,12 +29,18 @@ class Found:
 
     Attributes:
         error: relative error of the final sample: the surrogate's estimate, or the distance measured where it was run.
-        seconds: of the whole call as run; 0 where it was not.
     """
 
     schedule: Schedule
     error: float
-    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Rehearsed:
+    """A schedule and the runs that its weights were fitted in, the newest of which is `found`'s."""
+
+    found: Found
+    fittings: tuple[Fitting, ...] = ()
 
 
 def apart(run: Recording, reference: Recording) -> float:
@@ -44,18 +51,24 @@ def apart(run: Recording, reference: Recording) -> float:
     return float(off.clamp_min(1e-12).log().mean().exp())
 
 
-def count_for(recording: Recording, fraction: float, outside: float = 0.0) -> int:
+def proving(fraction: float) -> float:
+    """What proving schedules that take this fraction of a full run takes, in full runs."""
+    return FITTED_TO + CHECKED * FITTED_TO * fraction
+
+
+def count_for(recording: Recording, fraction: float, outside: float = 0.0, filling: float = 0.0) -> int:
     """How many steps may be computed for a call to take this fraction of its time.
 
     Args:
         recording: a fully computed run.
         fraction: wanted time over full time, in [0, 1].
         outside: seconds of the call that are not in the sampling loop.
+        filling: seconds that a step takes which is filled in.
     """
     step = recording.denoising / recording.steps
     rest = sum(recording.seconds) - recording.denoising + outside
-    allowed = fraction * (sum(recording.seconds) + outside) - rest
-    return min(max(round(allowed / step), 2), recording.steps)
+    allowed = fraction * (sum(recording.seconds) + outside) - rest - recording.steps * filling
+    return min(max(round(allowed / max(step - filling, 1e-9)), 2), recording.steps)
 
 
 def guess(recording: Recording, count: int, predictor: Predictor) -> Found:
@@ -70,9 +83,8 @@ class Rehearsals:
     """Real runs of one call under different schedules.
 
     Attributes:
-        reference: the fully computed run.
-        run: runs the call under a schedule and into a recording.
-        again: the same with other noise, for the last word.
+        reference: the fully computed run, with noise by seed 0.
+        run: runs the call under a schedule (None: computed whole), into a recording, with noise by this seed.
         predictor: fills in where weights are not fitted.
         fitted: whether they are.
         distance: what is to be small, of a run and the reference.
@@ -80,68 +92,81 @@ class Rehearsals:
     """
 
     reference: Recording
-    run: Callable[[Schedule | None, Recording], None]
-    again: Callable[[Schedule | None, Recording], None]
+    run: Callable[[Schedule | None, Recording, int], None]
     predictor: Predictor
     fitted: bool
     distance: Distance = apart
     on_progress: Callable[[int, int], None] = lambda done, total: None
     done: int = 0
-    tried: dict[tuple[int, ...], Found] = field(default_factory=dict)
+    tried: dict[tuple[int, ...], Rehearsed] = field(default_factory=dict)
 
     def best(self, count: int) -> Found:
         """The best schedule of `count` steps.
 
-        Several are solved for, neighbors of the best one are tried, and the best of all run once more with other noise,
-        where what was fitted to the noise of the rehearsals does not help. That error is the one reported.
+        Several are solved for, and neighbors of the best one are tried. The weights of the few best of all are then
+        fitted to other noise too, and proven under noise that they never met. That error is the one reported.
         """
         self.nearest(count, MOVES)
-        rivals = sorted((f for f in self.tried.values() if len(f.schedule.computed) == count), key=lambda f: f.error)
+        rivals = [r for r in self.tried.values() if len(r.found.schedule.computed) == count]
+        rivals.sort(key=lambda r: r.found.error)
         if count >= self.reference.steps:
-            return rivals[0]
-        reference = Recording()
-        self.again(None, reference)
-        return min((self._checked(found, reference) for found in rivals[:CHECKED]), key=lambda f: f.error)
+            return rivals[0].found
+        references = [self._whole(seed) for seed in range(1, FITTED_TO + 1)]
+        return min((self._proven(rival, references) for rival in rivals[:CHECKED]), key=lambda f: f.error)
+
+    def timed(self, schedule: Schedule | None) -> tuple[Stopwatch, float]:
+        """Run a schedule for its time alone; seconds of the whole call are the second answer."""
+        watch, start = Stopwatch(), time.perf_counter()
+        self.run(schedule, watch, 0)
+        return watch, time.perf_counter() - start
 
     def nearest(self, count: int, moves: int, seed: int = 0) -> Found:
         """The best schedule under the rehearsals' own noise, after this many moves."""
         chance = random.Random(seed)
         solved = sorted(set(self._solved(count)))
         total = self.done + len(solved) + (moves if len(solved[0]) < self.reference.steps else 0)
-        found = min((self.trial(computed, total) for computed in solved), key=lambda f: f.error)
-        best = next(c for c in solved if self.tried[c] is found)
+        best = min((self.trial(computed, total) for computed in solved), key=lambda r: r.found.error)
         for _ in range(total - self.done):
-            neighbor = tuple(moved(list(best), self.reference.steps, chance))
-            rival = self.trial(neighbor, total)
-            if rival.error < found.error:
-                best, found = neighbor, rival
-        return found
+            positions = tuple(p - self.reference.start for p in best.found.schedule.computed)
+            rival = self.trial(tuple(moved(list(positions), self.reference.steps, chance)), total)
+            if rival.found.error < best.found.error:
+                best = rival
+        return best.found
 
-    def trial(self, computed: tuple[int, ...], total: int = 1) -> Found:
-        """Run one schedule, given as step numbers."""
+    def trial(self, computed: tuple[int, ...], total: int = 1) -> Rehearsed:
+        """Run one schedule, given as step numbers, under the first noise."""
         if computed not in self.tried:
-            recording = self._empty()
-            start = time.perf_counter()
-            self.run(Schedule(_positions(self.reference, computed)), recording)
-            seconds = time.perf_counter() - start
-            schedule = Schedule(_positions(self.reference, computed), getattr(recording, "weights", {}))
-            self.tried[computed] = Found(schedule, self.distance(recording, self.reference), seconds)
+            self.tried[computed] = self._fitted(Schedule(_positions(self.reference, computed)), self.reference, 0, ())
         self.done += 1
         self.on_progress(self.done, total)
         return self.tried[computed]
 
-    def _checked(self, found: Found, reference: Recording) -> Found:
+    def _whole(self, seed: int) -> Recording:
         recording = Recording()
-        start = time.perf_counter()
-        self.again(found.schedule, recording)
-        seconds = time.perf_counter() - start
-        self.done += 1
-        return replace(found, error=self.distance(recording, reference), seconds=seconds)
+        self.run(None, recording, seed)
+        return recording
 
-    def _empty(self) -> Recording:
+    def _fitted(self, schedule: Schedule, reference: Recording, seed: int, earlier: tuple[Fitting, ...]) -> Rehearsed:
+        """Run a schedule, and fit its weights on the way."""
         if not self.fitted:
-            return Recording()
-        return Fitting(reference=self.reference, sampler=surrogate_of(self.reference, 0.0))
+            recording = Recording()
+            self.run(schedule, recording, seed)
+            return Rehearsed(Found(schedule, self.distance(recording, reference)))
+        fitting = Fitting(reference=reference, sampler=surrogate_of(reference, 0.0), earlier=earlier)
+        self.run(Schedule(schedule.computed), fitting, seed)
+        found = Found(Schedule(schedule.computed, fitting.weights), self.distance(fitting, reference))
+        return Rehearsed(found, (*earlier, fitting))
+
+    def _proven(self, rival: Rehearsed, references: list[Recording]) -> Found:
+        """A schedule fitted to all but the last of these noises, and run under the last."""
+        *more, last = references
+        for seed, reference in enumerate(more if self.fitted else (), start=1):
+            rival = self._fitted(rival.found.schedule, reference, seed, rival.fittings)
+            self.done += 1
+        recording = Recording()
+        self.run(rival.found.schedule, recording, len(references))
+        self.done += 1
+        return replace(rival.found, error=self.distance(recording, last))
 
     def _solved(self, count: int) -> Iterator[tuple[int, ...]]:
         for share in TRIED:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from gearshift.steps.bands import analysed, groups, labels, shares
 from gearshift.steps.run import is_flow
 
 if TYPE_CHECKING:
@@ -24,12 +25,15 @@ MOST_FEEDBACK = 2.0
 class Recording:
     """Model outputs and samples of a run, projected onto a few random directions.
 
-    Everything that is done with them is linear in them with scalar weights, and random projections keep lengths and
-    angles, so that a video's latents take no more room than an icon's.
+    Everything that is done with them is linear in them, with one weight for each group of coefficients
+    (`bands.groups`), and random projections within a group keep lengths and angles, so that a video's latents take no
+    more room than an icon's.
 
     Attributes:
-        outputs: float64 [directions] for each step: the model output as the scheduler got it, guidance included.
-        samples: float64 [directions]: the sample before each step, and after the last.
+        outputs: float64 [groups x directions] for each step: the model output as the scheduler got it, guidance
+            included.
+        samples: float64 [groups x directions]: the sample before each step, and after the last.
+        shares: the part of all coefficients that each group has; outputs and samples come apart into as many.
         x: coordinate of each step on the noise schedule.
         feedback: for each step how much of a shift of the sample comes back in the output, were the clean image that
             the denoiser sees in it to stay where it is.
@@ -41,6 +45,7 @@ class Recording:
 
     outputs: list[np.ndarray] = field(default_factory=list)
     samples: list[np.ndarray] = field(default_factory=list)
+    shares: np.ndarray = field(default_factory=lambda: np.ones(1))
     x: list[float] = field(default_factory=list)
     feedback: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
@@ -52,7 +57,7 @@ class Recording:
 
     @property
     def steps(self) -> int:
-        return len(self.outputs)
+        return len(self.seconds)
 
     def timed(self, compute: Callable[[], Any]) -> Any:
         """What `compute` answers; its time is the denoiser's."""
@@ -64,9 +69,10 @@ class Recording:
         return answer
 
     def note(self, run: Run, output: torch.Tensor, sample: torch.Tensor, answer: Any) -> None:
-        """Take in one call of the scheduler's `step`."""
+        """Take in one call of the scheduler's `step`; what that takes is not the run's time."""
+        self.seconds.append(time.perf_counter() - self._since)
         if self._project is None:
-            self._project = _projection(output)
+            self._project, self.shares = _projection(output), shares(output.shape)
             self.start = run.position
             self.samples.append(self._project(sample))
         self.outputs.append(self._project(output))
@@ -74,6 +80,13 @@ class Recording:
         self.samples.append(self._project(self.sample))
         self.x.append(run.x)
         self.feedback.append(min(feedback(run.scheduler, run.x), MOST_FEEDBACK))
+        self._since = time.perf_counter()
+
+
+class Stopwatch(Recording):
+    """Takes in nothing but the time."""
+
+    def note(self, run: Run, output: torch.Tensor, sample: torch.Tensor, answer: Any) -> None:
         now = time.perf_counter()
         self.seconds.append(now - self._since)
         self._since = now
@@ -104,18 +117,23 @@ def _wait() -> None:
 
 
 def _projection(like: torch.Tensor) -> Callable[[torch.Tensor], np.ndarray]:
-    """A fixed map of tensors of this shape to DIRECTIONS numbers: random signs, summed in buckets."""
-    size = like.numel()
-    if size <= DIRECTIONS:
-        return lambda tensor: tensor.detach().flatten().double().cpu().numpy()
+    """A fixed map of tensors of this shape to about DIRECTIONS numbers: random signs, summed in buckets by group."""
+    count, size = groups(like.shape), like.numel()
+    group = labels(like.shape).expand(like.shape).flatten() if count > 1 else torch.zeros(size, dtype=torch.long)
     generator = torch.Generator().manual_seed(0)
     signs = (torch.randint(2, (size,), generator=generator) * 2 - 1).to(like.device, torch.float32)
-    order = torch.randperm(size, generator=generator).to(like.device)
-    width = -(-size // DIRECTIONS)
+    shuffled = torch.randperm(size, generator=generator)
+    shuffled = shuffled[group[shuffled].argsort(stable=True)]
+    sizes = torch.bincount(group, minlength=count)
+    width = min(int(sizes.max()), -(-DIRECTIONS // count))
+    within = torch.arange(size) - (sizes.cumsum(0) - sizes)[group[shuffled]]
+    bucket = torch.empty(size, dtype=torch.long)
+    bucket[shuffled] = group[shuffled] * width + within % width
+    bucket = bucket.to(like.device)
 
     def project(tensor: torch.Tensor) -> np.ndarray:
-        mixed = (tensor.detach().flatten().float() * signs)[order]
-        padded = torch.nn.functional.pad(mixed, (0, width * DIRECTIONS - size))
-        return padded.view(DIRECTIONS, width).sum(1).double().cpu().numpy()
+        flat = tensor.detach().float()
+        flat = (analysed(flat) if count > 1 else flat).flatten() * signs
+        return torch.zeros(count * width, device=flat.device).index_add_(0, bucket, flat).cpu().double().numpy()
 
     return project

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 
+from gearshift.steps.bands import mixed
 from gearshift.steps.tree import replaced, tensors
+
+Weights = Sequence[float] | Sequence[Sequence[float]]
 
 
 class Memory:
@@ -47,11 +50,17 @@ class Memory:
         """Whether what is kept is one tensor of the latent's shape."""
         return isinstance(latent, torch.Tensor) and self.history[-1].shapes == [latent.shape]
 
-    def fill(self, weights: Sequence[float], latent: Any = None) -> Any:
-        """The weighted sum of kept outputs, newest first; a further weight is the latent's."""
+    def fill(self, weights: Weights, latent: Any = None) -> Any:
+        """The weighted sum of kept outputs, newest first; a further weight is the latent's.
+
+        Weights with one number for each group of `bands.groups` need a single tensor of the latent's shape.
+        """
+        if not isinstance(weights[0], float):
+            sources = [kept.tensors[0] for kept in reversed(self.history)]
+            return replaced(self.history[-1].output, [mixed([*sources, latent], cast(Any, weights))])
         if list(weights) == [1.0] and not self.copies:
             return self.history[-1].output
-        return blend(self.history, weights, latent)
+        return blend(self.history, cast(Any, weights), latent)
 
     def keep(self, at: float, output: Any) -> None:
         """Keep a computed output and its coordinate; outputs of other shapes before it are forgotten."""

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from gearshift.steps.bands import groups
+from gearshift.steps.memory import Weights
 from gearshift.steps.predict import Predictor
 
 if TYPE_CHECKING:
@@ -20,21 +22,38 @@ class Schedule:
     Attributes:
         computed: positions, the first step's among them.
         weights: position -> weights of the last computed outputs, newest first, and then perhaps that of the latent; a
-            position that is not there is filled in by the predictor.
+            position that is not there is filled in by the predictor. A weight is a number, or has one for each group
+            of `bands.groups`.
     """
 
     computed: tuple[int, ...]
-    weights: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
+    weights: Mapping[int, Weights] = field(default_factory=dict)
 
     def as_data(self) -> dict[str, Any]:
         """As JSON keeps it."""
-        return {"computed": list(self.computed), "weights": {str(p): list(w) for p, w in self.weights.items()}}
+        weights = {str(p): [_listed(w) for w in ws] for p, ws in self.weights.items()}
+        return {"computed": list(self.computed), "weights": weights}
 
     @staticmethod
     def of(data: Mapping[str, Any]) -> Schedule:
         """From what `as_data` gave."""
-        weights = {int(p): tuple(float(v) for v in w) for p, w in data["weights"].items()}
+        weights: dict[int, Any] = {int(p): tuple(_read(w) for w in ws) for p, ws in data["weights"].items()}
         return Schedule(tuple(int(p) for p in data["computed"]), weights)
+
+
+def _suits(weights: Any, kept: int, latent: Any) -> bool:
+    """Whether weights are for so many outputs and, unless it is None, this latent."""
+    if not weights or isinstance(weights[0], float):
+        return len(weights) == kept or (latent is not None and len(weights) == kept + 1)
+    return latent is not None and len(weights) == kept + 1 and len(weights[0]) == groups(latent.shape)
+
+
+def _listed(weight: Any) -> Any:
+    return weight if isinstance(weight, float) else list(weight)
+
+
+def _read(weight: Any) -> float | tuple[float, ...]:
+    return tuple(float(w) for w in weight) if isinstance(weight, list) else float(weight)
 
 
 @dataclass(eq=False)
@@ -90,7 +109,7 @@ class Planned:
     def weights(self, at: Sequence[float], x: float, done: float = 0.0) -> list[float]:
         return self.base.weights(at[: self.base.depth], x)
 
-    def weights_in(self, run: Run, state: Mapping[str, Any], at: Sequence[float], latent: float) -> Sequence[float]:
+    def weights_in(self, run: Run, state: Mapping[str, Any], at: Sequence[float], latent: float) -> Weights:
         """As `weights`, for the current step of a run; perhaps with one more for the latent.
 
         Args:
@@ -102,9 +121,7 @@ class Planned:
         if fit is not None:
             return fit(run, at, latent)
         found = state["schedule"].weights.get(run.position, ())
-        if len(found) in (len(at), len(at) + bool(latent)):
-            return found
-        return self.weights(at, run.x)
+        return found if _suits(found, len(at), run.sample if latent else None) else self.weights(at, run.x)
 
     def finish(self, run: Run) -> None:
         """Make the schedule at the end of a recorded run."""

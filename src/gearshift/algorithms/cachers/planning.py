@@ -6,8 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from gearshift.core.context import Context
@@ -101,22 +100,21 @@ def find(model: Any, planned: Planned, goal: Goal, given: Any) -> Plan | None:
         return None
     start = time.perf_counter()
 
-    def run(schedule: Schedule | None, recording: Any, seed: int = 0) -> None:
+    def run(schedule: Schedule | None, recording: Any, seed: int) -> None:
         with planned.rehearsing(schedule, recording):
             call(seed)
         if not recording.steps:
             raise GearshiftError(f"{goal.named} cannot plan: no scheduler was heard during the call in `data`.")
 
-    run(None, Recording())  # the first call of a pipeline is slower than those that follow
-    begun, reference = time.perf_counter(), Recording()
-    run(None, reference)
-    full = time.perf_counter() - begun
-    rehearsals = Rehearsals(
-        reference, run, partial(run, seed=1), planned.base, goal.mode == "taylor", goal.distance or apart
-    )
-    found = _searched(goal, rehearsals, full)
+    reference = Recording()
+    run(None, reference, 0)
+    rehearsals = Rehearsals(reference, run, planned.base, goal.mode == "taylor", goal.distance or apart)
+    watch, full = rehearsals.timed(None)  # the first call of a pipeline is slower than those that follow
+    found = _searched(goal, rehearsals, watch, full)
+    _, seconds = rehearsals.timed(found.schedule)
     planned.learn(planned.key, found.schedule)
-    return _proposed(goal, planned.key, reference, found, full, rehearsals.done + 3, time.perf_counter() - start)
+    proposed = _proposed(goal, planned.key, reference, found)
+    return replace(proposed, fraction=seconds / full, runs=rehearsals.done + 3, seconds=time.perf_counter() - start)
 
 
 def rehearsal(model: Any, given: Any) -> Callable[[int], None] | None:
@@ -147,21 +145,37 @@ def _guessed(recording: Recording, goal: Goal, base: Any) -> Schedule:
     return found.schedule
 
 
-def _searched(goal: Goal, rehearsals: Rehearsals, full: float) -> Found:
+def _searched(goal: Goal, rehearsals: Rehearsals, watch: Recording, full: float) -> Found:
     """The best schedule for the goal, with one line that says what it costs and a bar."""
-    from gearshift.planner.plan import CHECKED, MOVES, TRIED, count_for
+    from gearshift.planner.plan import MOVES, TRIED, proving
 
-    reference = rehearsals.reference
+    steps = watch.steps
     with _progress(goal.named) as rehearsals.on_progress:
         if goal.fraction is not None:
-            count = count_for(reference, goal.fraction, outside=full - sum(reference.seconds))
-            cost = full + (len(TRIED) + MOVES + CHECKED) * full * count / reference.steps
-            say(f"{goal.named} is planning {count} of {reference.steps} steps, which takes about {cost:.0f} s.")
+            count = _affordable(goal.fraction, rehearsals, watch, full)
+            part = count / steps
+            cost = full * ((len(TRIED) + MOVES) * part + proving(part))
+            say(f"{goal.named} is planning {count} of {steps} steps, which takes about {cost:.0f} s.")
         else:
-            cost = (SEARCHES * len(TRIED) + MOVES + CHECKED) * full / 2
+            cost = full * ((SEARCHES * len(TRIED) + MOVES) / 2 + proving(0.5))
             say(f"{goal.named} is looking for the fewest steps at {goal}, which takes up to about {cost:.0f} s.")
             count = _fewest(goal, rehearsals)
         return rehearsals.best(count)
+
+
+def _affordable(fraction: float, rehearsals: Rehearsals, watch: Recording, full: float) -> int:
+    """The number of steps for a fraction of the time, what filling in takes included: a few runs tell."""
+    from gearshift.planner.plan import count_for
+
+    outside = full - sum(watch.seconds)
+    count = count_for(watch, fraction, outside)
+    if count == watch.steps:
+        return count
+    schedule = rehearsals.nearest(count, 0).schedule
+    _, seconds = rehearsals.timed(schedule)
+    computing = watch.denoising * count / watch.steps
+    filling = (seconds - (full - watch.denoising) - computing) / (watch.steps - count)
+    return count_for(watch, fraction, outside, max(filling, 0.0))
 
 
 def _fewest(goal: Goal, rehearsals: Rehearsals) -> int:
@@ -178,7 +192,7 @@ def _fewest(goal: Goal, rehearsals: Rehearsals) -> int:
     return high
 
 
-def _proposed(goal: Goal, key: str, reference: Recording, found: Found, full: float, runs: int, seconds: float) -> Plan:
+def _proposed(goal: Goal, key: str, reference: Recording, found: Found) -> Plan:
     from gearshift.planner.plan import GUESS, surrogate_of
     from gearshift.planner.proposal import Plan
 
@@ -189,10 +203,7 @@ def _proposed(goal: Goal, key: str, reference: Recording, found: Found, full: fl
         asked=str(goal),
         mode=goal.mode,
         error=found.error,
-        fraction=found.seconds / full,
         sensitivity=[float(s) for s in surrogate_of(reference, GUESS).sensitivity()],
-        runs=runs,
-        seconds=seconds,
     )
 
 
