@@ -83,9 +83,11 @@ def maker(model: str, way: Way, prompts: list[Prompt]) -> Callable[[int], torch.
 
 
 def computed(way: Way) -> int | None:
-    """Steps that the newest run computed."""
+    """Steps that the newest run computed; None where that has no one answer."""
     logs = list(gs.status(way.pipe).last_run.values())
-    return len(logs[0].steps(Action.COMPUTE)) if logs else None if way.peer else way.steps
+    if len(logs) > 1 or way.peer:
+        return None
+    return len(logs[0].steps(Action.COMPUTE)) if logs else way.steps
 
 
 def optimized(model: str, recipe: Any, **settings: Any) -> Any:
