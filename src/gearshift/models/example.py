@@ -32,6 +32,33 @@ def example_call(model: Any, data: Any = None) -> Callable[[], Any] | None:
     return None
 
 
+def layer_inputs(model: Any, data: Any = None) -> dict[Any, Any]:
+    """The newest input of each linear layer and convolution in one example call; empty without one."""
+    import torch
+    from torch import nn
+
+    from gearshift.core.model import parts
+
+    call = example_call(model, data)
+    if call is None:
+        return {}
+    seen: dict[Any, Any] = {}
+
+    def listen(layer: Any, args: tuple) -> None:
+        if args:
+            seen[layer] = args[0].detach()
+
+    layers = [m for p in parts(model).values() for m in p.modules() if type(m) in (nn.Linear, nn.Conv2d)]
+    handles = [layer.register_forward_pre_hook(listen) for layer in layers]
+    try:
+        with torch.no_grad():
+            call()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen
+
+
 def _quietly(pipe: Any, call: Mapping[str, Any]) -> Any:
     """Call a pipeline without a progress bar, and leave torch's random state as it was."""
     import torch

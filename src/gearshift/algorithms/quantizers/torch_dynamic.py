@@ -37,8 +37,9 @@ class TorchDynamic(Algorithm):
         from gearshift.core.model import size_bytes
         from gearshift.core.target import Swap, select
         from gearshift.kernels.speed import int8_twin
+        from gearshift.models.example import layer_inputs
 
-        seen = _shapes(model, context)
+        seen = layer_inputs(model, context.recipe.data)
         before = size_bytes(model)
         paths: dict[str, list[str]] = {}
         ratios = _Ratios()
@@ -116,31 +117,3 @@ def _roots(model: Any) -> dict[str, tuple[Any, tuple[str, ...]]]:
     if found:
         return {name: (module, describe_denoiser(module).keep) for name, module in found.items()}
     return {name: (module, ("lm_head", "proj_out", "embed*")) for name, module in parts(model).items()}
-
-
-def _shapes(model: Any, context: Context) -> dict[Any, Any]:
-    """The newest input of each layer in one example call; empty without one."""
-    import torch
-    from torch import nn
-
-    from gearshift.core.model import parts
-    from gearshift.models.example import example_call
-
-    call = example_call(model, context.recipe.data)
-    if call is None:
-        return {}
-    seen: dict[Any, Any] = {}
-
-    def listen(layer: Any, args: tuple) -> None:
-        if args:
-            seen[layer] = args[0].detach()
-
-    layers = [m for p in parts(model).values() for m in p.modules() if type(m) in (nn.Linear, nn.Conv2d)]
-    handles = [layer.register_forward_pre_hook(listen) for layer in layers]
-    try:
-        with torch.no_grad():
-            call()
-    finally:
-        for handle in handles:
-            handle.remove()
-    return seen
