@@ -66,7 +66,7 @@ class Nested:
     def to(self, device: torch.device | str) -> Nested:
         """The same planes on another device."""
         planes = (self.scale, self.multiplier, self.offset, self.coarse, self.fine, self.rest)
-        return Nested(self.shape, *(None if p is None else p.to(device) for p in planes))  # type: ignore[arg-type]
+        return Nested(self.shape, *(None if p is None else p.to(device) for p in planes))
 
     def _four_bits(self) -> torch.Tensor:
         length = 2 * self.coarse.shape[1]
@@ -77,22 +77,28 @@ class Nested:
 
 
 def nest(weight: torch.Tensor) -> Nested:
-    """Round a weight to the nested store.
+    """Round a weight to the nested store; what `sixteen_bits` of one gives in float32 is rounded to the same planes.
 
     Args:
         weight: floating point, output channels first; what follows them is one row.
     """
     rows = weight.detach().float().flatten(1)
-    scale = rows.abs().amax(1) / PEAK
+    scale = _short(rows.abs().amax(1) / PEAK)
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
-    exact = rows / scale[:, None]
-    near = exact.round()
-    rest = ((exact - near) * 256).round().clamp_(-128, 127).to(torch.int8)
+    exact = (rows / scale[:, None] * 256).round().clamp_(-256 * PEAK, 256 * PEAK).int()
+    near = torch.div(exact + 128, 256, rounding_mode="floor")
+    rest = (exact - 256 * near).to(torch.int8)
     padded = torch.nn.functional.pad(near, (0, -near.shape[1] % 2)).to(torch.int16)
     multiplier, offset, coarse = _coarse(padded)
     length = padded.shape[1]
     fine = padded - coarse * _spread(multiplier, length).short() - _spread(offset, length)
     return Nested(weight.shape, scale, multiplier, offset, _packed(coarse), _packed(fine), rest)
+
+
+def _short(scale: torch.Tensor) -> torch.Tensor:
+    """To 16 significant bits, so that PEAK scales are a float32 and a weight made of them has this scale again."""
+    mantissa, exponent = torch.frexp(scale)
+    return torch.ldexp((mantissa * 65536).round() / 65536, exponent)
 
 
 def _coarse(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -68,8 +68,8 @@ class Recording:
         self.denoising += time.perf_counter() - start
         return answer
 
-    def note(self, run: Run, output: torch.Tensor, sample: torch.Tensor, answer: Any) -> None:
-        """Take in one call of the scheduler's `step`; what that takes is not the run's time."""
+    def note(self, run: Run, output: torch.Tensor, sample: torch.Tensor, answer: Any) -> Any:
+        """Take in one call of the scheduler's `step`, what that takes is not the run's time; gives the answer back."""
         self.seconds.append(time.perf_counter() - self._since)
         if self._project is None:
             self._project, self.shares = _projection(output), shares(output.shape)
@@ -81,15 +81,17 @@ class Recording:
         self.x.append(run.x)
         self.feedback.append(min(feedback(run.scheduler, run.x), MOST_FEEDBACK))
         self._since = time.perf_counter()
+        return answer
 
 
 class Stopwatch(Recording):
     """Takes in nothing but the time."""
 
-    def note(self, run: Run, output: torch.Tensor, sample: torch.Tensor, answer: Any) -> None:
+    def note(self, run: Run, output: torch.Tensor, sample: torch.Tensor, answer: Any) -> Any:
         now = time.perf_counter()
         self.seconds.append(now - self._since)
         self._since = now
+        return answer
 
 
 def feedback(scheduler: Any, x: float) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 from gearshift.core.errors import GearshiftWarning
@@ -24,6 +25,7 @@ class Backbone(Gate):
     Attributes:
         row: what is known of the denoiser's class.
         sign: of the output in the scheduler, 0 if that is not known.
+        gears: says for a run in which arithmetic its current step is computed; None: in the layers' own.
         clocks: clocks on schedulers that were found at a call, newest last.
     """
 
@@ -32,6 +34,7 @@ class Backbone(Gate):
         self.row = row
         self.sign = row.output
         self.order = [n for n in inspect.signature(type(module).forward).parameters if n != "self"]
+        self.gears: Callable[[Run], Any] | None = None
         self.clocks: list[Clock] = []
         self.lost = False
 
@@ -42,6 +45,7 @@ class Backbone(Gate):
         before = run.branch
         run.branch = run.count(self)
         run.sample = self._argument(self.row.sample, args, kwargs)
+        run.gear = self.gears(run) if self.gears is not None else None
         try:
             if self.rule is None:
                 return self.compute(*args, **kwargs)

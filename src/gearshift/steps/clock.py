@@ -36,7 +36,7 @@ class Heard:
             if run is not None and run.scheduler is self.scheduler:
                 if run.recording is not None:
                     given = self.__signature__.bind(*args, **kwargs).arguments
-                    run.recording.note(run, given["model_output"], given["sample"], result)
+                    result = run.recording.note(run, given["model_output"], given["sample"], result)
                 run.tick()
         return result
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 
+_GEARS: dict[str | None, str] = {"INT4": "4", "INT8": "8"}
+
 
 class Action(str, Enum):
     COMPUTE = "compute"
@@ -61,6 +63,8 @@ class RunLog:
         return [d.step for d in self if d.action is action and d.branch == branch]
 
     def __str__(self) -> str:
+        if any(d.precision for d in self):
+            return f"{self.rule}: " + "".join(_GEARS.get(d.precision, "#") for d in self if d.branch == 0)
         filled = set(self.steps(Action.FILL))
         line = "".join("." if d.step in filled else "#" for d in self if d.branch == 0)
         return f"{self.rule} at the {self.site}: {line} (# computed, . filled in: {len(filled)} of {len(line)})"

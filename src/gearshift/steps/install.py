@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from gearshift.core.context import Context
 from gearshift.core.errors import WrongModel
@@ -112,13 +112,13 @@ def cache_at(model: Any, context: Context, plans: Sequence[Plan], guidance: Trig
             context.change(Ruling(rule, [Place([gate])]))
 
 
-def watch(model: Any, module: Any, context: Context) -> Gate:
+def watch(model: Any, module: Any, context: Context) -> Backbone:
     """The gate at a denoiser, and a clock on the pipeline's scheduler."""
     scheduler = getattr(model, "scheduler", None)
     if is_scheduler(scheduler) and not is_heard(scheduler):
         context.change(Clock(scheduler))
     row = describe_denoiser(module)
-    return _standing(module, lambda: Backbone(module, row), context)
+    return cast(Backbone, _standing(module, lambda: Backbone(module, row), context))
 
 
 def gate_at(module: Any, context: Context) -> Gate:

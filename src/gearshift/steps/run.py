@@ -65,6 +65,7 @@ class Run:
         complete: its last step is done; stays False for a run that was broken off.
         sample: the latent that the denoiser was called with last: a tensor, or a list of them.
         recording: what takes in every call of the scheduler's `step`; None if nothing does.
+        gear: what `Backbone.gears` said for this step; None: the layers' own arithmetic.
         guided: the unconditional pass of classifier-free guidance is computed on this step, as far as a rule told.
         share: takes the conditional half of what was computed for both halves at once; None: outputs are kept whole.
         marked_by_caller: the caller's own `tick` marks the steps.
@@ -80,6 +81,7 @@ class Run:
         self.complete = False
         self.sample: Any = None
         self.recording: Any = None
+        self.gear: Any = None
         self.guided = False
         self.share: Callable[[Any], Any] | None = None
         self.marked: float | None = None
@@ -154,6 +156,11 @@ class Run:
     def done(self) -> float:
         """The part of the run that is behind, from 0 to 1; 0 if nobody tells how long it is."""
         return min(self.step / max(self.length - 1, 1), 1.0) if self.length else 0.0
+
+    @property
+    def whole(self) -> int:
+        """Steps of the whole noise schedule, those before the run's first one included; 0 if nobody tells."""
+        return len(self._timesteps) or len(self._coordinates)
 
     def belongs(self, timestep: float | None) -> bool:
         """Whether a call with this timestep is one of this run's current step; the first call finds the run's place."""

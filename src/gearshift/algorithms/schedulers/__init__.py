@@ -1,0 +1,1 @@
+"""Decide the precision of each step."""

@@ -1,0 +1,65 @@
+"""Precision as a function of the denoising step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gearshift.core.algorithm import Algorithm
+from gearshift.core.context import Context
+from gearshift.core.facts import Facts, Family, Kind, Slot, Stage, Trait
+from gearshift.core.param import param
+
+PRESETS = ("performance", "balanced", "quality", "low_vram", "conservative", "noise_adaptive")
+
+
+class AdaptivePrecision(Algorithm):
+    """Compute each denoising step in 4, 8 or 16 bits, as a profile or a measured plan says, from one nested weight.
+
+    Linear layers and convolutions of the denoiser change gear from step to step (embedders, modulation, first and last
+    projections stay as they are). With `profile='measured'` and `data` (a list whose first item is a dict of the
+    pipeline's arguments) the plan is found by rehearsing that call: the cheapest that keeps `min_quality`, where the
+    cost is time or the bytes of weights in use, and quality is one less the relative error of the final latent.
+    """
+
+    facts = Facts(
+        family=Family.SCHEDULER,
+        stage=Stage.QUANTIZE,
+        occupies={Slot.STEP_PRECISION, Slot.WEIGHT_FORMAT},
+        needs={Trait.DENOISES, Trait.LINEAR, Trait.FLOAT_WEIGHTS},
+        kinds={Kind.DIFFUSION},
+    )
+    profile: str = param("balanced", choices=(*PRESETS, "measured"), help="which steps run in which precision")
+    min_quality: float = param(0.9, between=(0.0, 1.0), help="least quality; a prior for presets, measured otherwise")
+    transition_strategy: str = param(
+        "immediate", choices=("immediate", "gradual", "step_aware"), help="how one precision gives way to the next"
+    )
+    high_precision: str = param(
+        "auto", choices=("auto", "fp32", "bf16", "fp16"), help="the high gear; auto: what the denoiser was loaded in"
+    )
+    target: str = param("speed", choices=("speed", "memory"), help="what a measured plan spends least of")
+    store: str = param(
+        "original",
+        choices=("original", "nested"),
+        help="keep the original weights for the high gear, or the nested store alone",
+    )
+
+    def check_model(self, model: Any, context: Context) -> list[str]:
+        from gearshift.models.diffusers import denoisers
+        from gearshift.precision.gears import high_gear
+
+        found = []
+        for module in denoisers(model).values():
+            own = high_gear(module).value
+            if self.high_precision not in ("auto", own):
+                found.append(
+                    f"The high gear is what the denoiser was loaded in, {own}; for {self.high_precision} load it with "
+                    "that torch_dtype."
+                )
+        if self.profile == "measured" and not context.saved.get("schedules") and context.recipe.data is None:
+            found.append("profile='measured' needs `data`: a list whose first item is a dict of the call's arguments.")
+        return found
+
+    def apply(self, model: Any, context: Context) -> None:
+        from gearshift.algorithms.schedulers import shifting
+
+        shifting.engage(model, context, self)

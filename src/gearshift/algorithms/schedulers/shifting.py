@@ -1,0 +1,148 @@
+"""Putting gears into a pipeline's denoisers, and finding the plan that says when to change them."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from gearshift.core.context import Context
+
+if TYPE_CHECKING:
+    from gearshift.algorithms.schedulers.adaptive_precision import AdaptivePrecision
+    from gearshift.precision.box import Gearbox
+    from gearshift.precision.kinds import Precision
+    from gearshift.precision.schedule import PrecisionSchedule
+
+SLOWER = 0.97  # a gear has to save more than what a measurement errs by
+
+
+def engage(model: Any, context: Context, settings: AdaptivePrecision) -> None:
+    """Gears into the layers, a gearbox to every denoiser, and the plan where one is to be found."""
+    from gearshift.models.diffusers import denoisers
+    from gearshift.precision.box import Engaged, Gearbox
+    from gearshift.precision.gears import Shift, geared, high_gear
+    from gearshift.steps.install import watch
+
+    modules = denoisers(model)
+    layers = {name: _layers(module) for name, module in modules.items()}
+    times = _times(model, context, [layer for part in layers.values() for layer in part])
+    nested = settings.store == "nested"
+    boxes, count, saved = [], 0, 0
+    for name, module in modules.items():
+        gate = watch(model, module, context)
+        own = high_gear(module)
+        for layer_gate in geared(layers[name], nested, settings.target == "memory"):
+            context.change(Shift(layer_gate, settings.name))
+            count, saved = count + 1, saved + layer_gate.nested.nbytes
+        label = settings.name if len(modules) == 1 else f"{settings.name} ({name})"
+        boxes.append(Gearbox(label, context.record, _maker(settings), own))
+        context.change(Engaged(gate, boxes[-1]))
+    context.measured(layers=count, nested_bytes=saved, **{f"seconds_{p.value}": t for p, t in times.items()})
+    _tell_speed(context, settings, times)
+    kept = context.saved.get("schedules")
+    if kept:
+        _bring_back(boxes, kept)
+        context.save(schedules=kept)
+    elif settings.profile == "measured":
+        _find(model, context, settings, boxes, times)
+
+
+def _bring_back(boxes: list[Gearbox], kept: dict[str, str]) -> None:
+    from gearshift.precision.schedule import PrecisionSchedule
+
+    for box in boxes:
+        box.schedules = {key: PrecisionSchedule.from_json(text) for key, text in kept.items()}
+
+
+def _layers(module: Any) -> list[Any]:
+    from torch import nn
+
+    from gearshift.core.target import select
+    from gearshift.models.diffusers import describe_denoiser
+    from gearshift.precision.gears import can_gear
+
+    keep = describe_denoiser(module).keep
+    return [layer for _, layer in select(module, (nn.Linear, nn.Conv2d), exclude=keep) if can_gear(layer)]
+
+
+def _maker(settings: AdaptivePrecision) -> Any:
+    from gearshift.precision.schedule import PrecisionSchedule, ScheduleConfig
+
+    def make(steps: int, scheduler: Any) -> PrecisionSchedule:
+        preset = "quality" if settings.profile == "measured" else settings.profile
+        config = ScheduleConfig(
+            steps,
+            preset=preset,
+            min_quality=settings.min_quality,
+            transition_strategy=settings.transition_strategy,
+        )
+        return PrecisionSchedule.generate(config, scheduler)
+
+    return make
+
+
+def _times(model: Any, context: Context, layers: list[Any]) -> dict[Precision, float]:
+    """Measured seconds of all geared layers in each gear; empty where no call is known."""
+    from gearshift.models.example import layer_inputs
+    from gearshift.precision.gears import time_gates
+
+    if context.saved:
+        return {}
+    seen = layer_inputs(model, context.recipe.data)
+    inputs = {layer: seen[layer] for layer in layers if layer in seen}
+    return time_gates(inputs) if inputs else {}
+
+
+def _tell_speed(context: Context, settings: AdaptivePrecision, times: dict[Precision, float]) -> None:
+    """Say it where low gears do not save time here."""
+    from gearshift.precision.gears import LOW
+
+    if not times:
+        return
+    high = times[max(times)]
+    slow = {p: times[p] / high for p in LOW if times[p] > SLOWER * high}
+    if not slow:
+        return
+    told = " and ".join(f"{p.name} takes {ratio:.2f} times as long as {max(times).name}" for p, ratio in slow.items())
+    say = context.warn if settings.target == "speed" and settings.profile != "measured" else context.note
+    say(f"{told} on this machine at the sizes this model uses: low gears save memory here, not time.")
+
+
+def _find(
+    model: Any, context: Context, settings: AdaptivePrecision, boxes: list[Gearbox], times: dict[Precision, float]
+) -> None:
+    """Find a plan by rehearsing the call in the recipe's data, and keep it."""
+    from gearshift.algorithms.cachers.planning import rehearsal, say
+    from gearshift.core.errors import BadRecipe
+    from gearshift.planner.gears import GearRehearsals
+
+    call = rehearsal(model, context.recipe.data)
+    if call is None or len(boxes) != 1:
+        raise BadRecipe(
+            [f"{settings.name} can measure a pipeline with one denoiser, called as the first item of data."]
+        )
+    (box,) = boxes
+    costs = _costs(settings, times, box.own)
+    start = time.perf_counter()
+    rehearsals = GearRehearsals(box, call, costs)
+    say(f"{settings.name} rehearses the call about {rehearsals.runs} times.")
+    found = rehearsals.cheapest(1 - settings.min_quality)
+    box.schedules[box.key] = found.schedule
+    context.save(schedules={box.key: found.schedule.to_json()})
+    context.measured(
+        plan=found.line,
+        relative_error_of_the_latent=found.error,
+        cost_over_high=found.cost,
+        planning_seconds=time.perf_counter() - start,
+    )
+
+
+def _costs(settings: AdaptivePrecision, times: dict[Precision, float], own: Precision) -> dict[Precision, float]:
+    """Cost of a step in each gear that is worth having, over the high gear's."""
+    from gearshift.precision.gears import LOW
+
+    if settings.target == "memory":
+        return {**{p: p.memory_ratio() for p in LOW}, own: 1.0}
+    high = times.get(own, 0.0)
+    worth = {p: times[p] / high for p in LOW if high and times[p] <= SLOWER * high}
+    return {**worth, own: 1.0}

@@ -1,0 +1,231 @@
+"""Gears: layers that compute a denoising step in 4, 8 or 16 bits, from one nested copy of their weight.
+
+Which gear is in is said by the sampling run, not by the layers, so that threads that share a denoiser can be at
+different steps, and changing gear costs nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from gearshift.core.errors import BadValue
+from gearshift.kernels import int8_ops
+from gearshift.kernels.conv import supports
+from gearshift.kernels.int8 import Quantized
+from gearshift.kernels.lazy_weight import LazyWeight
+from gearshift.kernels.nested import Nested, nest
+from gearshift.models.example import layer_inputs
+from gearshift.precision.kinds import Precision
+from gearshift.steps.gate import Gate
+from gearshift.steps.run import current
+
+LOW = (Precision.INT4, Precision.INT8)  # what the nested store's int8 values are for; all else is the high gear
+PLANES = ("multiplier", "offset", "coarse", "fine", "rest")
+GOLDEN = 0.6180339887498949
+
+
+class Mix(NamedTuple):
+    """The gear of one step: this share of the layers is in `to` already, the others still in `start`."""
+
+    start: Precision
+    to: Precision
+    share: float
+
+
+class Geared(Gate):
+    """Stands in a linear layer's or convolution's place and computes in the gear that the run's step is in.
+
+    The planes are buffers of the layer that are not in its state dict, so that they move with it and are copied with
+    it; the scale is kept by its bits, so that a change of the model's dtype leaves it alone.
+
+    Attributes:
+        turn: in [0, 1); a blended step puts the layers below its share into the next gear.
+        alone: the nested store is the only copy of the weight.
+        economical: operands of gears that are not in use are dropped.
+    """
+
+    def __init__(self, module: nn.Linear | nn.Conv2d, turn: float, alone: bool, economical: bool) -> None:
+        super().__init__(module)
+        self.turn, self.alone, self.economical = turn, alone, economical
+        self._operands: dict[Precision, tuple[Any, Quantized]] = {}
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        run = current()
+        mix = None if run is None else run.gear
+        if mix is not None:
+            precision = mix.to if self.turn < mix.share else mix.start
+            if precision in LOW:
+                return self._low(args[0] if args else kwargs["input"], precision)
+        return self._high(*args, **kwargs)
+
+    @property
+    def nested(self) -> Nested:
+        held = vars(self.module)["_buffers"]
+        scale = held["gear_scale"].view(torch.float32)
+        return Nested(self.shape, scale, *(held[f"gear_{name}"] for name in PLANES))
+
+    def stand(self) -> None:
+        super().stand()
+        store = nest(self.module.weight)
+        self.shape = store.shape
+        self.module.register_buffer("gear_scale", store.scale.view(torch.int32), persistent=False)
+        for name in PLANES:
+            self.module.register_buffer(f"gear_{name}", getattr(store, name), persistent=False)
+        if self.alone:
+            self._let_go()
+
+    def leave(self) -> None:
+        super().leave()
+        self._operands.clear()
+        for name in ("scale", *PLANES):
+            self.module._buffers.pop(f"gear_{name}", None)
+
+    def _let_go(self) -> None:
+        """Drop the layer's own weight; whoever reads or saves it gets the nested one."""
+        weight = self.module._parameters.pop("weight")
+        dtype, shape = weight.dtype, weight.shape
+        vars(self.module)["weight"] = LazyWeight(_Sixteen(self, dtype), shape, dtype, weight.device)
+        self.module.register_state_dict_post_hook(_with_weight)
+
+    def _high(self, *args: Any, **kwargs: Any) -> Any:
+        if not self.alone:
+            return self.compute(*args, **kwargs)
+        x = args[0] if args else kwargs["input"]
+        weight = self.nested.sixteen_bits(x.dtype)
+        if isinstance(self.module, nn.Linear):
+            return F.linear(x, weight, self.module.bias)
+        return F.conv2d(x, weight, self.module.bias, self.module.stride, self.module.padding)
+
+    def _low(self, x: torch.Tensor, precision: Precision) -> torch.Tensor:
+        weight = self.operand(precision)
+        if isinstance(self.module, nn.Linear):
+            return int8_ops.linear(x, weight, self.module.bias)
+        return int8_ops.conv2d(x, weight, self.module.bias, list(self.module.stride), list(self.module.padding))
+
+    def operand(self, precision: Precision) -> Quantized:
+        """The int8 weight of a low gear, made when it is first asked for."""
+        plane = self.module._buffers["gear_coarse"]
+        held = self._operands.get(precision)
+        if held is None or held[0] is not plane:
+            store = self.nested
+            weight = store.four_bits() if precision is Precision.INT4 else store.eight_bits()
+            if self.economical:
+                self._operands.clear()
+            self._operands[precision] = held = (plane, weight)
+        return held[1]
+
+
+@dataclass(eq=False)
+class _Sixteen:
+    """Computes a layer's weight from its planes."""
+
+    gate: Geared
+    dtype: torch.dtype
+
+    def __call__(self) -> torch.Tensor:
+        return self.gate.nested.sixteen_bits(self.dtype)
+
+
+def _with_weight(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
+    state[f"{prefix}weight"] = torch.Tensor(module.weight.detach() + 0)
+
+
+@dataclass(eq=False)
+class Shift:
+    """The change that puts a gear into a layer."""
+
+    gate: Geared
+    by: str
+
+    def lay(self) -> None:
+        self.gate.stand()
+
+    def lift(self) -> None:
+        self.gate.leave()
+
+    def why_not(self) -> str | None:
+        if not self.gate.alone:
+            return None
+        return f"{self.by} keeps the nested store alone (store='nested'): the original weights are gone."
+
+
+def can_gear(layer: nn.Module) -> bool:
+    """Whether there are gears for a layer: nn.Linear, or a convolution that has an int8 kernel."""
+    if type(layer) is nn.Linear:
+        return True
+    return type(layer) is nn.Conv2d and supports(layer)
+
+
+def geared(layers: Iterable[nn.Module], alone: bool = False, economical: bool = False) -> list[Geared]:
+    """A gear for each layer, not standing yet; turns are spread so that any share of layers is spread too."""
+    return [Geared(layer, (GOLDEN * (n + 1)) % 1.0, alone, economical) for n, layer in enumerate(layers)]
+
+
+def time_layers(model: Any, device: Any = None, data: Any = None) -> dict[Precision, float]:
+    """Seconds that a model's layers take together in each gear, at the shapes of one example call.
+
+    Args:
+        model: a pipeline or a module.
+        device: where to measure; the model has to be there. None: where it is.
+        data: as in `optimize`: a list whose first item is a dict of the model's arguments.
+
+    Raises:
+        BadValue: if the model is on another device, or nothing is known that it could be called with.
+    """
+    inputs = {layer: x for layer, x in layer_inputs(model, data).items() if can_gear(layer)}
+    if not inputs:
+        raise BadValue(
+            f"Nothing is known that {type(model).__name__} could be called with; give its arguments as data."
+        )
+    there = next(iter(inputs.values())).device
+    if device is not None and torch.device(device).type != there.type:
+        raise BadValue(f"The model is on {there}; move it to {device} to measure it there.")
+    return time_gates(inputs)
+
+
+def time_gates(inputs: dict[Any, torch.Tensor], repeats: int = 3) -> dict[Precision, float]:
+    """Seconds that these layers take together, each once, in each gear: the least of some turns.
+
+    Args:
+        inputs: layer -> an input of the shape, dtype and device that it sees.
+    """
+    gates = {gate: inputs[gate.module] for gate in geared(inputs)}
+    own = high_gear(next(iter(inputs)))
+    found = dict.fromkeys((*LOW, own), float("inf"))
+    for gate in gates:
+        gate.stand()
+    try:
+        for _ in range(repeats + 1):
+            for precision in found:
+                calls = [
+                    partial(gate._low, x, precision) if precision in LOW else partial(gate.compute, x)
+                    for gate, x in gates.items()
+                ]
+                found[precision] = min(found[precision], _seconds(calls))
+    finally:
+        for gate in gates:
+            gate.leave()
+    return found
+
+
+def high_gear(module: nn.Module) -> Precision:
+    """The precision of a module's own weights."""
+    return Precision.parse(next(p for p in module.parameters() if p.is_floating_point()).dtype)
+
+
+@torch.inference_mode()
+def _seconds(calls: Sequence[Callable[[], Any]]) -> float:
+    start = time.perf_counter()
+    for call in calls:
+        call()
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start

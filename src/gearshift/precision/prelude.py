@@ -1,0 +1,7 @@
+"""The common five: `from gearshift.precision.prelude import *`."""
+
+from gearshift.precision.kinds import Precision
+from gearshift.precision.profile import PrecisionProfile, ProfilePreset
+from gearshift.precision.schedule import PrecisionSchedule, Result
+
+__all__ = ["Precision", "PrecisionProfile", "PrecisionSchedule", "ProfilePreset", "Result"]
