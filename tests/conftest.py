@@ -4,9 +4,13 @@ import os
 
 import pytest
 import torch
+from support.tiny import build
+
+import gearshift as gs
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 torch.set_num_threads(1)
+MADE, PLAIN = {}, {}
 
 
 @pytest.fixture(autouse=True)
@@ -17,3 +21,19 @@ def no_leftover_run():
     token = run._current.set(None)
     yield
     run._current.reset(token)
+
+
+@pytest.fixture
+def tinies():
+    """Tiny pipelines by name, made once, with their plain output; whatever a test did to one is taken off after it."""
+
+    def get(name, steps=8):
+        tiny = MADE[name] = MADE.get(name) or build(name)
+        if (name, steps) not in PLAIN:
+            PLAIN[name, steps] = tiny.run(steps=steps)
+        return tiny, PLAIN[name, steps]
+
+    yield get
+    for tiny in MADE.values():
+        if gs.status(tiny.pipe).applied:
+            gs.restore(tiny.pipe)

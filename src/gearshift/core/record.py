@@ -61,15 +61,18 @@ class Record:
     settings: dict[str, Any] = field(default_factory=dict)
     last_run: Any = None
 
-    def lift(self, down_to: int = 0) -> None:
+    def lift(self, down_to: int = 0, exact: bool = True) -> None:
         """Take changes off, newest first, until `down_to` algorithms are left on.
+
+        Args:
+            exact: nothing but the original will do; else what a change can give back, from which it is laid on again.
 
         Raises:
             CannotLift: with every reason, before anything is taken off.
         """
         going = [c for a in self.applied[down_to : self.on] for c in a.changes]
         reasons = [reason for change in going if (reason := change.why_not())]
-        if reasons:
+        if reasons and exact:
             raise CannotLift(" ".join(dict.fromkeys(reasons)))
         for change in reversed(going):
             change.lift()
@@ -88,10 +91,10 @@ class Record:
         self.on += 1
 
     @contextmanager
-    def lifted(self, down_to: int = 0) -> Iterator[None]:
+    def lifted(self, down_to: int = 0, exact: bool = True) -> Iterator[None]:
         """The model without the algorithms from `down_to` on, for the length of a block."""
         off = len(self.applied) - self.on
-        self.lift(down_to)
+        self.lift(down_to, exact)
         try:
             yield
         finally:

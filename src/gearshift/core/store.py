@@ -135,7 +135,7 @@ def _write_model(model: Any, record: Record, folder: Path) -> list[str]:
         raise GearshiftError("algorithms that change weights come before those that are replayed")
     changed = sorted({name for a in keeps_weights for name in a.saved.get("parts", [])})
     found = parts(model)
-    with record.lifted(down_to=first_replayed):
+    with record.lifted(down_to=first_replayed, exact=False):
         if "" in found:
             _write_part(model, folder, "" in changed)
         else:

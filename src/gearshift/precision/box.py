@@ -77,7 +77,7 @@ class Gearbox:
     def _note(self, run: Run, precision: Precision) -> None:
         logs = self.record.last_run = dict(self.record.last_run or {})
         log = logs.get(self.name)
-        if log is None or run.step == 0:
+        if log is None or (run.step == 0 and not run.branch):
             log = logs[self.name] = RunLog(self.name, "layers", run.total)
         gear = (precision if precision in LOW else self.own).name
         log.note(Decision(run.step, "layers", run.branch or 0, Action.COMPUTE, gear, "scheduled"))

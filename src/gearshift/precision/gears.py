@@ -85,6 +85,8 @@ class Geared(Gate):
     def leave(self) -> None:
         super().leave()
         self._operands.clear()
+        if self.alone:
+            self._take_back()
         for name in ("scale", *PLANES):
             self.module._buffers.pop(f"gear_{name}", None)
 
@@ -93,7 +95,13 @@ class Geared(Gate):
         weight = self.module._parameters.pop("weight")
         dtype, shape = weight.dtype, weight.shape
         vars(self.module)["weight"] = LazyWeight(_Sixteen(self, dtype), shape, dtype, weight.device)
-        self.module.register_state_dict_post_hook(_with_weight)
+        if _with_weight not in self.module._state_dict_hooks.values():
+            self.module.register_state_dict_post_hook(_with_weight)
+
+    def _take_back(self) -> None:
+        """Give the layer a weight of its own again, made of the planes, which would be nested to the same planes."""
+        lazy = vars(self.module).pop("weight")
+        self.module.weight = nn.Parameter(self.nested.sixteen_bits(lazy.dtype), requires_grad=False)
 
     def _high(self, *args: Any, **kwargs: Any) -> Any:
         if not self.alone:
@@ -135,7 +143,8 @@ class _Sixteen:
 
 
 def _with_weight(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
-    state[f"{prefix}weight"] = torch.Tensor(module.weight.detach() + 0)
+    if isinstance(module.weight, LazyWeight):
+        state[f"{prefix}weight"] = module.weight.compute()
 
 
 @dataclass(eq=False)
