@@ -15,7 +15,7 @@ import math
 import random
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,11 @@ from torch import nn
 
 import gearshift as gs
 from gearshift import zoo
-from gearshift.algorithms.cachers.planning import rehearsal
+from gearshift.algorithms.cachers import planning
+from gearshift.algorithms.schedulers import shifting
+from gearshift.core.context import Context
+from gearshift.core.recipe import Recipe
+from gearshift.core.record import Applied, Record
 from gearshift.evaluate.cells import Column, Row
 from gearshift.evaluate.table import to_json, to_markdown
 from gearshift.evaluate.timing import machine
@@ -33,6 +37,7 @@ from gearshift.kernels.int8 import dequantize
 from gearshift.kernels.nested import nest
 from gearshift.models.diffusers import denoisers
 from gearshift.planner.gears import GearRehearsals
+from gearshift.planner.joint import Joined, JointRehearsals
 from gearshift.precision import Precision, PrecisionSchedule, quick_schedule
 from gearshift.precision.gears import LOW, high_gear, time_layers
 from gearshift.steps.gate import gate_of
@@ -76,7 +81,7 @@ class Subject:
     def rehearsals(self, prompts: int = 4) -> GearRehearsals:
         call = {**caching.arguments(self.name, caching.prompt_set("search", prompts)), "num_inference_steps": STEPS}
         del call["generator"]
-        made = rehearsal(self.pipe, [call])
+        made = planning.rehearsal(self.pipe, [call])
         assert made is not None
         return GearRehearsals(self.box, made, {**{p: p.memory_ratio() for p in LOW}, self.own: 1.0})
 
@@ -132,6 +137,72 @@ def verdict(
     )
 
 
+def joint(name: str, images: int) -> tuple[list[Row], list[str]]:
+    """Joint plans beside caching alone, precision alone and both found apart, at 3, 5 and 8 times less memory-time."""
+    together, subject = Together.of(name, images), Subject.of(name, images)
+    search, found, said = subject.rehearsals(), [], []
+    for times in (3, 5, 8):
+        budget = 1 / times
+        plans = {"joint plan": together.planned(budget, True), "caching alone": together.planned(budget, False)}
+        half = budget**0.5
+        cached, shifted = together.planned(half, False), search.best(half)
+        plans["both, found apart"] = replace(cached, gears=shifted.schedule)
+        read = {}
+        for way, plan in plans.items():
+            read[way] = subject.psnr(together.images(plan))
+            cells = {"cost": together.cost(plan), "psnr": read[way]}
+            found.append(Row(f"{times}x: {way}", together.line(plan), cells))
+        if budget >= Precision.INT4.memory_ratio():
+            plan = search.best(budget)
+            read["precision alone"] = subject.psnr(subject.images(list(plan.schedule.precisions)))
+            cells = {"cost": plan.cost, "psnr": read["precision alone"]}
+            found.append(Row(f"{times}x: precision alone", plan.line, cells))
+        rival = max((v, n) for n, v in read.items() if n != "joint plan")
+        said.append(f"- {name}, {times}x: the joint plan is {read['joint plan'] - rival[0]:+.1f} dB beside {rival[1]}.")
+    return found, said
+
+
+@dataclass
+class Together:
+    """A model with a planner's rule and gears, and the rehearsals of its joint plans."""
+
+    name: str
+    pipe: Any
+    planned_rule: Any
+    box: Any
+    call: Any
+    prompts: list[Any]
+
+    @staticmethod
+    def of(name: str, images: int) -> Together:
+        pipe, recipe = zoo.load(name), Recipe.of("auto")
+        context = Context(recipe, Record(), applied=Applied(next(iter(recipe))))
+        rule = planning.install(pipe, context, planning.Goal("benchmark", fraction=1.0))
+        (box,) = shifting.gear_up(pipe, context, None, economical=True)
+        call = {**caching.arguments(name, caching.prompt_set("search", 4)), "num_inference_steps": STEPS}
+        del call["generator"]
+        return Together(name, pipe, rule, box, planning.rehearsal(pipe, [call]), caching.prompt_set("report", images))
+
+    def planned(self, budget: float, gears: bool) -> Joined:
+        costs = shifting.memory_costs(self.box.own) if gears else {self.box.own: 1.0}
+        return JointRehearsals(self.planned_rule, self.box, self.call, self.planned_rule.base, costs).best(budget)
+
+    def images(self, plan: Joined) -> torch.Tensor:
+        self.planned_rule.schedules = {str(STEPS): plan.schedule}
+        self.box.schedules = {str(STEPS): plan.gears}
+        batches = [self.prompts[i : i + BATCH] for i in range(0, len(self.prompts), BATCH)]
+        return torch.cat([caching.images_of(self.name, self.pipe, batch, STEPS) for batch in batches])
+
+    def cost(self, plan: Joined) -> float:
+        gears = [plan.gears.precisions[p] for p in plan.schedule.computed]
+        return cost_of(gears, self.box.own) * len(gears) / STEPS
+
+    def line(self, plan: Joined) -> str:
+        letter = {Precision.INT4: "4", Precision.INT8: "8"}
+        computed = set(plan.schedule.computed)
+        return "".join(letter.get(p, "#") if i in computed else "." for i, p in enumerate(plan.gears.precisions))
+
+
 def stores(subject: Subject) -> list[Row]:
     """Bytes a weight and SQNR of the nested store, over the denoiser's layers that have gears."""
     pipe = zoo.load(subject.name)
@@ -177,24 +248,29 @@ def main() -> None:
     warnings.simplefilter("ignore")
     about = f"{machine()}; {STEPS} steps, {options.images} held-out images, plans found with 4 other prompts."
     pages, data, said = ["# Precision over the steps\n", f"{about}\n"], {}, []
-    stored, timed = [], []
+    stored, timed, joined = [], [], []
     for model in options.models:
         subject = Subject.of(model, options.images)
         table, sentence = rows(subject, options.budget)
         pages.append(f"## {model}\n\n{to_markdown(PLANS, table)}")
         data[model] = json.loads(to_json(PLANS, table))
         said.append(sentence)
+        table, sentences = joint(model, options.images)
+        pages.append(f"### {model}, steps and gears together\n\n{to_markdown(PLANS, table)}")
+        data[f"{model}, together"] = json.loads(to_json(PLANS, table))
+        joined += sentences
         stored += stores(subject)
         timed += seconds(model)
-        print(f"{pages[-1]}\n{sentence}", flush=True)
+        print("\n".join([*pages[-2:], sentence, *sentences]), flush=True)
     pages.append("## At equal memory-time\n\n" + "\n".join(said) + "\n")
+    pages.append("## Steps and gears planned together, beside the best other way\n\n" + "\n".join(joined) + "\n")
     pages.append(f"## The nested store\n\n{to_markdown(STORES, stored)}")
     pages.append(f"## Seconds of the gears here\n\n{to_markdown(SPEEDS, timed)}")
     if len(options.models) < len(caching.GUIDANCE):
         return
     path = Path(__file__).with_suffix("")
     path.with_suffix(".md").write_text("\n".join(pages))
-    extra = {"about": about, "verdict": said, "store": json.loads(to_json(STORES, stored))}
+    extra = {"about": about, "verdict": said, "together": joined, "store": json.loads(to_json(STORES, stored))}
     extra["seconds"] = json.loads(to_json(SPEEDS, timed))
     path.with_suffix(".json").write_text(json.dumps({**extra, **data}, indent=1) + "\n")
 

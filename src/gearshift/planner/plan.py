@@ -114,6 +114,10 @@ class Rehearsals:
         references = [self._whole(seed) for seed in range(1, FITTED_TO + 1)]
         return min((self._proven(rival, references) for rival in rivals[:CHECKED]), key=lambda f: f.error)
 
+    def proven(self, computed: tuple[int, ...], references: list[Recording]) -> Found:
+        """One schedule, given as step numbers, fitted to all but the last of these noises, and run under the last."""
+        return self._proven(self.trial(computed), references)
+
     def timed(self, schedule: Schedule | None) -> tuple[Stopwatch, float]:
         """Run a schedule for its time alone; seconds of the whole call are the second answer."""
         watch, start = Stopwatch(), time.perf_counter()

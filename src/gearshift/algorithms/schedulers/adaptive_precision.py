@@ -55,7 +55,7 @@ class AdaptivePrecision(Algorithm):
                     f"The high gear is what the denoiser was loaded in, {own}; for {self.high_precision} load it with "
                     "that torch_dtype."
                 )
-        if self.profile == "measured" and not context.saved.get("schedules") and context.recipe.data is None:
+        if self.profile == "measured" and not context.saved.get("gears") and context.recipe.data is None:
             found.append("profile='measured' needs `data`: a list whose first item is a dict of the call's arguments.")
         return found
 

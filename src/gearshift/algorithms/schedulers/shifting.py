@@ -18,33 +18,45 @@ SLOWER = 0.97  # a gear has to save more than what a measurement errs by
 
 def engage(model: Any, context: Context, settings: AdaptivePrecision) -> None:
     """Gears into the layers, a gearbox to every denoiser, and the plan where one is to be found."""
+    times = measured_times(model, context.recipe.data) if not context.saved else {}
+    economical = settings.target == "memory"
+    boxes = gear_up(model, context, _maker(settings), settings.store == "nested", economical)
+    context.measured(**{f"seconds_{p.value}": t for p, t in times.items()})
+    _tell_speed(context, settings, times)
+    kept = context.saved.get("gears")
+    if kept:
+        _bring_back(boxes, kept)
+        context.save(gears=kept)
+    elif settings.profile == "measured":
+        _find(model, context, settings, boxes, times)
+
+
+def gear_up(model: Any, context: Context, make: Any, alone: bool = False, economical: bool = False) -> list[Gearbox]:
+    """Gears into the layers of every denoiser, and a gearbox to each.
+
+    Args:
+        make: makes the schedule for a number of steps and a scheduler.
+        alone, economical: as in `precision.gears.geared`.
+    """
     from gearshift.models.diffusers import denoisers
     from gearshift.precision.box import Engaged, Gearbox
     from gearshift.precision.gears import Shift, geared, high_gear
     from gearshift.steps.install import watch
 
+    assert context.applied is not None
+    by = context.applied.algorithm.name
     modules = denoisers(model)
-    layers = {name: _layers(module) for name, module in modules.items()}
-    times = _times(model, context, [layer for part in layers.values() for layer in part])
-    nested = settings.store == "nested"
-    boxes, count, saved = [], 0, 0
+    boxes, count, size = [], 0, 0
     for name, module in modules.items():
-        gate = watch(model, module, context)
-        own = high_gear(module)
-        for layer_gate in geared(layers[name], nested, settings.target == "memory"):
-            context.change(Shift(layer_gate, settings.name))
-            count, saved = count + 1, saved + layer_gate.nested.nbytes
-        label = settings.name if len(modules) == 1 else f"{settings.name} ({name})"
-        boxes.append(Gearbox(label, context.record, _maker(settings), own))
+        gate, own = watch(model, module, context), high_gear(module)
+        for layer_gate in geared(_layers(module), alone, economical):
+            context.change(Shift(layer_gate, by))
+            count, size = count + 1, size + layer_gate.nested.nbytes
+        label = by if len(modules) == 1 else f"{by} ({name})"
+        boxes.append(Gearbox(label, context.record, make, own))
         context.change(Engaged(gate, boxes[-1]))
-    context.measured(layers=count, nested_bytes=saved, **{f"seconds_{p.value}": t for p, t in times.items()})
-    _tell_speed(context, settings, times)
-    kept = context.saved.get("schedules")
-    if kept:
-        _bring_back(boxes, kept)
-        context.save(schedules=kept)
-    elif settings.profile == "measured":
-        _find(model, context, settings, boxes, times)
+    context.measured(layers=count, nested_bytes=size)
+    return boxes
 
 
 def _bring_back(boxes: list[Gearbox], kept: dict[str, str]) -> None:
@@ -81,15 +93,14 @@ def _maker(settings: AdaptivePrecision) -> Any:
     return make
 
 
-def _times(model: Any, context: Context, layers: list[Any]) -> dict[Precision, float]:
-    """Measured seconds of all geared layers in each gear; empty where no call is known."""
+def measured_times(model: Any, data: Any) -> dict[Precision, float]:
+    """Seconds of all layers that can have gears, in each gear; empty where no call is known. Before gears are in."""
+    from gearshift.models.diffusers import denoisers
     from gearshift.models.example import layer_inputs
     from gearshift.precision.gears import time_gates
 
-    if context.saved:
-        return {}
-    seen = layer_inputs(model, context.recipe.data)
-    inputs = {layer: seen[layer] for layer in layers if layer in seen}
+    seen = layer_inputs(model, data)
+    inputs = {layer: seen[layer] for m in denoisers(model).values() for layer in _layers(m) if layer in seen}
     return time_gates(inputs) if inputs else {}
 
 
@@ -122,13 +133,13 @@ def _find(
             [f"{settings.name} can measure a pipeline with one denoiser, called as the first item of data."]
         )
     (box,) = boxes
-    costs = _costs(settings, times, box.own)
+    costs = memory_costs(box.own) if settings.target == "memory" else time_costs(times, box.own)
     start = time.perf_counter()
     rehearsals = GearRehearsals(box, call, costs)
     say(f"{settings.name} rehearses the call about {rehearsals.runs} times.")
     found = rehearsals.cheapest(1 - settings.min_quality)
     box.schedules[box.key] = found.schedule
-    context.save(schedules={box.key: found.schedule.to_json()})
+    context.save(gears={box.key: found.schedule.to_json()})
     context.measured(
         plan=found.line,
         relative_error_of_the_latent=found.error,
@@ -137,12 +148,17 @@ def _find(
     )
 
 
-def _costs(settings: AdaptivePrecision, times: dict[Precision, float], own: Precision) -> dict[Precision, float]:
-    """Cost of a step in each gear that is worth having, over the high gear's."""
+def time_costs(times: dict[Precision, float], own: Precision) -> dict[Precision, float]:
+    """Time of a step in each gear that saves some, over the high gear's."""
     from gearshift.precision.gears import LOW
 
-    if settings.target == "memory":
-        return {**{p: p.memory_ratio() for p in LOW}, own: 1.0}
     high = times.get(own, 0.0)
     worth = {p: times[p] / high for p in LOW if high and times[p] <= SLOWER * high}
     return {**worth, own: 1.0}
+
+
+def memory_costs(own: Precision) -> dict[Precision, float]:
+    """Bytes of weights that a step in each gear reads, over the high gear's."""
+    from gearshift.precision.gears import LOW
+
+    return {**{p: p.memory_ratio() for p in LOW}, own: 1.0}
