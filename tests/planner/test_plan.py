@@ -79,7 +79,7 @@ def test_a_quality_is_kept_with_as_few_steps_as_it_takes():
 
 @pytest.mark.parametrize(
     ("wanted", "message"),
-    [({}, "either a speed"), ({"speed": 2, "quality": 30}, "either a speed"), ({"speed": 0.5}, "1 or more")],
+    [({}, "needs one of speed"), ({"speed": 2, "quality": 30}, "needs one of speed"), ({"speed": 0.5}, "1 or more")],
 )
 def test_a_plan_for_nothing_sensible_is_refused(wanted, message):
     tiny = build("sd")
@@ -147,3 +147,39 @@ def test_a_loop_of_the_callers_own_is_planned():
     assert denoiser.calls < 20 and 0 < (planned - plain).norm() / plain.norm() < 0.05
     gs.restore(denoiser)
     assert torch.equal(sample(), plain) and fresh.calls == 20
+
+
+def test_a_plan_for_memory_joins_steps_and_gears(tmp_path):
+    tiny = build("dit")
+    call = {**tiny.parts.call(1), "num_inference_steps": 12, "output_type": "np"}
+    plain = tiny.run(steps=12)
+    plan = gs.plan(tiny.pipe, memory=4.0, data=[call])
+    assert torch.equal(tiny.run(steps=12), plain) and not gs.status(tiny.pipe).applied
+    assert plan.memory <= 0.25 + 1e-9 and plan.gears is not None and set(plan.line) <= set("#84.")
+    again = gs.Plan.load(plan.save(tmp_path / "plan.json"))
+    assert again == plan and "less memory-time" in str(again)
+    again.apply(tiny.pipe)
+    cached = tiny.run(steps=12)
+    logs = gs.status(tiny.pipe).last_run
+    assert [d.precision for d in logs["adaptive_precision"]] == [p.name for p in plan.gears.precisions]
+    assert logs["auto"].steps(Action.COMPUTE) == list(plan.schedule.computed)
+    gs.save(tiny.pipe, tmp_path / "folder")
+    assert torch.equal(tiny.run(steps=12, pipe=gs.load(tmp_path / "folder")), cached)
+    gs.restore(tiny.pipe)
+    assert torch.equal(tiny.run(steps=12), plain)
+    shorter = plan.resampled(6)
+    assert shorter.gears.total_steps == 6 and shorter.memory is None
+
+
+def test_a_plan_for_speed_takes_gears_only_where_they_are_faster(monkeypatch):
+    from gearshift.algorithms.schedulers import shifting
+    from gearshift.precision import Precision
+
+    tiny = build("dit")
+    call = {**tiny.parts.call(1), "num_inference_steps": 8, "output_type": "np"}
+    times = {Precision.INT4: 2.0, Precision.INT8: 1.5, Precision.FP32: 1.0}
+    monkeypatch.setattr(shifting, "measured_times", lambda model, data: times)
+    assert gs.plan(tiny.pipe, speed=2.0, data=[call]).gears is None
+    times[Precision.INT8] = 0.4
+    plan = gs.plan(tiny.pipe, speed=2.0, data=[call])
+    assert Precision.INT4 not in plan.gears.precisions and "8" in plan.line

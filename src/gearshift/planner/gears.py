@@ -11,13 +11,13 @@ import numpy as np
 import torch
 
 from gearshift.planner.plan import TRIED, apart, surrogate_of
+from gearshift.planner.proposal import LETTERS
 from gearshift.planner.recording import Recording
 from gearshift.precision.box import Gearbox
 from gearshift.precision.kinds import Precision
 from gearshift.precision.schedule import PrecisionSchedule
 
 MOVES = 12
-LETTERS = {Precision.INT4: "4", Precision.INT8: "8"}
 
 
 @dataclass

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
 from gearshift.planner.plan import CHECKED, FITTED_TO, Distance, Found, Rehearsals, apart
-from gearshift.planner.recording import Recording
+from gearshift.planner.recording import Recording, Stopwatch
 from gearshift.precision.box import Gearbox
 from gearshift.precision.kinds import Precision
 from gearshift.precision.schedule import PrecisionSchedule
@@ -99,6 +100,12 @@ class JointRehearsals:
         shifts = self.schedule(gears) if schedule is not None else None
         with self.planned.rehearsing(schedule, recording), self.box.rehearsing(shifts, recording):
             self.call(seed)
+
+    def timed(self, gears: Mapping[int, Precision], schedule: Schedule | None) -> tuple[Stopwatch, float]:
+        """Run for the time alone; seconds of the whole call are the second answer."""
+        watch, start = Stopwatch(), time.perf_counter()
+        self.run(gears, schedule, watch, 0)
+        return watch, time.perf_counter() - start
 
     def _whole(self, seed: int) -> Recording:
         recording = Recording()

@@ -13,9 +13,12 @@ import numpy as np
 
 from gearshift.core.errors import BrokenFolder
 from gearshift.core.extras import need
+from gearshift.precision.kinds import Precision
+from gearshift.precision.schedule import PrecisionSchedule
 from gearshift.steps.planned import Schedule
 
-FORMAT = "gearshift plan 1"
+FORMAT = "gearshift plan 2"
+LETTERS: dict[Precision | None, str] = {Precision.INT4: "4", Precision.INT8: "8"}
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,9 @@ class Plan:
         schedule: computed positions, and fitted weights for the others.
         asked: what was asked for, in words.
         mode: 'taylor' or 'default', as cachers name it.
+        gears: the precision of each step's layers; None: all in their own.
+        memory: bytes of weights that the computed steps read, over those of the whole run in the high gear; None: not
+            counted.
         error: relative error of the final sample against the fully computed run, as measured; None if it was not run.
         fraction: measured time over the fully computed run's; None if it was not run.
         sensitivity: for each step how much of an error in its output is in the final sample.
@@ -39,6 +45,8 @@ class Plan:
     schedule: Schedule
     asked: str
     mode: str = "taylor"
+    gears: PrecisionSchedule | None = None
+    memory: float | None = None
     error: float | None = None
     fraction: float | None = None
     sensitivity: Sequence[float] = field(default_factory=tuple)
@@ -52,14 +60,22 @@ class Plan:
 
     def __str__(self) -> str:
         chosen = set(self.schedule.computed)
-        line = "".join("#" if p in chosen else "." for p in range(self.steps))
-        told = [f"{self.asked}: {len(chosen)} of {self.steps} steps computed", f"  {line}"]
+        told = [f"{self.asked}: {len(chosen)} of {self.steps} steps computed", f"  {self.line}"]
+        if self.memory is not None:
+            told.append(f"  {1 / self.memory:.2f} x less memory-time: bytes of weights read over the run")
         if self.quality is not None and self.fraction is not None:
             told.append(f"  measured: {1 / self.fraction:.2f} x as fast, {self.quality:.1f} dB to the final latent")
             told.append(f"  found in {self.runs} runs, {self.seconds:.0f} s")
         else:
             told.append("  not measured")
         return "\n".join(told)
+
+    @property
+    def line(self) -> str:
+        """One letter for each step: '.' filled in, 4 or 8 computed in that many bits, # in the high gear."""
+        chosen = set(self.schedule.computed)
+        gears = self.gears.precisions if self.gears is not None else (None,) * self.steps
+        return "".join(LETTERS.get(gears[p], "#") if p in chosen else "." for p in range(self.steps))
 
     def resampled(self, steps: int) -> Plan:
         """The same share of steps, as densely in each part of the run, for another number of steps.
@@ -70,9 +86,9 @@ class Plan:
         old = np.array(self.schedule.computed) * (steps - 1) / max(self.steps - 1, 1)
         places = np.interp(np.linspace(0, 1, count), np.linspace(0, 1, len(old)), old)
         computed = tuple(sorted({0, *(round(float(p)) for p in places)}))
-        return replace(
-            self, key=str(steps), steps=steps, schedule=Schedule(computed), error=None, fraction=None, sensitivity=()
-        )
+        gears = None if self.gears is None else self.gears.resampled(steps)
+        new = replace(self, key=str(steps), steps=steps, schedule=Schedule(computed), gears=gears)
+        return replace(new, memory=None, error=None, fraction=None, sensitivity=())
 
     def apply(self, model: Any) -> Any:
         """Make a pipeline follow this plan; like `gearshift.optimize`, and as `gearshift.restore` takes off."""
@@ -95,7 +111,9 @@ class Plan:
 
     def save(self, path: str | Path) -> Path:
         """Write it as JSON."""
-        data = {**asdict(self), "schedule": self.schedule.as_data(), "format": FORMAT}
+        gears = None if self.gears is None else json.loads(self.gears.to_json())
+        plain = asdict(replace(self, gears=None))
+        data = {**plain, "schedule": self.schedule.as_data(), "gears": gears, "format": FORMAT}
         Path(path).write_text(json.dumps(data, indent=1) + "\n")
         return Path(path)
 
@@ -111,6 +129,9 @@ class Plan:
             if data.pop("format") != FORMAT:
                 raise KeyError("format")
             data["schedule"] = Schedule.of(data["schedule"])
+            data["sensitivity"] = tuple(data["sensitivity"])
+            if data["gears"] is not None:
+                data["gears"] = PrecisionSchedule.from_json(json.dumps(data["gears"]))
             return Plan(**data)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise BrokenFolder(f"{path} is not a plan saved by gearshift: {error}.") from error

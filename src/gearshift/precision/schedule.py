@@ -217,6 +217,11 @@ class PrecisionSchedule:
         """Share of the steps at each precision in use, lowest precision first."""
         return {p: self.precisions.count(p) / self.total_steps for p in sorted(set(self.precisions))}
 
+    def resampled(self, steps: int) -> PrecisionSchedule:
+        """The same precisions over the same parts of a run of another number of steps; changes are at once."""
+        taken = [self.precisions[i * self.total_steps // steps] for i in range(steps)]
+        return PrecisionSchedule(self.name, tuple(taken))
+
     def format_timeline(self) -> str:
         """The schedule as a terminal shows it."""
         return timeline.format_timeline(self)

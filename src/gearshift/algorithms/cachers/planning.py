@@ -24,7 +24,7 @@ SEARCHES = 7  # counts that are tried on the way to a quality, at most
 
 @dataclass(frozen=True)
 class Goal:
-    """What is asked of a plan: a fraction of the time, or a quality in dB.
+    """What is asked of a plan: a fraction of the time, a quality in dB, or a fraction of the memory-time.
 
     Attributes:
         mode: 'taylor' extrapolates, with fitted weights where a call can be rehearsed; 'default' repeats.
@@ -36,11 +36,14 @@ class Goal:
     named: str
     fraction: float | None = None
     quality: float | None = None
+    memory: float | None = None
     mode: str = "taylor"
     order: int = 1
     distance: Distance | None = None
 
     def __str__(self) -> str:
+        if self.memory is not None:
+            return f"{self.memory:.2f} of the memory-time"
         return f"{self.fraction:.2f} of the time" if self.fraction is not None else f"{self.quality:.0f} dB"
 
 
@@ -203,7 +206,7 @@ def _proposed(goal: Goal, key: str, reference: Recording, found: Found) -> Plan:
         asked=str(goal),
         mode=goal.mode,
         error=found.error,
-        sensitivity=[float(s) for s in surrogate_of(reference, GUESS).sensitivity()],
+        sensitivity=tuple(float(s) for s in surrogate_of(reference, GUESS).sensitivity()),
     )
 
 
@@ -237,16 +240,20 @@ def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def goal_of(named: str, speed: float | None, quality: float | None, **settings: Any) -> Goal:
+def goal_of(named: str, speed: float | None, quality: float | None, memory: float | None, **settings: Any) -> Goal:
     """What `gearshift.plan` was asked for.
 
     Raises:
-        BadValue: unless exactly one of the two is given, in its range.
+        BadValue: unless exactly one of the three is given, in its range.
     """
-    if (speed is None) == (quality is None):
-        raise BadValue("A plan needs either a speed (times as fast) or a quality (dB), and not both.")
-    if speed is not None and not speed >= 1:
-        raise BadValue(f"The 'speed' of a plan must be 1 or more, times as fast. Got {speed} instead.")
+    if sum(v is not None for v in (speed, quality, memory)) != 1:
+        raise BadValue(
+            "A plan needs one of speed (times as fast), quality (dB) and memory (times less memory-time), and only one."
+        )
+    for name, value in (("speed", speed), ("memory", memory)):
+        if value is not None and not value >= 1:
+            raise BadValue(f"The {name!r} of a plan must be 1 or more, a number of times. Got {value} instead.")
     if quality is not None and not 0 < quality <= 120:
         raise BadValue(f"The 'quality' of a plan must be between 0 and 120 dB. Got {quality} instead.")
-    return Goal(named, fraction=None if speed is None else 1 / speed, quality=quality, **settings)
+    fraction, less = (None if v is None else 1 / v for v in (speed, memory))
+    return Goal(named, fraction=fraction, quality=quality, memory=less, **settings)

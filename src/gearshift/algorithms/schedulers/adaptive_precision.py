@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.context import Context
@@ -21,6 +21,7 @@ class AdaptivePrecision(Algorithm):
     cost is time or the bytes of weights in use, and quality is one less the relative error of the final latent.
     """
 
+    follows_gears: ClassVar[bool] = True
     facts = Facts(
         family=Family.SCHEDULER,
         stage=Stage.QUANTIZE,

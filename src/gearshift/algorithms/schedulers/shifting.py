@@ -60,10 +60,14 @@ def gear_up(model: Any, context: Context, make: Any, alone: bool = False, econom
 
 
 def _bring_back(boxes: list[Gearbox], kept: dict[str, str]) -> None:
+    """The plans that were found before; a run of another number of steps takes one of them resampled."""
     from gearshift.precision.schedule import PrecisionSchedule
 
+    read = {key: PrecisionSchedule.from_json(text) for key, text in kept.items()}
+    first = next(iter(read.values()))
     for box in boxes:
-        box.schedules = {key: PrecisionSchedule.from_json(text) for key, text in kept.items()}
+        box.schedules = dict(read)
+        box.make = lambda steps, scheduler: first.resampled(steps)
 
 
 def _layers(module: Any) -> list[Any]:
@@ -138,7 +142,7 @@ def _find(
     rehearsals = GearRehearsals(box, call, costs)
     say(f"{settings.name} rehearses the call about {rehearsals.runs} times.")
     found = rehearsals.cheapest(1 - settings.min_quality)
-    box.schedules[box.key] = found.schedule
+    _bring_back(boxes, {box.key: found.schedule.to_json()})
     context.save(gears={box.key: found.schedule.to_json()})
     context.measured(
         plan=found.line,

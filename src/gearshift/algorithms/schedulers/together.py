@@ -1,0 +1,81 @@
+"""Plans of steps and gears together, for `gearshift.plan`."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from gearshift.algorithms.cachers.planning import Goal
+    from gearshift.core.context import Context
+    from gearshift.planner.proposal import Plan
+    from gearshift.precision.kinds import Precision
+
+
+def costs_for(model: Any, goal: Goal, data: Any) -> Mapping[Precision, float]:
+    """Cost of a step in each gear that serves the goal, over the high gear's; nothing but the high gear: no gears.
+
+    For memory all gears serve; for speed those that were measured to save time here, at the shapes of the call.
+    """
+    from gearshift.algorithms.schedulers import shifting
+    from gearshift.models.diffusers import denoisers
+    from gearshift.precision.gears import high_gear
+
+    modules = list(denoisers(model).values())
+    if len(modules) != 1 or (goal.memory is None and goal.fraction is None):
+        return {}
+    own = high_gear(modules[0])
+    if goal.memory is not None:
+        return shifting.memory_costs(own)
+    return shifting.time_costs(shifting.measured_times(model, data), own)
+
+
+def find(model: Any, context: Context, goal: Goal, data: Any, costs: Mapping[Precision, float]) -> Plan | None:
+    """Find a joint plan by rehearsing the call in `data`; None if it holds no call."""
+    from gearshift.algorithms.cachers import planning
+    from gearshift.algorithms.schedulers import shifting
+    from gearshift.planner.joint import JointRehearsals
+    from gearshift.planner.plan import GUESS, apart, surrogate_of
+    from gearshift.planner.proposal import Plan
+
+    call = planning.rehearsal(model, data)
+    if call is None:
+        return None
+    planned = planning.install(model, context, goal)
+    (box,) = shifting.gear_up(model, context, None, economical=goal.memory is not None)
+    start = time.perf_counter()
+    rehearsals = JointRehearsals(planned, box, call, planned.base, costs, goal.mode == "taylor", goal.distance or apart)
+    watch, full = rehearsals.timed({}, None)
+    told = ", ".join(f"{p.name} {cost:.2f}" for p, cost in costs.items())
+    planning.say(
+        f"gearshift is planning steps and gears for {goal} (cost of a step: {told}); a call takes {full:.1f} s."
+    )
+    joined = rehearsals.best(_budget(goal, watch, full))
+    gears = {p: joined.gears.precisions[p] for p in joined.schedule.computed}
+    _, seconds = rehearsals.timed(gears, joined.schedule)
+    read = sum(1.0 if g is box.own else g.memory_ratio() for g in gears.values()) / rehearsals.steps
+    return Plan(
+        key=planned.key,
+        steps=rehearsals.reference.start + rehearsals.steps,
+        schedule=joined.schedule,
+        asked=str(goal),
+        mode=goal.mode,
+        gears=joined.gears,
+        memory=read,
+        error=joined.error,
+        fraction=seconds / full,
+        sensitivity=tuple(float(s) for s in surrogate_of(rehearsals.reference, GUESS).sensitivity()),
+        runs=rehearsals.runs,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _budget(goal: Goal, watch: Any, full: float) -> float:
+    """The cost that computed steps may have, over all steps in the high gear."""
+    if goal.memory is not None:
+        return goal.memory
+    assert goal.fraction is not None
+    rest = full - watch.denoising
+    return max((goal.fraction * full - rest) / watch.denoising, 0.0)
