@@ -5,6 +5,7 @@ import torch
 from support.tiny import build
 
 import gearshift as gs
+from gearshift.core.errors import GearshiftWarning
 from gearshift.steps.decision import Action
 
 pytestmark = pytest.mark.compiled
@@ -56,3 +57,10 @@ def test_a_language_model_generates_the_same_tokens():
     assert torch.equal(model.generate(tokens, **call), plain)
     gs.restore(model)
     assert "forward" not in vars(model)
+
+
+def test_little_left_to_compile_is_said():
+    tiny = build("dit")
+    with pytest.warns(GearshiftWarning, match="little will be gained"):
+        gs.optimize(tiny.pipe, "adaptive_precision, torch_compile")
+    gs.restore(tiny.pipe)

@@ -17,6 +17,8 @@ LENGTHS = (100, 200, 400, 512, 800, 1600, 3200, 6400, 12800, 25600, 51200, 10240
 BACKENDS = ("inductor", "cudagraphs", "onnxrt", "tvm", "openvino", "openxla")
 PACKAGES = {"onnxrt": "onnxruntime", "tvm": "tvm", "openvino": "openvino", "openxla": "torch_xla"}
 
+WORTH_IT = 0.3  # share of the parameters below which compiling gains little
+
 
 class TorchCompile(Algorithm):
     """Compile the model with torch.compile; gates of cachers stay outside of what is compiled.
@@ -78,8 +80,10 @@ class TorchCompile(Algorithm):
                     _compile(gate_at(target, context), options, context)
         for denoiser in found.values():
             outer = watch(model, denoiser, context)
-            for gate in self._gates(denoiser, outer, context):
+            gates = self._gates(denoiser, outer, context)
+            for gate in gates:
                 _compile(gate, options, context)
+            _tell_share(denoiser, [gate.module for gate in gates], context)
 
     def _gates(self, denoiser: Any, outer: Any, context: Context) -> list[Any]:
         """Where to compile: around the gates inside, at the repeated blocks, or at the denoiser itself."""
@@ -142,6 +146,17 @@ class Compiling:
 
 def _compile(gate: Any, options: dict[str, Any], context: Context) -> None:
     context.change(Compiling(gate, Compiled(gate.module, options)))
+
+
+def _tell_share(denoiser: Any, modules: list[Any], context: Context) -> None:
+    """Warn where gates of other algorithms leave little to compile."""
+    inside = {p for m in modules for p in m.parameters()}
+    share = sum(p.numel() for p in inside) / max(sum(p.numel() for p in denoiser.parameters()), 1)
+    if share < WORTH_IT:
+        context.warn(
+            f"torch_compile stays outside of the gates of other algorithms, and these leave it {share:.0%} of the "
+            f"parameters of {type(denoiser).__name__}: little will be gained."
+        )
 
 
 def _around_gates(module: Any) -> list[Any]:
