@@ -37,9 +37,14 @@ def test_a_call_by_hand_after_an_interrupted_run_is_computed(tinies):
     gs.restore(tiny.pipe)
 
 
-def test_threads_that_share_a_denoiser_do_not_mix(tinies):
+@pytest.mark.parametrize("how", ["taylor(order=1)", "adaptive_precision, fastercache", "a fitted plan"])
+def test_threads_that_share_a_denoiser_do_not_mix(tinies, how):
     tiny, _ = tinies("sd")
-    gs.optimize(tiny.pipe, "taylor(order=1)")
+    if how == "a fitted plan":
+        call = {**tiny.parts.call(1), "num_inference_steps": 8, "output_type": "latent"}
+        gs.plan(tiny.pipe, speed=2.0, data=[call]).apply(tiny.pipe)
+    else:
+        gs.optimize(tiny.pipe, how)
     pipes = []
     for _ in range(4):
         pipe = type(tiny.pipe).from_pipe(tiny.pipe)
