@@ -5,7 +5,6 @@ import torch
 from support.tiny import build
 
 import gearshift as gs
-from gearshift.core.errors import GearshiftWarning
 from gearshift.steps.decision import Action
 
 pytestmark = pytest.mark.compiled
@@ -59,8 +58,18 @@ def test_a_language_model_generates_the_same_tokens():
     assert "forward" not in vars(model)
 
 
-def test_little_left_to_compile_is_said():
+def test_one_graph_for_each_gear():
     tiny = build("dit")
-    with pytest.warns(GearshiftWarning, match="little will be gained"):
-        gs.optimize(tiny.pipe, "adaptive_precision, torch_compile")
+    plain = tiny.run(steps=10)
+    gs.optimize(tiny.pipe, "adaptive_precision(profile='low_vram')")
+    eager = tiny.run(steps=10)
     gs.restore(tiny.pipe)
+    gs.optimize(tiny.pipe, "adaptive_precision(profile='low_vram'), torch_compile")
+    compiled = tiny.run(steps=10)
+    assert graphs() == 3
+    torch.testing.assert_close(compiled, eager, rtol=0, atol=1e-3 * float(plain.abs().max()))
+    assert (compiled - eager).norm() < 0.05 * (eager - plain).norm()
+    tiny.run(steps=10, seed=2)
+    assert graphs() == 3
+    gs.restore(tiny.pipe)
+    assert torch.equal(tiny.run(steps=10), plain)

@@ -47,9 +47,10 @@ class Gearbox:
             return None
         change = schedule.change_at(run.position)
         precision = schedule.precisions[run.position]
+        share = 1.0 if change is None else change.blend_at(run.position)
         mix = Mix(precision, precision, 0.0)
-        if change is not None:
-            mix = Mix(change.from_precision, change.to_precision, change.blend_at(run.position))
+        if change is not None and share < 1:
+            mix = Mix(change.from_precision, change.to_precision, share)
         self._note(run, precision)
         return None if mix.start not in LOW and mix.to not in LOW else mix
 

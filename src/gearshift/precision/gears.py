@@ -25,7 +25,7 @@ from gearshift.kernels.nested import Nested, nest
 from gearshift.models.example import layer_inputs
 from gearshift.precision.kinds import Precision
 from gearshift.steps.gate import Gate
-from gearshift.steps.run import current
+from gearshift.steps.run import Run, current
 
 LOW = (Precision.INT4, Precision.INT8)  # what the nested store's int8 values are for; all else is the high gear
 PLANES = ("multiplier", "offset", "coarse", "fine", "rest")
@@ -40,6 +40,28 @@ class Mix(NamedTuple):
     share: float
 
 
+class Operand(NamedTuple):
+    """An int8 weight for the kernels, and the plane that it was made from: another one there makes it stale."""
+
+    made_from: Any
+    weight: Quantized
+
+
+def bits_of(run: Run | None, turn: float) -> int:
+    """4 or 8, the low gear that a layer with this turn is in now; 0 for the high one."""
+    mix = None if run is None else run.gear
+    if mix is None:
+        return 0
+    precision = mix.to if turn < mix.share else mix.start
+    return precision.bits if precision in LOW else 0
+
+
+@torch.compiler.assume_constant_result
+def _traced_bits(turn: float) -> int:
+    """The same while a graph is traced: there is one graph for each gear, so it is a constant there."""
+    return bits_of(current(), turn)
+
+
 class Geared(Gate):
     """Stands in a linear layer's or convolution's place and computes in the gear that the run's step is in.
 
@@ -52,19 +74,19 @@ class Geared(Gate):
         economical: operands of gears that are not in use are dropped.
     """
 
+    traced = True
+
     def __init__(self, module: nn.Linear | nn.Conv2d, turn: float, alone: bool, economical: bool) -> None:
         super().__init__(module)
         self.turn, self.alone, self.economical = turn, alone, economical
-        self._operands: dict[Precision, tuple[Any, Quantized]] = {}
+        self.four: Operand | None = None  # attributes of their own: a graph for one gear must not notice the other
+        self.eight: Operand | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        run = current()
-        mix = None if run is None else run.gear
-        if mix is not None:
-            precision = mix.to if self.turn < mix.share else mix.start
-            if precision in LOW:
-                return self._low(args[0] if args else kwargs["input"], precision)
-        return self._high(*args, **kwargs)
+        bits = _traced_bits(self.turn) if torch.compiler.is_compiling() else bits_of(current(), self.turn)
+        if bits == 0:
+            return self._high(*args, **kwargs)
+        return self._low(args[0] if args else kwargs["input"], Precision.INT4 if bits == 4 else Precision.INT8)
 
     @property
     def nested(self) -> Nested:
@@ -84,7 +106,7 @@ class Geared(Gate):
 
     def leave(self) -> None:
         super().leave()
-        self._operands.clear()
+        self.four = self.eight = None
         if self.alone:
             self._take_back()
         for name in ("scale", *PLANES):
@@ -118,17 +140,26 @@ class Geared(Gate):
             return int8_ops.linear(x, weight, self.module.bias)
         return int8_ops.conv2d(x, weight, self.module.bias, list(self.module.stride), list(self.module.padding))
 
+    def prepare(self, run: Run | None) -> None:
+        """Before a graph is traced: its operand is made, and stays, as the graph would not outlive it."""
+        self.economical = False
+        bits = bits_of(run, self.turn)
+        if bits:
+            self.operand(Precision.INT4 if bits == 4 else Precision.INT8)
+
     def operand(self, precision: Precision) -> Quantized:
         """The int8 weight of a low gear, made when it is first asked for."""
         plane = self.module._buffers["gear_coarse"]
-        held = self._operands.get(precision)
-        if held is None or held[0] is not plane:
+        held = self.four if precision is Precision.INT4 else self.eight
+        if held is None or held.made_from is not plane:
             store = self.nested
-            weight = store.four_bits() if precision is Precision.INT4 else store.eight_bits()
+            if precision is Precision.INT4:
+                self.four = held = Operand(plane, store.four_bits())
+            else:
+                self.eight = held = Operand(plane, store.eight_bits())
             if self.economical:
-                self._operands.clear()
-            self._operands[precision] = held = (plane, weight)
-        return held[1]
+                self.four, self.eight = (held, None) if precision is Precision.INT4 else (None, held)
+        return held.weight
 
 
 @dataclass(eq=False)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gearshift.steps.rule import Place, Rule
-from gearshift.steps.run import current
+from gearshift.steps.run import Run, current
 
 
 class Gate:
@@ -22,6 +22,8 @@ class Gate:
         rule: the rule that decides here; None lets every call through.
         place: the gates it shares an output with.
     """
+
+    traced = False  # whether torch.compile may look into it
 
     def __init__(self, module: Any) -> None:
         self.module = module
@@ -48,6 +50,9 @@ class Gate:
     @property
     def __signature__(self) -> inspect.Signature:
         return inspect.signature(self.behind or type(self.module).forward.__get__(self.module))
+
+    def prepare(self, run: Run | None) -> None:
+        """Called before a graph is traced that looks into this gate, with the run that it will serve."""
 
     def stand(self) -> None:
         """Take the place of the module's forward."""

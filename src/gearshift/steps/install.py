@@ -127,10 +127,10 @@ def gate_at(module: Any, context: Context) -> Gate:
 
 
 def gates_below(module: Any) -> Iterable[Gate]:
-    """Gates at the submodules of a module."""
+    """Gates at the submodules of a module that must not be compiled."""
     for sub in module.modules():
         gate = gate_of(sub) if sub is not module else None
-        if gate is not None:
+        if gate is not None and not gate.traced:
             yield gate
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
+import types
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,8 +102,19 @@ class TorchCompile(Algorithm):
         return [outer]
 
 
+@functools.cache
+def _forward(function: Any, gear: Any) -> Any:
+    """A forward with a code object for each gear, as graphs belong to code objects; modules of a class share it."""
+    if gear is None:
+        return function
+    code = function.__code__.replace()
+    own = types.FunctionType(code, function.__globals__, code.co_name, function.__defaults__, function.__closure__)
+    own.__kwdefaults__ = function.__kwdefaults__
+    return own
+
+
 class Compiled:
-    """A module's forward, compiled at its first call; copies and pickles compile anew.
+    """A module's forward, compiled at its first call in each gear; copies and pickles compile anew.
 
     Outputs of CUDA graphs are overwritten by the next call, so they are copied out.
     """
@@ -109,14 +122,24 @@ class Compiled:
     def __init__(self, module: Any, options: dict[str, Any]) -> None:
         self.module = module
         self.options = options
-        self._call: Any = None
+        self._calls: dict[Any, Any] = {}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self._call is None:
-            import torch
+        import torch
 
-            self._call = torch.compile(type(self.module).forward.__get__(self.module), **self.options)
-        output = self._call(*args, **kwargs)
+        from gearshift.steps.gate import gate_of
+        from gearshift.steps.run import current
+
+        run = current()
+        gear = None if run is None else run.gear
+        if gear not in self._calls:
+            for module in self.module.modules():
+                gate = gate_of(module)
+                if gate is not None and gate.traced:
+                    gate.prepare(run)
+            own = _forward(type(self.module).forward, gear)
+            self._calls[gear] = torch.compile(own.__get__(self.module), **self.options)
+        output = self._calls[gear](*args, **kwargs)
         if self.options["mode"] in ("reduce-overhead", "max-autotune") or self.options["backend"] == "cudagraphs":
             from gearshift.steps.tree import replaced, tensors
 
@@ -124,7 +147,7 @@ class Compiled:
         return output
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_call": None}
+        return {**vars(self), "_calls": {}}
 
 
 @dataclass(eq=False)
@@ -163,7 +186,6 @@ def _around_gates(module: Any) -> list[Any]:
     """The largest modules with no gate inside, among the gated ones and the members of module lists."""
     from torch import nn
 
-    from gearshift.steps.gate import gate_of
     from gearshift.steps.install import gates_below
 
     if not any(gates_below(module)):
@@ -172,9 +194,16 @@ def _around_gates(module: Any) -> list[Any]:
     for child in module.children():
         if isinstance(child, nn.ModuleList):
             found += [target for item in child for target in _around_gates(item)]
-        elif gate_of(child) or any(gates_below(child)):
+        elif _is_gated(child) or any(gates_below(child)):
             found += _around_gates(child)
     return found
+
+
+def _is_gated(module: Any) -> bool:
+    from gearshift.steps.gate import gate_of
+
+    gate = gate_of(module)
+    return gate is not None and not gate.traced
 
 
 def _blocks(module: Any) -> list[Any]:
