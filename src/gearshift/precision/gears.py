@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from gearshift.core.errors import BadValue
 from gearshift.kernels import int8_ops
 from gearshift.kernels.conv import supports
-from gearshift.kernels.int8 import Quantized
+from gearshift.kernels.int8 import Quantized, dequantize
 from gearshift.kernels.lazy_weight import LazyWeight
 from gearshift.kernels.nested import Nested, nest
 from gearshift.models.example import layer_inputs
@@ -72,13 +72,16 @@ class Geared(Gate):
         turn: in [0, 1); a blended step puts the layers below its share into the next gear.
         alone: the nested store is the only copy of the weight.
         economical: operands of gears that are not in use are dropped.
+        weight_only: low gears multiply in the input's own type by the rounded weight; else both are rounded to 8 bits.
     """
 
     traced = True
 
-    def __init__(self, module: nn.Linear | nn.Conv2d, turn: float, alone: bool, economical: bool) -> None:
+    def __init__(
+        self, module: nn.Linear | nn.Conv2d, turn: float, alone: bool, economical: bool, weight_only: bool
+    ) -> None:
         super().__init__(module)
-        self.turn, self.alone, self.economical = turn, alone, economical
+        self.turn, self.alone, self.economical, self.weight_only = turn, alone, economical, weight_only
         self.four: Operand | None = None  # attributes of their own: a graph for one gear must not notice the other
         self.eight: Operand | None = None
 
@@ -129,13 +132,17 @@ class Geared(Gate):
         if not self.alone:
             return self.compute(*args, **kwargs)
         x = args[0] if args else kwargs["input"]
-        weight = self.nested.sixteen_bits(x.dtype)
+        return self._float(x, self.nested.sixteen_bits(x.dtype))
+
+    def _float(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         if isinstance(self.module, nn.Linear):
             return F.linear(x, weight, self.module.bias)
         return F.conv2d(x, weight, self.module.bias, self.module.stride, self.module.padding)
 
     def _low(self, x: torch.Tensor, precision: Precision) -> torch.Tensor:
         weight = self.operand(precision)
+        if self.weight_only:
+            return self._float(x, dequantize(weight, x.dtype))
         if isinstance(self.module, nn.Linear):
             return int8_ops.linear(x, weight, self.module.bias)
         return int8_ops.conv2d(x, weight, self.module.bias, list(self.module.stride), list(self.module.padding))
@@ -204,9 +211,12 @@ def can_gear(layer: nn.Module) -> bool:
     return type(layer) is nn.Conv2d and supports(layer)
 
 
-def geared(layers: Iterable[nn.Module], alone: bool = False, economical: bool = False) -> list[Geared]:
+def geared(
+    layers: Iterable[Any], alone: bool = False, economical: bool = False, weight_only: bool = False
+) -> list[Geared]:
     """A gear for each layer, not standing yet; turns are spread so that any share of layers is spread too."""
-    return [Geared(layer, (GOLDEN * (n + 1)) % 1.0, alone, economical) for n, layer in enumerate(layers)]
+    turns = ((layer, (GOLDEN * (n + 1)) % 1.0) for n, layer in enumerate(layers))
+    return [Geared(layer, turn, alone, economical, weight_only) for layer, turn in turns]
 
 
 def time_layers(model: Any, device: Any = None, data: Any = None) -> dict[Precision, float]:

@@ -20,7 +20,9 @@ def engage(model: Any, context: Context, settings: AdaptivePrecision) -> None:
     """Gears into the layers, a gearbox to every denoiser, and the plan where one is to be found."""
     times = measured_times(model, context.recipe.data) if not context.saved else {}
     economical = settings.target == "memory"
-    boxes = gear_up(model, context, _maker(settings), settings.store == "nested", economical)
+    weight_only = context.saved.get("weight_only", int8_is_slow(times))
+    boxes = gear_up(model, context, _maker(settings), settings.store == "nested", economical, weight_only)
+    context.save(weight_only=weight_only)
     context.measured(**{f"seconds_{p.value}": t for p, t in times.items()})
     _tell_speed(context, settings, times)
     kept = context.saved.get("gears")
@@ -31,12 +33,19 @@ def engage(model: Any, context: Context, settings: AdaptivePrecision) -> None:
         _find(model, context, settings, boxes, times)
 
 
-def gear_up(model: Any, context: Context, make: Any, alone: bool = False, economical: bool = False) -> list[Gearbox]:
+def gear_up(
+    model: Any,
+    context: Context,
+    make: Any,
+    alone: bool = False,
+    economical: bool = False,
+    weight_only: bool | None = None,
+) -> list[Gearbox]:
     """Gears into the layers of every denoiser, and a gearbox to each.
 
     Args:
         make: makes the schedule for a number of steps and a scheduler.
-        alone, economical: as in `precision.gears.geared`.
+        alone, economical, weight_only: as in `precision.gears.Geared`; weight_only None: as this machine does better.
     """
     from gearshift.models.diffusers import denoisers
     from gearshift.precision.box import Engaged, Gearbox
@@ -45,11 +54,12 @@ def gear_up(model: Any, context: Context, make: Any, alone: bool = False, econom
 
     assert context.applied is not None
     by = context.applied.algorithm.name
+    weight_only = int8_is_slow({}) if weight_only is None else weight_only
     modules = denoisers(model)
     boxes, count, size = [], 0, 0
     for name, module in modules.items():
         gate, own = watch(model, module, context), high_gear(module)
-        for layer_gate in geared(_layers(module), alone, economical):
+        for layer_gate in geared(_layers(module), alone, economical, weight_only):
             context.change(Shift(layer_gate, by))
             count, size = count + 1, size + layer_gate.nested.nbytes
         label = by if len(modules) == 1 else f"{by} ({name})"
@@ -97,6 +107,19 @@ def _maker(settings: AdaptivePrecision) -> Any:
     return make
 
 
+def int8_is_slow(times: dict[Precision, float]) -> bool:
+    """Whether the int8 product is no faster than that of the weights as they are: measured, or else by the CPU's kind.
+
+    Rounding the inputs too is then a loss in quality for nothing.
+    """
+    from gearshift.kernels import int8_pack
+    from gearshift.precision.kinds import Precision
+
+    if times:
+        return times[Precision.INT8] > SLOWER * times[max(times)]
+    return int8_pack.saturates()
+
+
 def measured_times(model: Any, data: Any) -> dict[Precision, float]:
     """Seconds of all layers that can have gears, in each gear; empty where no call is known. Before gears are in."""
     from gearshift.models.diffusers import denoisers
@@ -120,7 +143,10 @@ def _tell_speed(context: Context, settings: AdaptivePrecision, times: dict[Preci
         return
     told = " and ".join(f"{p.name} takes {ratio:.2f} times as long as {max(times).name}" for p, ratio in slow.items())
     say = context.warn if settings.target == "speed" and settings.profile != "measured" else context.note
-    say(f"{told} on this machine at the sizes this model uses: low gears save memory here, not time.")
+    say(
+        f"{told} on this machine at the sizes this model uses: low gears save memory here, not time, and round weights "
+        "only."
+    )
 
 
 def _find(

@@ -44,7 +44,9 @@ def find(model: Any, context: Context, goal: Goal, data: Any, costs: Mapping[Pre
     if call is None:
         return None
     planned = planning.install(model, context, goal)
-    (box,) = shifting.gear_up(model, context, None, economical=goal.memory is not None)
+    (box,) = shifting.gear_up(
+        model, context, None, economical=goal.memory is not None, weight_only=goal.memory is not None or None
+    )
     start = time.perf_counter()
     rehearsals = JointRehearsals(planned, box, call, planned.base, costs, goal.mode == "taylor", goal.distance or apart)
     watch, full = rehearsals.timed({}, None)
