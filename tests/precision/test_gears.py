@@ -82,10 +82,26 @@ def test_the_store_alone_frees_the_original_and_saves_what_it_stands_for(tmp_pat
     assert "weight" not in layer._parameters and layer.weight.dtype == dtype
     torch.testing.assert_close(layer.state_dict()["weight"], original, rtol=0, atol=1e-3)
     output = tiny.run(steps=8)
+    assert torch.equal(tiny.run(steps=8, pipe=copy.deepcopy(tiny.pipe)), output)
     with pytest.raises(CannotLift, match="store='nested'"):
         gs.restore(tiny.pipe)
     gs.save(tiny.pipe, tmp_path / "folder")
     assert torch.equal(tiny.run(steps=8, pipe=gs.load(tmp_path / "folder")), output)
+
+
+def test_a_weight_that_is_loaded_afterwards_counts(tinies):
+    tiny, _ = tinies("dit", 8)
+    module = tiny.pipe.transformer
+    before = {k: v.clone() for k, v in module.state_dict().items()}
+    gs.optimize(tiny.pipe, "adaptive_precision")
+    output = tiny.run(steps=8)
+    module.load_state_dict({k: v * 1.5 if k.endswith("to_v.weight") else v for k, v in before.items()})
+    changed = tiny.run(steps=8)
+    gs.restore(tiny.pipe)
+    gs.optimize(tiny.pipe, "adaptive_precision")
+    assert torch.equal(tiny.run(steps=8), changed) and not torch.equal(changed, output)
+    module.load_state_dict(before)
+    gs.restore(tiny.pipe)
 
 
 def test_a_broken_off_run_leaves_the_next_one_exact(tinies):

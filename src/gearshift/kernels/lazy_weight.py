@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -42,6 +43,9 @@ class LazyWeight(torch.Tensor):
             )
         args, kwargs = tree_map(_computed, (args, kwargs or {}))
         return func(*args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LazyWeight:
+        return LazyWeight(copy.deepcopy(self.compute, memo), self.shape, self.dtype, self.device)
 
     def __repr__(self, *, tensor_contents: object = None) -> str:
         return f"LazyWeight(shape={tuple(self.shape)}, dtype={self.dtype}, device={self.device})"

@@ -99,13 +99,17 @@ class Geared(Gate):
 
     def stand(self) -> None:
         super().stand()
+        self._fill()
+        if self.alone:
+            self._let_go()
+
+    def _fill(self) -> None:
+        """Make the planes of the layer's weight as it is now."""
         store = nest(self.module.weight)
-        self.shape = store.shape
+        self.shape, self.version = store.shape, _version(self.module.weight)
         self.module.register_buffer("gear_scale", store.scale.view(torch.int32), persistent=False)
         for name in PLANES:
             self.module.register_buffer(f"gear_{name}", getattr(store, name), persistent=False)
-        if self.alone:
-            self._let_go()
 
     def leave(self) -> None:
         super().leave()
@@ -155,7 +159,9 @@ class Geared(Gate):
             self.operand(Precision.INT4 if bits == 4 else Precision.INT8)
 
     def operand(self, precision: Precision) -> Quantized:
-        """The int8 weight of a low gear, made when it is first asked for."""
+        """The int8 weight of a low gear, made when it is first asked for, and again when the layer's was written to."""
+        if not (self.alone or torch.compiler.is_compiling()) and self.version != _version(self.module.weight):
+            self._fill()
         plane = self.module._buffers["gear_coarse"]
         held = self.four if precision is Precision.INT4 else self.eight
         if held is None or held.made_from is not plane:
@@ -167,6 +173,10 @@ class Geared(Gate):
             if self.economical:
                 self.four, self.eight = (held, None) if precision is Precision.INT4 else (None, held)
         return held.weight
+
+
+def _version(weight: torch.Tensor) -> int:
+    return -1 if weight.is_inference() else weight._version
 
 
 @dataclass(eq=False)
