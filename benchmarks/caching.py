@@ -236,22 +236,34 @@ def main() -> None:
     warnings.simplefilter("ignore")
     about = f"{machine()}; {images} images, batches of {BATCH}, guidance {GUIDANCE}."
     reference = "Reference: all steps of the model's own sampler (DDIM; flux: Euler), same seeds."
-    pages, data, said = ["# Caching beside its controls and its peers\n", f"{about} {reference}\n", peers.NOTE], {}, []
+    pages, data, said = {}, {}, {}
     for model in options.models:
         for steps, counts in sections.items():
             measured = rows(model, steps, counts, images)
-            pages.append(f"## {model}, {steps} steps\n\n{to_markdown(COLUMNS, measured)}")
-            data[f"{model}, {steps} steps"] = json.loads(to_json(COLUMNS, measured))
-            said.append(verdict(model, steps, counts, measured))
-            print(f"{pages[-1]}\n{said[-1]}", flush=True)
+            title = f"{model}, {steps} steps"
+            pages[title] = to_markdown(COLUMNS, measured)
+            data[title] = json.loads(to_json(COLUMNS, measured))
+            said[title] = verdict(model, steps, counts, measured)
+            print(f"## {title}\n\n{pages[title]}\n{said[title]}", flush=True)
+    if not options.quick:
+        write(f"{about} {reference}", pages, data, said)
+
+
+def write(about: str, pages: dict[str, str], data: dict[str, object], said: dict[str, str]) -> None:
+    """The page and the data beside it; sections of models that were not run stay as they are."""
+    page, numbers = (Path(__file__).with_suffix(ending) for ending in (".md", ".json"))
+    titles = [f"{model}, {steps} steps" for model in GUIDANCE for steps in SECTIONS]
+    old = dict(part.split("\n\n", 1) for part in page.read_text().split("\n## ")[1:]) if page.exists() else {}
+    kept = json.loads(numbers.read_text()) if numbers.exists() else {}
+    tables = {t: pages.get(t) or old[t].strip() + "\n" for t in titles if t in pages or t in old}
+    verdicts = {**{t: v for t, v in kept.get("verdict", {}).items() if t in titles}, **said}
     summary = f"PSNR of {PLANNED} beside every row that takes at most {EQUAL:.0%} more time, whatever its count:\n\n"
-    pages.append(f"## At equal time\n\n{summary}" + "\n".join(said) + "\n")
-    if options.quick or len(options.models) < len(GUIDANCE):
-        return
-    path = Path(__file__).with_suffix("")
-    path.with_suffix(".md").write_text("\n".join(pages))
-    about_all = {"about": about, "verdict": said}
-    path.with_suffix(".json").write_text(json.dumps({**about_all, **data}, indent=1) + "\n")
+    lines = ["# Caching beside its controls and its peers\n", f"{about}\n", peers.NOTE]
+    lines += [f"## {title}\n\n{table}" for title, table in tables.items()]
+    lines.append(f"## At equal time\n\n{summary}" + "\n".join(verdicts[t] for t in titles if t in verdicts) + "\n")
+    page.write_text("\n".join(lines))
+    everything = {"about": about, "verdict": verdicts, **{t: data.get(t) or kept[t] for t in tables}}
+    numbers.write_text(json.dumps(everything, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -117,7 +117,7 @@ def find(model: Any, planned: Planned, goal: Goal, given: Any) -> Plan | None:
     _, seconds = rehearsals.timed(found.schedule)
     planned.learn(planned.key, found.schedule)
     proposed = _proposed(goal, planned.key, reference, found)
-    return replace(proposed, fraction=seconds / full, runs=rehearsals.done + 3, seconds=time.perf_counter() - start)
+    return replace(proposed, fraction=seconds / full, runs=rehearsals.done + 1, seconds=time.perf_counter() - start)
 
 
 def rehearsal(model: Any, given: Any) -> Callable[[int], None] | None:
