@@ -36,6 +36,7 @@ from gearshift.evaluate.timing import machine
 from gearshift.kernels.int8 import dequantize
 from gearshift.kernels.nested import nest
 from gearshift.models.diffusers import denoisers
+from gearshift.planner.call import rehearsal
 from gearshift.planner.gears import GearRehearsals
 from gearshift.planner.joint import Joined, JointRehearsals
 from gearshift.precision import Precision, PrecisionSchedule, quick_schedule
@@ -81,7 +82,7 @@ class Subject:
     def rehearsals(self, prompts: int = 4) -> GearRehearsals:
         call = {**caching.arguments(self.name, caching.prompt_set("search", prompts)), "num_inference_steps": STEPS}
         del call["generator"]
-        made = planning.rehearsal(self.pipe, [call])
+        made = rehearsal(self.pipe, [call])
         assert made is not None
         return GearRehearsals(self.box, made, {**{p: p.memory_ratio() for p in LOW}, self.own: 1.0})
 
@@ -181,7 +182,7 @@ class Together:
         (box,) = shifting.gear_up(pipe, context, None, economical=True)
         call = {**caching.arguments(name, caching.prompt_set("search", 4)), "num_inference_steps": STEPS}
         del call["generator"]
-        return Together(name, pipe, rule, box, planning.rehearsal(pipe, [call]), caching.prompt_set("report", images))
+        return Together(name, pipe, rule, box, rehearsal(pipe, [call]), caching.prompt_set("report", images))
 
     def planned(self, budget: float, gears: bool) -> Joined:
         costs = shifting.memory_costs(self.box.own) if gears else {self.box.own: 1.0}

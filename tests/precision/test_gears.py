@@ -11,9 +11,9 @@ from support.runs import Stop
 from support.tiny import build
 
 import gearshift as gs
-from gearshift.core.errors import BadRecipe, CannotLift, GearshiftWarning
+from gearshift.core.errors import BadRecipe, BadValue, CannotLift, GearshiftWarning
 from gearshift.planner.gears import assign
-from gearshift.precision import Precision, quick_schedule
+from gearshift.precision import Precision, PrecisionCapabilities, quick_schedule
 from gearshift.precision.gears import Geared, Mix, geared, time_gates
 from gearshift.steps.gate import gate_of
 
@@ -190,6 +190,27 @@ def test_gears_are_timed_on_the_layers_themselves():
     times = time_gates({layer: torch.randn(8, 64)}, repeats=1)
     assert set(times) == {Precision.INT4, Precision.INT8, Precision.FP32} and all(t > 0 for t in times.values())
     assert gate_of(layer) is None and not layer._buffers
+
+
+def test_capabilities_measure_a_model_at_the_shapes_of_a_call(tinies):
+    tiny, plain = tinies("dit")
+    data = [{**tiny.parts.call(1), "num_inference_steps": 1, "output_type": "np"}]
+    times = PrecisionCapabilities.measure(tiny.pipe, "cpu", ["int8", "fp32"], data)
+    assert set(times) == {Precision.INT8, Precision.FP32} and all(t > 0 for t in times.values())
+    assert torch.equal(tiny.run(steps=8), plain)
+    with pytest.raises(BadValue, match="could be called with"):
+        PrecisionCapabilities.measure(torch.nn.Linear(2, 2))
+    with pytest.raises(BadValue, match="move it to cuda"):
+        PrecisionCapabilities.measure(tiny.pipe, "cuda", data=data)
+
+
+def test_costs_are_said(tinies):
+    tiny, _ = tinies("dit")
+    gs.optimize(tiny.pipe, "adaptive_precision")
+    (applied,) = gs.status(tiny.pipe).applied
+    assert any("memory grows" in note for note in applied["notes"])
+    assert any("not measured" in note for note in applied["notes"])
+    gs.restore(tiny.pipe)
 
 
 def test_assign_finds_the_least_error_on_small_cases():

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -63,11 +64,20 @@ def _quietly(pipe: Any, call: Mapping[str, Any]) -> Any:
     """Call a pipeline without a progress bar, and leave torch's random state as it was."""
     import torch
 
-    shown = getattr(pipe, "_progress_bar_config", {})
+    with torch.random.fork_rng(), silent(pipe):
+        return pipe(**call)
+
+
+@contextmanager
+def silent(pipe: Any) -> Iterator[None]:
+    """Without the pipeline's own progress bar, where it has one."""
+    if not hasattr(pipe, "set_progress_bar_config"):
+        yield
+        return
+    shown = dict(getattr(pipe, "_progress_bar_config", {}))
     pipe.set_progress_bar_config(**{**shown, "disable": True})
     try:
-        with torch.random.fork_rng():
-            return pipe(**call)
+        yield
     finally:
         pipe.set_progress_bar_config(**shown)
 

@@ -85,6 +85,7 @@ class GearRehearsals:
         self.runs = 1 + len(self.gears) + len(TRIED) + MOVES
         self.reference = Path()
         self._run(None, self.reference)
+        self.reference.must_have_steps()
         self.errors = self._errors()
 
     @property

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from gearshift.planner.plan import CHECKED, FITTED_TO, Distance, Found, Rehearsals, apart
+from gearshift.planner.plan import CHECKED, Distance, Found, Rehearsals, apart
 from gearshift.planner.recording import Recording, Stopwatch
 from gearshift.precision.box import Gearbox
 from gearshift.precision.kinds import Precision
@@ -60,6 +59,7 @@ class JointRehearsals:
         self.runs = 0
         self.reference = Recording()
         self.run({}, None, self.reference, 0)
+        self.reference.must_have_steps()
 
     @property
     def steps(self) -> int:
@@ -77,7 +77,7 @@ class JointRehearsals:
             rivals.append((placed.error, dict.fromkeys(placed.schedule.computed, gear)))
         error, gears = min(rivals, key=lambda rival: rival[0])
         rivals.append(self._shifted(gears, error, budget))
-        references = [self._whole(seed) for seed in range(1, FITTED_TO + 1)]
+        references = self._rehearsals({}).references()
         proven = []
         for _, gears in sorted(rivals, key=lambda rival: rival[0])[:CHECKED]:
             steps = tuple(p - self.reference.start for p in sorted(gears))
@@ -102,15 +102,8 @@ class JointRehearsals:
             self.call(seed)
 
     def timed(self, gears: Mapping[int, Precision], schedule: Schedule | None) -> tuple[Stopwatch, float]:
-        """Run for the time alone; seconds of the whole call are the second answer."""
-        watch, start = Stopwatch(), time.perf_counter()
-        self.run(gears, schedule, watch, 0)
-        return watch, time.perf_counter() - start
-
-    def _whole(self, seed: int) -> Recording:
-        recording = Recording()
-        self.run({}, None, recording, seed)
-        return recording
+        """Run for the time alone; and the seconds of that whole call."""
+        return self._rehearsals(gears).timed(schedule)
 
     def _rehearsals(self, gears: Mapping[int, Precision]) -> Rehearsals:
         return Rehearsals(self.reference, partial(self.run, gears), self.predictor, self.fitted, self.distance)

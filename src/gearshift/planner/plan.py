@@ -111,12 +111,20 @@ class Rehearsals:
         rivals.sort(key=lambda r: r.found.error)
         if count >= self.reference.steps:
             return rivals[0].found
-        references = [self._whole(seed) for seed in range(1, FITTED_TO + 1)]
+        references = self.references()
         return min((self._proven(rival, references) for rival in rivals[:CHECKED]), key=lambda f: f.error)
 
     def proven(self, computed: tuple[int, ...], references: list[Recording]) -> Found:
         """One schedule, given as step numbers, fitted to all but the last of these noises, and run under the last."""
         return self._proven(self.trial(computed), references)
+
+    def references(self) -> list[Recording]:
+        """Fully computed runs under further noises; the last is for proving."""
+        found = [Recording() for _ in range(FITTED_TO)]
+        for seed, recording in enumerate(found, start=1):
+            self.run(None, recording, seed)
+            self.done += 1
+        return found
 
     def timed(self, schedule: Schedule | None, turns: int = 2) -> tuple[Stopwatch, float]:
         """Run a schedule for its time alone, the best of some turns; and the seconds of that whole call."""
@@ -148,12 +156,6 @@ class Rehearsals:
         self.done += 1
         self.on_progress(self.done, total)
         return self.tried[computed]
-
-    def _whole(self, seed: int) -> Recording:
-        recording = Recording()
-        self.run(None, recording, seed)
-        self.done += 1
-        return recording
 
     def _fitted(self, schedule: Schedule, reference: Recording, seed: int, earlier: tuple[Fitting, ...]) -> Rehearsed:
         """Run a schedule, and fit its weights on the way."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from gearshift.core.errors import GearshiftError
 from gearshift.steps.bands import analysed, groups, labels, shares
 from gearshift.steps.run import is_flow
 
@@ -58,6 +59,11 @@ class Recording:
     @property
     def steps(self) -> int:
         return len(self.seconds)
+
+    def must_have_steps(self) -> None:
+        """Raise GearshiftError if no step was recorded."""
+        if not self.steps:
+            raise GearshiftError("Nothing can be planned: no scheduler was heard during the call in `data`.")
 
     def timed(self, compute: Callable[[], Any]) -> Any:
         """What `compute` answers; its time is the denoiser's."""

@@ -99,12 +99,19 @@ class PrecisionCapabilities:
 
     @staticmethod
     def measure(
-        model: Any, device: Any = None, precisions: Iterable[Precision | str] | None = None
+        model: Any, device: Any = None, precisions: Iterable[Precision | str] | None = None, data: Any = None
     ) -> dict[Precision, float]:
-        """Seconds per call of this model's own linear layers at each precision (or at those named), measured."""
+        """Seconds per call of this model's own layers at each precision (or at those named), measured.
+
+        Args:
+            data: as in `gearshift.optimize`: a list whose first item is a dict of the model's arguments.
+
+        Raises:
+            BadValue: if the model is on another device, or nothing is known that it could be called with.
+        """
         from gearshift.precision.gears import time_layers
 
-        times: dict[Precision, float] = time_layers(model, device)
+        times: dict[Precision, float] = time_layers(model, device, data)
         wanted = None if precisions is None else {Precision.parse(p) for p in precisions}
         return {p: seconds for p, seconds in times.items() if wanted is None or p in wanted}
 

@@ -60,7 +60,7 @@ class Ruling:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Skipping:
     """Where, when, and how steps are filled in.
 
     Attributes:
@@ -80,10 +80,10 @@ class Plan:
 
 def cache(model: Any, context: Context, site: Site, trigger: Trigger, predictor: Predictor) -> None:
     """Skip work across the denoising steps of every denoiser of a model, at one site."""
-    cache_at(model, context, [Plan(site, trigger, predictor)])
+    cache_at(model, context, [Skipping(site, trigger, predictor)])
 
 
-def cache_at(model: Any, context: Context, plans: Sequence[Plan], guidance: Trigger | None = None) -> None:
+def cache_at(model: Any, context: Context, plans: Sequence[Skipping], guidance: Trigger | None = None) -> None:
     """Skip work across the denoising steps of every denoiser of a model.
 
     Args:

@@ -27,12 +27,12 @@ class Fastercache(Algorithm):
     interval: int = attention_param()
 
     def apply(self, model: Any, context: Context) -> None:
-        from gearshift.steps.install import Plan, cache_at
+        from gearshift.steps.install import Skipping, cache_at
         from gearshift.steps.predict import Rising
         from gearshift.steps.site import attention
         from gearshift.steps.trigger import Every, Unguided, Within
 
         trigger = Unguided(Within(Every(self.interval), 0.0, ATTENTION_UNTIL))
-        plans = [Plan(attention(kind), trigger, Rising()) for kind in ("self", "joint", "temporal")]
+        plans = [Skipping(attention(kind), trigger, Rising()) for kind in ("self", "joint", "temporal")]
         guidance = Within(Every(GUIDANCE_INTERVAL), 0.0, GUIDANCE_UNTIL)
         cache_at(model, context, plans, guidance)

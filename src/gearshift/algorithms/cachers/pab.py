@@ -30,7 +30,7 @@ class Pab(Algorithm):
     interval: int = attention_param()
 
     def apply(self, model: Any, context: Context) -> None:
-        from gearshift.steps.install import Plan, cache_at
+        from gearshift.steps.install import Skipping, cache_at
         from gearshift.steps.predict import Copy
         from gearshift.steps.site import attention
         from gearshift.steps.trigger import Every, Within
@@ -38,4 +38,4 @@ class Pab(Algorithm):
         def trigger(times: int) -> Within:
             return Within(Every(self.interval * times if self.interval > 1 else 1), LOW, HIGH)
 
-        cache_at(model, context, [Plan(attention(kind), trigger(n), Copy()) for kind, n in BROADCAST.items()])
+        cache_at(model, context, [Skipping(attention(kind), trigger(n), Copy()) for kind, n in BROADCAST.items()])

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from gearshift.core.context import Context
-from gearshift.core.errors import BadValue, GearshiftError
+from gearshift.core.errors import BadValue
+from gearshift.planner.call import rehearsal, say
 
 if TYPE_CHECKING:
     from gearshift.planner.plan import Distance, Found, Rehearsals
@@ -106,11 +107,10 @@ def find(model: Any, planned: Planned, goal: Goal, given: Any) -> Plan | None:
     def run(schedule: Schedule | None, recording: Any, seed: int) -> None:
         with planned.rehearsing(schedule, recording):
             call(seed)
-        if not recording.steps:
-            raise GearshiftError(f"{goal.named} cannot plan: no scheduler was heard during the call in `data`.")
 
     reference = Recording()
     run(None, reference, 0)
+    reference.must_have_steps()
     rehearsals = Rehearsals(reference, run, planned.base, goal.mode == "taylor", goal.distance or apart)
     watch, full = rehearsals.timed(None)  # the first call of a pipeline is slower than those that follow
     found = _searched(goal, rehearsals, watch, full)
@@ -118,21 +118,6 @@ def find(model: Any, planned: Planned, goal: Goal, given: Any) -> Plan | None:
     planned.learn(planned.key, found.schedule)
     proposed = _proposed(goal, planned.key, reference, found)
     return replace(proposed, fraction=seconds / full, runs=rehearsals.done + 1, seconds=time.perf_counter() - start)
-
-
-def rehearsal(model: Any, given: Any) -> Callable[[int], None] | None:
-    """The call that the caller gave as data, with noise by a seed; None without one."""
-    call = next(iter(given), None) if given is not None else None
-    if not isinstance(call, Mapping) or hasattr(model, "forward"):
-        return None
-    import torch
-
-    def rehearse(seed: int) -> None:
-        with torch.random.fork_rng(), _silent(model):
-            torch.manual_seed(seed)
-            model(**call)
-
-    return rehearse
 
 
 def _guessed(recording: Recording, goal: Goal, base: Any) -> Schedule:
@@ -208,25 +193,6 @@ def _proposed(goal: Goal, key: str, reference: Recording, found: Found) -> Plan:
         error=found.error,
         sensitivity=tuple(float(s) for s in surrogate_of(reference, GUESS).sensitivity()),
     )
-
-
-def say(sentence: str) -> None:
-    """One line for the user, on standard error."""
-    print(f"gearshift: {sentence}", file=sys.stderr)
-
-
-@contextmanager
-def _silent(pipe: Any) -> Iterator[None]:
-    """Without the pipeline's own progress bar."""
-    shown = dict(getattr(pipe, "_progress_bar_config", {}))
-    if not hasattr(pipe, "set_progress_bar_config"):
-        yield
-        return
-    pipe.set_progress_bar_config(**{**shown, "disable": True})
-    try:
-        yield
-    finally:
-        pipe.set_progress_bar_config(**shown)
 
 
 @contextmanager

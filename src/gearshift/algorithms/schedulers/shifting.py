@@ -24,6 +24,8 @@ def engage(model: Any, context: Context, settings: AdaptivePrecision) -> None:
     boxes = gear_up(model, context, _maker(settings), settings.store == "nested", economical, weight_only)
     context.save(weight_only=weight_only)
     context.measured(**{f"seconds_{p.value}": t for p, t in times.items()})
+    if settings.store == "original":
+        context.note("The original weights stay beside the nested ones, so memory grows; store='nested' lets them go.")
     _tell_speed(context, settings, times)
     kept = context.saved.get("gears")
     if kept:
@@ -95,10 +97,9 @@ def _maker(settings: AdaptivePrecision) -> Any:
     from gearshift.precision.schedule import PrecisionSchedule, ScheduleConfig
 
     def make(steps: int, scheduler: Any) -> PrecisionSchedule:
-        preset = "quality" if settings.profile == "measured" else settings.profile
         config = ScheduleConfig(
             steps,
-            preset=preset,
+            preset=settings.profile,
             min_quality=settings.min_quality,
             transition_strategy=settings.transition_strategy,
         )
@@ -136,13 +137,15 @@ def _tell_speed(context: Context, settings: AdaptivePrecision, times: dict[Preci
     from gearshift.precision.gears import LOW
 
     if not times:
+        if not context.saved:
+            context.note("No example call was at hand, so the speed of the gears was not measured.")
         return
     high = times[max(times)]
     slow = {p: times[p] / high for p in LOW if times[p] > SLOWER * high}
     if not slow:
         return
     told = " and ".join(f"{p.name} takes {ratio:.2f} times as long as {max(times).name}" for p, ratio in slow.items())
-    say = context.warn if settings.target == "speed" and settings.profile != "measured" else context.note
+    say = context.warn if settings.target == "speed" else context.note
     say(
         f"{told} on this machine at the sizes this model uses: low gears save memory here, not time, and round weights "
         "only."
@@ -153,8 +156,8 @@ def _find(
     model: Any, context: Context, settings: AdaptivePrecision, boxes: list[Gearbox], times: dict[Precision, float]
 ) -> None:
     """Find a plan by rehearsing the call in the recipe's data, and keep it."""
-    from gearshift.algorithms.cachers.planning import rehearsal, say
     from gearshift.core.errors import BadRecipe
+    from gearshift.planner.call import rehearsal, say
     from gearshift.planner.gears import GearRehearsals
 
     call = rehearsal(model, context.recipe.data)

@@ -36,11 +36,12 @@ def find(model: Any, context: Context, goal: Goal, data: Any, costs: Mapping[Pre
     """Find a joint plan by rehearsing the call in `data`; None if it holds no call."""
     from gearshift.algorithms.cachers import planning
     from gearshift.algorithms.schedulers import shifting
+    from gearshift.planner.call import rehearsal, say
     from gearshift.planner.joint import JointRehearsals
     from gearshift.planner.plan import GUESS, apart, surrogate_of
     from gearshift.planner.proposal import Plan
 
-    call = planning.rehearsal(model, data)
+    call = rehearsal(model, data)
     if call is None:
         return None
     planned = planning.install(model, context, goal)
@@ -51,9 +52,7 @@ def find(model: Any, context: Context, goal: Goal, data: Any, costs: Mapping[Pre
     rehearsals = JointRehearsals(planned, box, call, planned.base, costs, goal.mode == "taylor", goal.distance or apart)
     watch, full = rehearsals.timed({}, None)
     told = ", ".join(f"{p.name} {cost:.2f}" for p, cost in costs.items())
-    planning.say(
-        f"gearshift is planning steps and gears for {goal} (cost of a step: {told}); a call takes {full:.1f} s."
-    )
+    say(f"gearshift is planning steps and gears for {goal} (cost of a step: {told}); a call takes {full:.1f} s.")
     joined = rehearsals.best(_budget(goal, watch, full))
     gears = {p: joined.gears.precisions[p] for p in joined.schedule.computed}
     _, seconds = rehearsals.timed(gears, joined.schedule)

@@ -1,0 +1,33 @@
+"""The call that a plan is rehearsed with, and what is said to the user meanwhile."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+def rehearsal(model: Any, given: Any) -> Callable[[int], None] | None:
+    """The call that the caller gave as data, with noise by a seed; None without one.
+
+    Args:
+        given: a list whose first item is a dict of the pipeline's arguments.
+    """
+    call = next(iter(given), None) if given is not None else None
+    if not isinstance(call, Mapping) or hasattr(model, "forward"):
+        return None
+    import torch
+
+    from gearshift.models.example import silent
+
+    def rehearse(seed: int) -> None:
+        with torch.random.fork_rng(), silent(model):
+            torch.manual_seed(seed)
+            model(**call)
+
+    return rehearse
+
+
+def say(sentence: str) -> None:
+    """One line for the user, on standard error."""
+    print(f"gearshift: {sentence}", file=sys.stderr)
