@@ -79,7 +79,12 @@ def test_a_quality_is_kept_with_as_few_steps_as_it_takes():
 
 @pytest.mark.parametrize(
     ("wanted", "message"),
-    [({}, "needs one of speed"), ({"speed": 2, "quality": 30}, "needs one of speed"), ({"speed": 0.5}, "1 or more")],
+    [
+        ({}, "needs one of speed"),
+        ({"speed": 2, "quality": 30}, "needs one of speed"),
+        ({"speed": 0.5}, "1 or more"),
+        ({"memory": "4"}, "1 or more"),
+    ],
 )
 def test_a_plan_for_nothing_sensible_is_refused(wanted, message):
     tiny = build("sd")

@@ -217,9 +217,9 @@ def goal_of(named: str, speed: float | None, quality: float | None, memory: floa
             "A plan needs one of speed (times as fast), quality (dB) and memory (times less memory-time), and only one."
         )
     for name, value in (("speed", speed), ("memory", memory)):
-        if value is not None and not value >= 1:
-            raise BadValue(f"The {name!r} of a plan must be 1 or more, a number of times. Got {value} instead.")
-    if quality is not None and not 0 < quality <= 120:
-        raise BadValue(f"The 'quality' of a plan must be between 0 and 120 dB. Got {quality} instead.")
+        if value is not None and not (isinstance(value, (int, float)) and value >= 1):
+            raise BadValue(f"The {name!r} of a plan must be 1 or more, a number of times. Got {value!r} instead.")
+    if quality is not None and not (isinstance(quality, (int, float)) and 0 < quality <= 120):
+        raise BadValue(f"The 'quality' of a plan must be between 0 and 120 dB. Got {quality!r} instead.")
     fraction, less = (None if v is None else 1 / v for v in (speed, memory))
     return Goal(named, fraction=fraction, quality=quality, memory=less, **settings)
