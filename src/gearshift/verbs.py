@@ -58,7 +58,9 @@ def problems(model: Any, recipe: Any = None, /, **keywords: Any) -> list[str]:
     return found
 
 
-def optimize(model: M, recipe: Any = None, /, *, keep_original: bool = False, **keywords: Any) -> M:
+def optimize(
+    model: M, recipe: Any = None, /, *, keep_original: bool = False, verify: bool = False, **keywords: Any
+) -> M:
     """Apply a recipe to a model, in place.
 
     Args:
@@ -66,16 +68,23 @@ def optimize(model: M, recipe: Any = None, /, *, keep_original: bool = False, **
         recipe: whatever `Recipe.of` reads: names, {name: parameters}, a YAML file, 'a, b(x=1)', a Recipe.
         keep_original: keep the weights that are replaced, so that `disabled` and `restore` can bring them back; costs
             their memory.
-        keywords: settings (batch_size, device, seed, tokenizer, processor, data) and algorithms by name.
+        verify: time one call before and after, put both in the status, and warn if the model became slower.
+        keywords: settings (batch_size, device, seed, include, exclude, tokenizer, processor, data) and algorithms by
+            name.
 
     Returns:
-        The same object.
+        The same object, unless an algorithm replaces the model by a runtime of its own (CTranslate2, for one).
 
     Raises:
         BadRecipe: with everything that is wrong with the recipe for this model, before anything is changed.
         WrongModel: if it is neither a pipeline nor a torch module.
     """
-    return _applied(model, Recipe.of(recipe, **keywords), keep_original, {})
+    wanted = Recipe.of(recipe, **keywords)
+    if not verify:
+        return _applied(model, wanted, keep_original, {})
+    from gearshift.models.speed import verified
+
+    return verified(model, wanted, lambda: _applied(model, wanted, keep_original, {}))
 
 
 def plan(
@@ -178,7 +187,7 @@ def _applied(model: M, wanted: Recipe, keep_original: bool, saved: dict[str, Any
         with record.lifted(down_to=place):
             applied = context.applied = Applied(algorithm)
             try:
-                algorithm.apply(model, context)
+                model = algorithm.apply(model, context) or model
             except BaseException:
                 for change in reversed(applied.changes):
                     if change.why_not() is None:

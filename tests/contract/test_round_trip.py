@@ -12,14 +12,16 @@ from support.tiny import build
 
 import gearshift as gs
 from gearshift.core.errors import GearshiftWarning
+from gearshift.core.facts import Kind, Trait
 from gearshift.core.registry import registry
 
 TESTS = Path(__file__).parents[1]
+MODELS = {"sd": Kind.DIFFUSION, "dit": Kind.DIFFUSION, "flux": Kind.DIFFUSION, "llama": Kind.LANGUAGE}
 CASES = {
-    f"{model}-{name}": (model, name)
-    for name in (c.name for c in registry() if c.name not in ("torch_compile",))
-    for model in ("sd", "dit", "flux")
-    if not (name in ("deepcache",) and model != "sd")
+    f"{model}-{cls.name}": (model, cls.name)
+    for cls in registry()
+    for model, kind in MODELS.items()
+    if kind in cls.facts.kinds and cls.name != "torch_compile" and (model == "sd" or Trait.UNET not in cls.facts.needs)
 } | {
     "sd-joined": ("sd", "qkv_diffusers, torch_dynamic, deepcache"),
     "wan-joined": ("wan", "qkv_diffusers, torch_dynamic, taylor(order=1)"),

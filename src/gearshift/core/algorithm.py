@@ -100,8 +100,12 @@ class Algorithm:
         """Sentences about what this model lacks, beyond the declared traits; nothing is changed."""
         return []
 
-    def apply(self, model: Any, context: Context) -> None:
-        """Change the model in place; every change goes through the context, which can take it back."""
+    def apply(self, model: Any, context: Context) -> Any:
+        """Change the model in place; every change goes through the context, which can take it back.
+
+        Returns:
+            None, or the object that replaces the model.
+        """
         raise TypeError(f"{type(self).__name__} does not say how it is applied")
 
     def rebuild(self, model: Any, context: Context) -> None:

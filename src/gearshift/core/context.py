@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from gearshift.core.errors import GearshiftWarning
@@ -20,12 +21,14 @@ class Context:
         record: the model's record.
         keep_original: whether weights that an algorithm replaces are kept, so that they can be brought back.
         saved: what `applied.saved` held when the folder was written, while a model is rebuilt from one; else empty.
+        files: the files kept with it, likewise.
     """
 
     recipe: Recipe
     record: Record
     keep_original: bool = False
     saved: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, Path] = field(default_factory=dict)
     applied: Applied | None = None
 
     def change(self, change: Change) -> None:
@@ -53,3 +56,8 @@ class Context:
         """Plain data that `rebuild` will find in `saved`."""
         assert self.applied is not None
         self.applied.saved.update(values)
+
+    def keep_file(self, name: str, path: Path) -> None:
+        """A file that a saved folder takes along, and that `files` names when the model is rebuilt."""
+        assert self.applied is not None
+        self.applied.files[name] = path

@@ -2,9 +2,40 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from gearshift.core.errors import WrongModel
+from gearshift.core.facts import Kind, Trait
+
+
+class Runtime:
+    """A model that an engine outside of torch runs, or one behind another kind of call; it replaces a torch model.
+
+    Subclasses are exported by the package itself, so that a saved folder can name them.
+
+    Attributes:
+        kind: what it is a model of.
+        traits: what algorithms that come later find in it.
+        components: the torch modules it still holds, by name.
+    """
+
+    kind: Kind
+    traits: frozenset[Trait] = frozenset()
+    components: dict[str, Any]
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write into a folder everything that `from_pretrained` needs."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_pretrained(cls, folder: Path) -> Any:
+        """The same again, in another process."""
+        raise NotImplementedError
+
+    def size_bytes(self) -> int:
+        """Bytes of the weights that no torch module holds."""
+        return 0
 
 
 def parts(model: Any) -> dict[str, Any]:
@@ -14,6 +45,8 @@ def parts(model: Any) -> dict[str, Any]:
     if isinstance(model, torch.nn.Module):
         return {"": model}
     components = getattr(model, "components", None)
+    if isinstance(model, Runtime):
+        return dict(model.components)
     if isinstance(components, dict):
         found = {n: c for n, c in components.items() if isinstance(c, torch.nn.Module)}
         if found:
@@ -31,4 +64,4 @@ def size_bytes(model: Any) -> int:
         for tensor in (*part.parameters(), *part.buffers()):
             storage = tensor.untyped_storage()
             seen[storage.data_ptr() or id(storage)] = storage.nbytes()
-    return sum(seen.values())
+    return sum(seen.values()) + (model.size_bytes() if isinstance(model, Runtime) else 0)

@@ -15,7 +15,7 @@ from gearshift.core.errors import BadRecipe, GearshiftError, UnknownName
 from gearshift.core.registry import announced, registry
 from gearshift.core.rules import conflicts, order
 
-SAVED_SETTINGS = ("batch_size", "device", "seed")
+SAVED_SETTINGS = ("batch_size", "device", "seed", "include", "exclude")
 SETTINGS = (*SAVED_SETTINGS, "tokenizer", "processor", "data")
 
 
@@ -28,6 +28,8 @@ class Recipe:
         batch_size: batch size that batchers and quantizers prepare for.
         device: device to work on; None leaves the model where it is.
         seed: seed of anything random while optimizing.
+        include: globs of module paths; given, algorithms that replace layers take these and no others.
+        exclude: globs of module paths that are left alone beside those that are left alone anyway.
         tokenizer, processor: used to read calibration data; never saved with the model by a recipe.
         data: calibration data: an iterable of what the model takes.
 
@@ -39,6 +41,8 @@ class Recipe:
     batch_size: int = 1
     device: str | None = None
     seed: int = 0
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
     tokenizer: Any = None
     processor: Any = None
     data: Any = None
@@ -77,6 +81,13 @@ class Recipe:
             problems.append(f"batch_size must be an int of 1 or more. Got {self.batch_size!r} instead.")
         if not isinstance(self.seed, int) or isinstance(self.seed, bool):
             problems.append(f"seed must be an int. Got {self.seed!r} instead.")
+        for name in ("include", "exclude"):
+            given = getattr(self, name)
+            globs = (given,) if isinstance(given, str) else given
+            if not isinstance(globs, (list, tuple)) or not all(isinstance(g, str) and g for g in globs):
+                problems.append(f"{name} must be a list of globs such as 'blocks.*.attn'. Got {given!r} instead.")
+            else:
+                object.__setattr__(self, name, tuple(globs))
         if problems:
             raise BadRecipe(problems)
 
@@ -100,7 +111,8 @@ class Recipe:
         """Plain data that `of` reads back; tokenizer, processor and data stay behind."""
         algorithms = [{a.name: a.values()} if a.params() else a.name for a in self]
         default = Recipe()
-        changed = {k: getattr(self, k) for k in SAVED_SETTINGS if getattr(self, k) != getattr(default, k)}
+        values = {k: getattr(self, k) for k in SAVED_SETTINGS if getattr(self, k) != getattr(default, k)}
+        changed = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
         return {"algorithms": algorithms, **changed}
 
     def to_yaml(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from gearshift.core.algorithm import Algorithm
@@ -36,6 +37,7 @@ class Applied:
         notes: sentences for the user.
         figures: what was measured while applying.
         saved: plain data that a saved folder keeps for `rebuild`.
+        files: files that a saved folder keeps, by name; after loading they are in that folder.
     """
 
     algorithm: Algorithm
@@ -43,6 +45,7 @@ class Applied:
     notes: list[str] = field(default_factory=list)
     figures: dict[str, Any] = field(default_factory=dict)
     saved: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, Path] = field(default_factory=dict)
 
 
 @dataclass
@@ -53,12 +56,14 @@ class Record:
         applied: algorithms in the order of application.
         on: how many of them are on; fewer than all inside of `lifted`.
         settings: the settings that the recipes carried.
+        figures: what was measured of the model as a whole.
         last_run: the decisions of the newest finished sampling run, by rule name.
     """
 
     applied: list[Applied] = field(default_factory=list)
     on: int = 0
     settings: dict[str, Any] = field(default_factory=dict)
+    figures: dict[str, float] = field(default_factory=dict)
     last_run: Any = None
 
     def lift(self, down_to: int = 0, exact: bool = True) -> None:

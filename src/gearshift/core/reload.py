@@ -14,10 +14,10 @@ from gearshift.core.context import Context
 from gearshift.core.errors import BrokenFolder, GearshiftError
 from gearshift.core.extras import need
 from gearshift.core.facts import Persist
-from gearshift.core.model import parts
+from gearshift.core.model import Runtime, parts
 from gearshift.core.recipe import SAVED_SETTINGS, Recipe
 from gearshift.core.record import Applied, Record, attach
-from gearshift.core.store import LIBRARIES, MANIFEST, WEIGHTS, read_manifest, read_weights
+from gearshift.core.store import KEPT, LIBRARIES, MANIFEST, WEIGHTS, read_manifest, read_weights
 
 
 def load(folder: str | os.PathLike[str], device: str | None = None, verify: bool = True) -> Any:
@@ -36,6 +36,8 @@ def load(folder: str | os.PathLike[str], device: str | None = None, verify: bool
     cls = find_class(manifest["model"], root)
     changed = manifest["changed"]
     dtypes = {name: _dtype(name_) for name, name_ in manifest["dtypes"].items()}
+    if issubclass(cls, Runtime):
+        return _runtime(cls, root, algorithms, manifest)
     if hasattr(cls, "save_pretrained") and (root / "model_index.json").is_file():
         overrides = {name: _skeleton(_class_of_component(root, name), root / name) for name in changed}
         absent = {n: None for n, c in _components(root).items() if c == [None, None]}
@@ -46,8 +48,7 @@ def load(folder: str | os.PathLike[str], device: str | None = None, verify: bool
     else:
         given = {_dtype_keyword(manifest["model"].partition(":")[0]): dtypes[""]} if dtypes else {}
         model = cls.from_pretrained(root, **given)  # type: ignore[attr-defined]
-    settings = {k: v for k, v in manifest["settings"].items() if k in SAVED_SETTINGS}
-    context = Context(Recipe(**settings), Record(settings=settings))
+    context = _context(manifest)
     weights = [a for a in algorithms if type(a.algorithm).facts.persist is Persist.WEIGHTS]
     for applied in weights:
         _again(applied, model, context, applied.algorithm.rebuild)
@@ -60,6 +61,21 @@ def load(folder: str | os.PathLike[str], device: str | None = None, verify: bool
     for applied in algorithms[len(weights) :]:
         _again(applied, model, context, applied.algorithm.apply)
     attach(model, context.record)
+    return model
+
+
+def _context(manifest: dict[str, Any]) -> Context:
+    settings = {k: v for k, v in manifest["settings"].items() if k in SAVED_SETTINGS}
+    return Context(Recipe(**settings), Record(settings=settings))
+
+
+def _runtime(cls: Any, root: Path, algorithms: list[Applied], manifest: dict[str, Any]) -> Any:
+    """A runtime brings back what was done to it by itself; only the record is put on it."""
+    model = cls.from_pretrained(root)
+    record = _context(manifest).record
+    for applied in algorithms:
+        record.insert(len(record.applied), applied)
+    attach(model, record)
     return model
 
 
@@ -89,12 +105,13 @@ def _algorithms(manifest: dict[str, Any], root: Path) -> list[Applied]:
             (algorithm,) = Recipe.of({entry["name"]: entry["params"]}).algorithms
         except (GearshiftError, KeyError, TypeError) as error:
             raise BrokenFolder(f"{root / MANIFEST} has a recipe that cannot be carried out here: {error}") from None
-        found.append(Applied(algorithm, figures=entry["figures"], saved=entry["saved"]))
+        files = {name: root / KEPT / algorithm.name / name for name in entry.get("files", [])}
+        found.append(Applied(algorithm, figures=entry["figures"], saved=entry["saved"], files=files))
     return found
 
 
 def _again(applied: Applied, model: Any, context: Context, how: Any) -> None:
-    context.saved, context.applied = dict(applied.saved), applied
+    context.saved, context.files, context.applied = dict(applied.saved), dict(applied.files), applied
     how(model, context)
     context.record.insert(len(context.record.applied), applied)
 

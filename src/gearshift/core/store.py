@@ -13,10 +13,11 @@ from typing import Any
 
 from gearshift.core.errors import BrokenFolder, GearshiftError
 from gearshift.core.facts import Persist
-from gearshift.core.model import parts
+from gearshift.core.model import Runtime, parts
 from gearshift.core.record import Record, record_of
 
 MANIFEST = "gearshift.json"
+KEPT = "kept"
 WEIGHTS = "gearshift.safetensors"
 FORMAT = 1
 LIBRARIES = ("diffusers", "transformers", "gearshift")
@@ -43,6 +44,7 @@ def save(model: Any, folder: str | os.PathLike[str]) -> Path:
     scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         changed = _write_model(model, record, scratch)
+        _write_files(record, scratch)
         manifest = {
             "format": FORMAT,
             "model": _name_of(type(model)),
@@ -127,12 +129,23 @@ def write_weights(module: Any, file: Path) -> None:
     save_file(state, str(file), metadata={"format": "pt", "shared": json.dumps(shared)})
 
 
+def _write_files(record: Record, folder: Path) -> None:
+    for applied in record.applied:
+        for name, path in applied.files.items():
+            place = folder / KEPT / applied.algorithm.name / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, place)
+
+
 def _write_model(model: Any, record: Record, folder: Path) -> list[str]:
     """Write the model in its library's layout; returns the parts whose weights are in our own file instead."""
     keeps_weights = [a for a in record.applied if type(a.algorithm).facts.persist is Persist.WEIGHTS]
     first_replayed = len(keeps_weights)
     if [type(a.algorithm).facts.persist for a in record.applied[:first_replayed]] != [Persist.WEIGHTS] * first_replayed:
         raise GearshiftError("algorithms that change weights come before those that are replayed")
+    if isinstance(model, Runtime):
+        model.save_pretrained(folder)
+        return []
     changed = sorted({name for a in keeps_weights for name in a.saved.get("parts", [])})
     found = parts(model)
     with record.lifted(down_to=first_replayed, exact=False):
@@ -180,7 +193,8 @@ def _dtype(module: Any) -> str | None:
 
 
 def _kept(applied: Any) -> dict[str, Any]:
-    return {"saved": applied.saved, "notes": applied.notes, "figures": applied.figures}
+    kept = {"saved": applied.saved, "notes": applied.notes, "figures": applied.figures}
+    return {**kept, "files": list(applied.files)} if applied.files else kept
 
 
 def _name_of(cls: type) -> str:

@@ -60,3 +60,19 @@ class Swap:
             f"{self.by} replaced weights and the originals were not kept; "
             "optimize with keep_original=True to be able to bring them back."
         )
+
+
+@dataclass
+class Replaced:
+    """The whole model gave way to another object: nothing is there to be taken off."""
+
+    by: str
+
+    def lay(self) -> None:
+        """The algorithm returned the new object already."""
+
+    def lift(self) -> None:
+        """Never reached: `why_not` gives the reason."""
+
+    def why_not(self) -> str:
+        return f"{self.by} replaced the model by another object; load the original model again to have it back."

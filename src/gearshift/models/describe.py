@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from gearshift.core.facts import Kind, Trait
-from gearshift.core.model import parts
+from gearshift.core.model import Runtime, parts
 from gearshift.models.diffusers import denoisers, describe_denoiser
+
+HEADS = ("lm_head", "proj_out", "embed*", "score", "classifier")
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ def describe(model: Any) -> Description:
     import torch
 
     modules = list(parts(model).values())
+    if isinstance(model, Runtime):
+        return Description(model.kind, model.traits, "cpu")
     found = denoisers(model)
     traits = {Trait.TORCH_MODULE, Trait.TORCH_FORWARD}
     if any(isinstance(m, torch.nn.Linear) for part in modules for m in part.modules()):
@@ -57,3 +61,15 @@ def _kind(model: Any, denoises: bool) -> Kind:
     if "Whisper" in type(model).__name__:
         return Kind.SPEECH
     return Kind.LANGUAGE if hasattr(model, "generate") and hasattr(model, "config") else Kind.OTHER
+
+
+def layers_to_leave(model: Any) -> dict[str, tuple[Any, tuple[str, ...]]]:
+    """What quantizers work on, by part: a pipeline's denoisers or the model itself, each with globs of what they leave.
+
+    A denoiser's row names its embedders, modulation and first and last projections; a language or speech model's are
+    its embeddings and output head.
+    """
+    found = denoisers(model)
+    if found:
+        return {name: (module, describe_denoiser(module).keep) for name, module in found.items()}
+    return {name: (module, HEADS) for name, module in parts(model).items()}

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 
-from . import images, videos
+from . import images, language, videos
+from .language import TinyLanguage
 from .parts import Parts
 
 BUILDERS = {**images.BUILDERS, **videos.BUILDERS}
@@ -52,14 +53,21 @@ class Tiny:
 
 
 def names() -> list[str]:
-    """The pipelines that `build` knows."""
+    """The pipelines that `build` knows; it knows the models of `language.BUILDERS` besides."""
     return list(BUILDERS)
 
 
-def build(name: str, seed: int = 0) -> Tiny:
-    """A fresh tiny pipeline whose weights depend on `name` and `seed` alone; global random state is left alone."""
+def build(name: str, seed: int = 0) -> Any:
+    """A fresh tiny pipeline or language model, its weights depending on `name` and `seed` alone.
+
+    Global random state is left alone.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
+        if name in language.BUILDERS:
+            model = language.BUILDERS[name]()
+            randomize(model, seed)
+            return TinyLanguage(name, model)
         parts = BUILDERS[name]()
         modules = [part for part in parts.pipe.components.values() if isinstance(part, torch.nn.Module)]
         for n, module in enumerate(modules):

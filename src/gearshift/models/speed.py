@@ -1,0 +1,63 @@
+"""Whether a model as a whole became faster: one call, timed before and after."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from gearshift.core.recipe import Recipe
+from gearshift.models.example import example_call
+
+REPEATS = 3
+
+
+def verified(model: Any, recipe: Recipe, apply: Callable[[], Any]) -> Any:
+    """Time an example call, apply, time it again, and put both on the record.
+
+    Warns if the model is slower than before, or if nothing is known that it could be called with.
+    """
+    import warnings
+
+    from gearshift.core.errors import GearshiftWarning
+    from gearshift.core.record import record_of
+
+    before = seconds_of(example_call(model, recipe.data))
+    made = apply()
+    after = seconds_of(example_call(made, recipe.data))
+    record = record_of(made)
+    if record is None or before is None or after is None:
+        warnings.warn(
+            "The speed could not be verified: no call of this model is known; give `data` whose first item is a dict "
+            "of its arguments.",
+            GearshiftWarning,
+            stacklevel=3,
+        )
+        return made
+    record.figures.update(seconds_before=before, seconds_after=after, speed=before / after)
+    if after > before:
+        warnings.warn(
+            f"{recipe} made a call {after / before:.2f} times as long as before on this machine; the status of each "
+            "algorithm says what it measured.",
+            GearshiftWarning,
+            stacklevel=3,
+        )
+    return made
+
+
+def seconds_of(call: Callable[[], Any] | None) -> float | None:
+    """Wall-clock seconds of the fastest of some calls after one to warm up; None without a call."""
+    if call is None:
+        return None
+    import torch
+
+    def once() -> float:
+        start = time.perf_counter()
+        with torch.no_grad():
+            call()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    once()
+    return min(once() for _ in range(REPEATS))
