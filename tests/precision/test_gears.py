@@ -13,7 +13,7 @@ from support.tiny import build
 import gearshift as gs
 from gearshift.core.errors import BadRecipe, BadValue, CannotLift, GearshiftWarning
 from gearshift.planner.gears import assign
-from gearshift.precision import Precision, PrecisionCapabilities, quick_schedule
+from gearshift.precision import Precision, PrecisionCapabilities, PrecisionProfile, PrecisionZone, quick_schedule
 from gearshift.precision.gears import Geared, Mix, geared, time_gates
 from gearshift.steps.gate import gate_of
 
@@ -45,6 +45,21 @@ def test_each_step_runs_in_the_gear_of_the_schedule(tinies, name):
     assert torch.equal(tiny.run(steps=10), plain)
     module = getattr(tiny.pipe, tiny.denoiser)
     assert not any(n.startswith("gear_") for m in module.modules() for n in m._buffers)
+
+
+def test_an_own_profile_is_followed_saved_and_checked(tinies, tmp_path):
+    zones = [PrecisionZone(0.0, 0.5, "fp16"), PrecisionZone(0.5, 1.0, "int8")]
+    tiny, _ = tinies("dit", 10)
+    gs.optimize(tiny.pipe, adaptive_precision={"profile": PrecisionProfile("mine", zones=zones)})
+    output = tiny.run(steps=10)
+    wanted = [Precision.FP32] * 5 + [Precision.INT8] * 5
+    assert [d.precision for d in gs.status(tiny.pipe).last_run["adaptive_precision"] if d.branch == 0] == [
+        p.name for p in wanted
+    ]
+    gs.save(tiny.pipe, tmp_path / "own")
+    assert torch.equal(tiny.run(steps=10, pipe=gs.load(tmp_path / "own")), output)
+    with pytest.raises(BadRecipe, match="has a gap"):
+        gs.optimize(build("dit").pipe, adaptive_precision={"profile": PrecisionProfile("half", zones=zones[:1])})
 
 
 @pytest.mark.parametrize("name", ["sd", "flux"])

@@ -32,6 +32,19 @@ class Choices:
 
 
 @dataclass(frozen=True)
+class OrData(Choices):
+    """One of a few values, or a dict of plain data that the algorithm reads itself; `what` says of what."""
+
+    what: str
+
+    def admits(self, value: Any) -> bool:
+        return isinstance(value, dict) or super().admits(value)
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}, or {self.what}"
+
+
+@dataclass(frozen=True)
 class Range:
     """A number from `low` to `high`, both included; `whole` asks for an int."""
 
@@ -88,17 +101,18 @@ def param(
     *,
     choices: Iterable[Any] | None = None,
     between: Sequence[float] | None = None,
+    or_data: str | None = None,
     help: str,
 ) -> Any:
     """Declare a parameter of an algorithm: its default, its bound (`choices` or `between`) and its meaning.
 
-    A range is one of ints when both its ends are ints.
+    A range is one of ints when both its ends are ints. `or_data` names what a dict in the place of a choice describes.
     """
     if (choices is None) == (between is None):
         raise TypeError("a parameter is declared with either choices= or between=")
     bound: Choices | Range
     if choices is not None:
-        bound = Choices(tuple(choices))
+        bound = Choices(tuple(choices)) if or_data is None else OrData(tuple(choices), or_data)
     else:
         assert between is not None
         low, high = between

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
 from gearshift.planner.plan import CHECKED, Distance, Found, Rehearsals, apart
 from gearshift.planner.recording import Recording, Stopwatch
@@ -68,13 +69,16 @@ class JointRehearsals:
     def best(self, budget: float) -> Joined:
         """The least error whose computed steps cost no more than this share of all steps in the high gear.
 
-        For each gear as many steps are placed as the budget allows; the best of these placements is refined by moving
-        steps to other gears. The best few of all are fitted to more noise, and proven under noise that none has met.
+        For each gear, and for each two neighboring ones with the higher gear late, as many steps are placed as the
+        budget allows; the best of these placements is refined by moving steps to other gears. The best few of all are
+        fitted to more noise, and proven under noise that none has met.
         """
         rivals: list[tuple[float, dict[int, Precision]]] = []
         for gear in self.costs:
-            placed = self._placed(gear, budget)
+            everywhere = dict.fromkeys(range(self.reference.start, self.reference.start + self.steps), gear)
+            placed = self._placed(everywhere, self.costs[gear], budget)
             rivals.append((placed.error, dict.fromkeys(placed.schedule.computed, gear)))
+        rivals += [self._mixed(low, high, budget) for low, high in pairwise(self.costs)]
         error, gears = min(rivals, key=lambda rival: rival[0])
         rivals.append(self._shifted(gears, error, budget))
         references = self._rehearsals({}).references()
@@ -108,10 +112,22 @@ class JointRehearsals:
     def _rehearsals(self, gears: Mapping[int, Precision]) -> Rehearsals:
         return Rehearsals(self.reference, partial(self.run, gears), self.predictor, self.fitted, self.distance)
 
-    def _placed(self, gear: Precision, budget: float) -> Found:
-        count = min(max(int(budget * self.steps / self.costs[gear] + 1e-9), 2), self.steps)
-        everywhere = {p + self.reference.start: gear for p in range(self.steps)}
+    def _placed(self, everywhere: Mapping[int, Precision], cost: float, budget: float) -> Found:
+        """Where to compute, if a step costs this much and each position has this gear."""
+        count = min(max(int(budget * self.steps / cost + 1e-9), 2), self.steps)
         return self._rehearsals(everywhere).nearest(count, SHIFTS)
+
+    def _mixed(self, low: Precision, high: Precision, budget: float) -> tuple[float, dict[int, Precision]]:
+        """Half of the steps in each of two gears, and then as many of the late ones in the high one as is allowed."""
+        start, middle = self.reference.start, self.reference.start + self.steps // 2
+        everywhere = {p: low if p < middle else high for p in range(start, start + self.steps)}
+        placed = self._placed(everywhere, (self.costs[low] + self.costs[high]) / 2, budget)
+        gears = dict.fromkeys(placed.schedule.computed, low)
+        for p in sorted(gears, reverse=True):
+            if self.cost({**gears, p: high}) > budget + 1e-9:
+                break
+            gears[p] = high
+        return self._rehearsals(gears).trial(tuple(p - start for p in sorted(gears))).found.error, gears
 
     def _shifted(self, gears: dict[int, Precision], error: float, budget: float) -> tuple[float, dict[int, Precision]]:
         """Move two steps to other gears, or give a step up for dearer others, while that helps within the budget."""

@@ -17,7 +17,8 @@ from gearshift.precision.errors import (
     UnsupportedPrecision,
 )
 from gearshift.precision.kinds import Precision
-from gearshift.precision.profile import PrecisionProfile, PrecisionZone, ProfilePreset, default_log_snr, log_snr_of
+from gearshift.precision.noise import default_log_snr, log_snr_of
+from gearshift.precision.profile import PrecisionProfile, PrecisionZone, ProfilePreset
 from gearshift.precision.schedule import (
     PrecisionSchedule,
     Result,

@@ -5,19 +5,17 @@ from __future__ import annotations
 import math
 from bisect import insort
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import dataclass, field
 from enum import Enum
-from functools import lru_cache
 from itertools import groupby, pairwise
 from typing import Any
 
 from gearshift.core.errors import UnknownName
-from gearshift.precision.errors import MemoryConstraint, ProfileError, QualityConstraint, ScheduleError
+from gearshift.precision.errors import MemoryConstraint, ProfileError, QualityConstraint
 from gearshift.precision.kinds import Precision
+from gearshift.precision.noise import TRAIN_STEPS, default_log_snr
 
 TOLERANCE = 1e-9  # of a zone's bounds, so that 0.1 + 0.2 is 0.3
-TRAIN_STEPS = 1000
 _BOUNDS = {"fraction": (0.0, 1.0), "sigma": (math.inf, 0.0), "log_snr": (-math.inf, math.inf)}
 
 
@@ -98,6 +96,25 @@ class PrecisionProfile:
             raise ProfileError(fault, zone.start, zone.end)
         insort(self.zones, zone)
         return self
+
+    def as_data(self) -> dict[str, Any]:
+        """Plain data that `of` reads back."""
+        zones = [{**vars(z), "precision": z.precision.value} for z in self.zones]
+        return {**vars(self), "zones": zones}
+
+    @classmethod
+    def of(cls, data: dict[str, Any]) -> PrecisionProfile:
+        """Read what `as_data` wrote.
+
+        Raises:
+            ProfileError: if it is something else.
+        """
+        try:
+            return cls(**{**data, "zones": [PrecisionZone(**zone) for zone in data["zones"]]})
+        except (TypeError, KeyError) as error:
+            raise ProfileError(
+                f"A profile as data needs a name and zones of start, end and precision: {error}."
+            ) from None
 
     def validate(self) -> None:
         """Check that the zones cover the run with no gap and no overlap, and that the targets are met.
@@ -184,52 +201,6 @@ def _left(zone: PrecisionZone, place: float) -> bool:
     if zone.end == _BOUNDS[zone.unit][1]:
         return False
     return place < zone.end - TOLERANCE if zone.unit == "sigma" else place > zone.end + TOLERANCE
-
-
-@lru_cache(maxsize=8)
-def default_log_snr(steps: int) -> tuple[float, ...]:
-    """log-SNR of each step where no scheduler is given: Stable Diffusion's noise schedule.
-
-    Its betas are scaled-linear, the squares of 1000 values from sqrt(0.00085) to sqrt(0.012); the steps are evenly
-    spaced with the last training timestep first ('trailing' spacing). Sigma falls from 14.6.
-    """
-    low, high = math.sqrt(0.00085), math.sqrt(0.012)
-    alpha, known = 1.0, []
-    for t in range(TRAIN_STEPS):
-        alpha *= 1 - (low + (high - low) * t / (TRAIN_STEPS - 1)) ** 2
-        known.append(math.log(alpha / (1 - alpha)))
-    return tuple(known[max(round(TRAIN_STEPS * (1 - i / steps)) - 1, 0)] for i in range(steps))
-
-
-def log_snr_of(scheduler: Any, steps: int) -> tuple[float, ...]:
-    """log-SNR of each step of a diffusers scheduler, as it is set or else set to this many steps; it is left as it is.
-
-    Bounded to [-14, 14]. None: `default_log_snr`.
-
-    Raises:
-        ScheduleError: if it cannot be set to so many steps, or tells no noise levels.
-    """
-    if scheduler is None:
-        return default_log_snr(steps)
-    from gearshift.steps.run import coordinates, is_flow
-
-    kind = type(scheduler).__name__
-    if len(scheduler.timesteps) != steps or getattr(scheduler, "num_inference_steps", steps) is None:
-        scheduler = deepcopy(scheduler)
-        try:
-            scheduler.set_timesteps(steps)
-        except (TypeError, ValueError) as error:
-            raise ScheduleError(f"Call set_timesteps of {kind} with {steps} steps first: {error}", steps) from error
-    times = [float(t) for t in scheduler.timesteps]
-    if len(times) != steps:
-        ask = f"call its set_timesteps first and give total_steps={len(times)}."
-        raise ScheduleError(f"{kind} calls the denoiser {len(times)} times for {steps} steps; {ask}", steps, len(times))
-    places = coordinates(scheduler, times)
-    if not places:
-        raise ScheduleError(f"{kind} has neither sigmas nor alphas_cumprod; use a profile in fractions.")
-    if not is_flow(scheduler):
-        return tuple(places)
-    return tuple(min(max(2 * math.log(max(1 - s, 1e-9) / max(s, 1e-9)), -14.0), 14.0) for s in places)
 
 
 _RATIONALE = {

@@ -12,7 +12,8 @@ from gearshift.precision import timeline
 from gearshift.precision.capabilities import PrecisionCapabilities
 from gearshift.precision.errors import AdaptiveError, InvalidStep, InvalidTransition, QualityConstraint, ScheduleError
 from gearshift.precision.kinds import Precision
-from gearshift.precision.profile import PrecisionProfile, ProfilePreset, log_snr_of
+from gearshift.precision.noise import log_snr_of
+from gearshift.precision.profile import PrecisionProfile, ProfilePreset
 from gearshift.precision.transitions import PrecisionTransition, TransitionPlanner, TransitionStrategy
 
 T = TypeVar("T")

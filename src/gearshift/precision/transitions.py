@@ -11,7 +11,7 @@ from typing import Any
 from gearshift.core.errors import BadValue, UnknownName
 from gearshift.precision.errors import InvalidTransition, MemoryConstraint, ScheduleError
 from gearshift.precision.kinds import Precision
-from gearshift.precision.profile import default_log_snr
+from gearshift.precision.noise import default_log_snr
 
 _KINDS = ("immediate", "gradual", "step_aware")
 _WINDOW = 4  # steps of a blend, where none are given

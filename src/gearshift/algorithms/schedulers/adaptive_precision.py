@@ -29,7 +29,12 @@ class AdaptivePrecision(Algorithm):
         needs={Trait.DENOISES, Trait.LINEAR, Trait.FLOAT_WEIGHTS},
         kinds={Kind.DIFFUSION},
     )
-    profile: str = param("balanced", choices=(*PRESETS, "measured"), help="which steps run in which precision")
+    profile: Any = param(
+        "balanced",
+        choices=(*PRESETS, "measured"),
+        or_data="a gearshift.precision.PrecisionProfile",
+        help="which steps run in which precision",
+    )
     min_quality: float = param(0.9, between=(0.0, 1.0), help="least quality; a prior for presets, measured otherwise")
     transition_strategy: str = param(
         "immediate", choices=("immediate", "gradual", "step_aware"), help="how one precision gives way to the next"
@@ -43,6 +48,23 @@ class AdaptivePrecision(Algorithm):
         choices=("original", "nested"),
         help="keep the original weights for the high gear, or the nested store alone",
     )
+
+    def __post_init__(self) -> None:
+        if hasattr(self.profile, "as_data"):
+            object.__setattr__(self, "profile", self.profile.as_data())
+        super().__post_init__()
+
+    def check_together(self) -> list[str]:
+        if not isinstance(self.profile, dict):
+            return []
+        from gearshift.precision.errors import AdaptiveError
+        from gearshift.precision.profile import PrecisionProfile
+
+        try:
+            PrecisionProfile.of(self.profile).validate()
+        except AdaptiveError as error:
+            return [str(error)]
+        return []
 
     def check_model(self, model: Any, context: Context) -> list[str]:
         from gearshift.models.diffusers import denoisers

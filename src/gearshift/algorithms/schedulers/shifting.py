@@ -94,12 +94,16 @@ def _layers(module: Any) -> list[Any]:
 
 
 def _maker(settings: AdaptivePrecision) -> Any:
+    from gearshift.precision.profile import PrecisionProfile, ProfilePreset
     from gearshift.precision.schedule import PrecisionSchedule, ScheduleConfig
+
+    own = PrecisionProfile.of(settings.profile) if isinstance(settings.profile, dict) else None
 
     def make(steps: int, scheduler: Any) -> PrecisionSchedule:
         config = ScheduleConfig(
             steps,
-            preset=settings.profile,
+            preset=ProfilePreset.BALANCED if own else settings.profile,
+            custom_profile=own,
             min_quality=settings.min_quality,
             transition_strategy=settings.transition_strategy,
         )
