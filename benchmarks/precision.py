@@ -13,6 +13,7 @@ import argparse
 import json
 import math
 import random
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -40,7 +41,7 @@ from gearshift.planner.call import rehearsal
 from gearshift.planner.gears import GearRehearsals
 from gearshift.planner.joint import Joined, JointRehearsals
 from gearshift.precision import Precision, PrecisionSchedule, quick_schedule
-from gearshift.precision.gears import LOW, high_gear, time_layers
+from gearshift.precision.gears import LOW, Geared, high_gear, time_layers
 from gearshift.steps.gate import gate_of
 
 STEPS = 50
@@ -235,8 +236,34 @@ def seconds(name: str) -> list[Row]:
     return [Row(f"{name}: {p.name}", "", {"ms": 1000 * t, "ratio": t / high}) for p, t in times.items()]
 
 
+def switching(subject: Subject) -> Row:
+    """What going from INT8 to INT4 costs where only the gear in use keeps its operands, over the seconds of a step."""
+    (module,) = denoisers(subject.pipe).values()
+    gates = [g for m in module.modules() if isinstance(g := gate_of(m), Geared)]
+    turns = []
+    for _ in range(5):
+        for precision in LOW:
+            start = time.perf_counter()
+            for gate in gates:
+                gate.operand(precision)
+            turns.append(time.perf_counter() - start)
+    start = time.perf_counter()
+    subject.images([subject.own] * STEPS)
+    step = (time.perf_counter() - start) / STEPS / math.ceil(len(subject.prompts) / BATCH)
+    changes = len(quick_schedule("balanced", STEPS).transitions)
+    once = min(turns)
+    return Row(
+        subject.name, "", {"ms": 1000 * once, "step": 100 * once / step, "mean": 100 * changes * once / step / STEPS}
+    )
+
+
 PLANS = [Column("cost", "memory-time", "of high", ".2f"), Column("psnr", "PSNR", "dB", ".1f", "higher")]
 STORES = [Column("size", "bytes", "a weight", ".3f"), Column("sqnr", "SQNR", "dB", ".1f", "higher")]
+SWITCHES = [
+    Column("ms", "all layers", "ms", ".1f"),
+    Column("step", "of a step", "%", ".1f"),
+    Column("mean", "balanced preset, mean over its steps", "% of a step", ".2f"),
+]
 SPEEDS = [Column("ms", "layers", "ms", ".1f"), Column("ratio", "time over high", "x", ".2f")]
 
 
@@ -249,7 +276,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     about = f"{machine()}; {STEPS} steps, {options.images} held-out images, plans found with 4 other prompts."
     pages, data, said = ["# Precision over the steps\n", f"{about}\n"], {}, []
-    stored, timed, joined = [], [], []
+    stored, timed, switched, joined = [], [], [], []
     for model in options.models:
         subject = Subject.of(model, options.images)
         table, sentence = rows(subject, options.budget)
@@ -260,18 +287,21 @@ def main() -> None:
         pages.append(f"### {model}, steps and gears together\n\n{to_markdown(PLANS, table)}")
         data[f"{model}, together"] = json.loads(to_json(PLANS, table))
         joined += sentences
+        switched.append(switching(subject))
         stored += stores(subject)
         timed += seconds(model)
         print("\n".join([*pages[-2:], sentence, *sentences]), flush=True)
     pages.append("## At equal memory-time\n\n" + "\n".join(said) + "\n")
     pages.append("## Steps and gears planned together, beside the best other way\n\n" + "\n".join(joined) + "\n")
     pages.append(f"## The nested store\n\n{to_markdown(STORES, stored)}")
+    pages.append(f"## Making the operands of another low gear\n\n{to_markdown(SWITCHES, switched)}")
     pages.append(f"## Seconds of the gears here\n\n{to_markdown(SPEEDS, timed)}")
     if len(options.models) < len(caching.GUIDANCE):
         return
     path = Path(__file__).with_suffix("")
     path.with_suffix(".md").write_text("\n".join(pages))
     extra = {"about": about, "verdict": said, "together": joined, "store": json.loads(to_json(STORES, stored))}
+    extra["switching"] = json.loads(to_json(SWITCHES, switched))
     extra["seconds"] = json.loads(to_json(SPEEDS, timed))
     path.with_suffix(".json").write_text(json.dumps({**extra, **data}, indent=1) + "\n")
 
