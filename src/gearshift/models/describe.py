@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from gearshift.core.facts import Kind, Trait
 from gearshift.core.model import Runtime, parts
+from gearshift.core.recipe import Recipe
+from gearshift.core.target import select
 from gearshift.models.diffusers import denoisers, describe_denoiser
 
 HEADS = ("lm_head", "proj_out", "embed*", "score", "classifier")
@@ -61,6 +64,14 @@ def _kind(model: Any, denoises: bool) -> Kind:
     if "Whisper" in type(model).__name__:
         return Kind.SPEECH
     return Kind.LANGUAGE if hasattr(model, "generate") and hasattr(model, "config") else Kind.OTHER
+
+
+def chosen(model: Any, types: tuple[type, ...], recipe: Recipe) -> Iterator[tuple[str, Any, str]]:
+    """The layers that a recipe works on, as (part, root, path): its `include`, or all but those that are to be left."""
+    for part, (root, keep) in layers_to_leave(model).items():
+        include, exclude = (recipe.include, recipe.exclude) if recipe.include else (("*",), (*keep, *recipe.exclude))
+        for path, _ in list(select(root, types, include, exclude)):
+            yield part, root, path
 
 
 def layers_to_leave(model: Any) -> dict[str, tuple[Any, tuple[str, ...]]]:

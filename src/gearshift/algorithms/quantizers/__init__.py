@@ -171,16 +171,12 @@ def sqnr(exact: Any, rounded: Any) -> float:
 
 def _places(model: Any, context: Context, types: tuple[type, ...]) -> Iterator[Place]:
     """The layers that a recipe quantizes, each with an input it was seen to have."""
-    from gearshift.core.target import select
-    from gearshift.models.describe import layers_to_leave
+    from gearshift.models.describe import chosen
     from gearshift.models.example import layer_inputs
 
-    recipe = context.recipe
-    seen = layer_inputs(model, recipe.data)
-    for part, (root, keep) in layers_to_leave(model).items():
-        include, exclude = (recipe.include, recipe.exclude) if recipe.include else (("*",), (*keep, *recipe.exclude))
-        for path, layer in list(select(root, types, include, exclude)):
-            yield Place(part, root, path, seen.get(layer))
+    seen = layer_inputs(model, context.recipe.data)
+    for part, root, path in chosen(model, types, context.recipe):
+        yield Place(part, root, path, seen.get(root.get_submodule(path)))
 
 
 def _reasons(left: dict[str, str]) -> str:

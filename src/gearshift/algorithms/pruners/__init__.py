@@ -1,0 +1,1 @@
+"""Leave weights, channels or heads out."""

@@ -1,0 +1,115 @@
+"""Single weights set to zero."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from gearshift.core.algorithm import Algorithm
+from gearshift.core.context import Context
+from gearshift.core.facts import Facts, Family, Persist, Stage, Trait
+from gearshift.core.param import param
+
+
+class TorchUnstructured(Algorithm):
+    """Set single weights of linear layers and convolutions to zero, in each layer the same share of them.
+
+    Weights go by their magnitude (Han et al. 2015, arXiv 1506.02626) or at random. No mask stays behind, and a saved
+    folder is one that the model's own library loads. Zeros alone make nothing faster: dense kernels multiply them.
+    """
+
+    facts = Facts(
+        family=Family.PRUNER,
+        stage=Stage.PRUNE,
+        persist=Persist.WEIGHTS,
+        needs={Trait.FLOAT_WEIGHTS, Trait.TORCH_FORWARD},
+    )
+    pruning_method: str = param(
+        "l1", choices=("random", "l1"), help="which weights go: any, by the seed, or those of least magnitude"
+    )
+    sparsity: float = param(0.1, between=(0.0, 1.0), help="share of each layer's weights that is set to zero")
+
+    def apply(self, model: Any, context: Context) -> None:
+        import torch
+
+        generator = torch.Generator().manual_seed(context.recipe.seed)
+        inputs = _inputs(model, context)
+        largest, zeros, weights = None, 0, 0
+        for layer in _layers(model, context):
+            keep = self._kept(layer.weight, generator)
+            context.change(Zeroed(layer, keep, layer.weight.data if context.keep_original else None, self.name))
+            zeros, weights = zeros + int((layer.weight == 0).sum()), weights + layer.weight.numel()
+            if layer in inputs and (largest is None or layer.weight.numel() > largest.weight.numel()):
+                largest = layer
+        context.measured(zeros=zeros, share_of_zeros=zeros / max(weights, 1))
+        _tell(context, largest, inputs.get(largest))
+
+    def rebuild(self, model: Any, context: Context) -> None:
+        """Nothing to do: the zeros are in the saved weights."""
+
+    def _kept(self, weight: Any, generator: Any) -> Any:
+        """A mask of the weights that stay; exactly round(sparsity * n) go, the first of equal ones."""
+        import torch
+
+        count = round(self.sparsity * weight.numel())
+        score = weight.detach().abs().flatten().float()
+        if self.pruning_method == "random":
+            score = torch.rand(weight.numel(), generator=generator).to(weight.device)
+        keep = torch.ones(weight.numel(), dtype=torch.bool, device=weight.device)
+        keep[score.argsort(stable=True)[:count]] = False
+        return keep.view_as(weight)
+
+
+@dataclass(eq=False)
+class Zeroed:
+    """Weights of one layer set to zero; `original` is the weight as it was, if it was kept."""
+
+    layer: Any
+    keep: Any
+    original: Any
+    by: str
+
+    def lay(self) -> None:
+        self.layer.weight.data = self.layer.weight.data * self.keep.to(self.layer.weight.device)
+
+    def lift(self) -> None:
+        self.layer.weight.data = self.original.to(self.layer.weight.device)
+
+    def why_not(self) -> str | None:
+        if self.original is not None:
+            return None
+        return f"{self.by} set weights to zero and they were not kept; keep_original=True would have kept them."
+
+
+def _layers(model: Any, context: Context) -> Iterator[Any]:
+    from torch import nn
+
+    from gearshift.models.describe import chosen
+
+    for _, root, path in chosen(model, (nn.Linear, nn.Conv2d), context.recipe):
+        yield root.get_submodule(path)
+
+
+def _inputs(model: Any, context: Context) -> dict[Any, Any]:
+    from torch import nn
+
+    from gearshift.models.example import layer_inputs
+
+    return {m: x for m, x in layer_inputs(model, context.recipe.data).items() if isinstance(m, nn.Linear)}
+
+
+def _tell(context: Context, layer: Any, example: Any) -> None:
+    """Say whether a sparse product would be faster, at the largest linear layer and the input that it has."""
+    if layer is None:
+        context.note("Zeros alone save neither time nor memory: dense kernels multiply them like other weights.")
+        return
+    from gearshift.kernels.speed import sparse_over_dense
+
+    ratio = sparse_over_dense(layer, example)
+    context.measured(sparse_product_speed_over_dense=ratio)
+    verdict = "faster, in a runtime with sparse kernels" if ratio > 1 else "slower than the dense one, which is kept"
+    context.note(
+        f"Zeros alone save neither time nor memory. A sparse (CSR) product of the largest layer would be {verdict}: "
+        f"{ratio:.2f} times the dense speed here."
+    )
