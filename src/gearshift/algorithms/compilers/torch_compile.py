@@ -6,20 +6,17 @@ import functools
 import os
 import shutil
 import types
-from dataclasses import dataclass
 from typing import Any
 
+from gearshift.algorithms.compilers import Compiling, compiler_facts, gates_to_compile
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.context import Context
 from gearshift.core.extras import installed
-from gearshift.core.facts import Facts, Family, Slot, Stage, Trait
 from gearshift.core.param import param
 
 LENGTHS = (100, 200, 400, 512, 800, 1600, 3200, 6400, 12800, 25600, 51200, 102400)
 BACKENDS = ("inductor", "cudagraphs", "onnxrt", "tvm", "openvino", "openxla")
 PACKAGES = {"onnxrt": "onnxruntime", "tvm": "tvm", "openvino": "openvino", "openxla": "torch_xla"}
-
-WORTH_IT = 0.3  # share of the parameters below which compiling gains little
 
 
 class TorchCompile(Algorithm):
@@ -30,12 +27,7 @@ class TorchCompile(Algorithm):
     seconds to minutes.
     """
 
-    facts = Facts(
-        family=Family.COMPILER,
-        stage=Stage.COMPILE,
-        occupies={Slot.RUNTIME},
-        needs={Trait.TORCH_FORWARD},
-    )
+    facts = compiler_facts()
     mode: str = param(
         "default",
         choices=("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
@@ -70,36 +62,9 @@ class TorchCompile(Algorithm):
         return found
 
     def apply(self, model: Any, context: Context) -> None:
-        from gearshift.core.model import parts
-        from gearshift.models.diffusers import denoisers
-        from gearshift.steps.install import gate_at, watch
-
         options = {k: getattr(self, k) for k in ("mode", "backend", "fullgraph", "dynamic")}
-        found = denoisers(model)
-        if not found:
-            for module in parts(model).values():
-                for target in _blocks(module) if self.target == "module_list" else [module]:
-                    _compile(gate_at(target, context), options, context)
-        for denoiser in found.values():
-            outer = watch(model, denoiser, context)
-            gates = self._gates(denoiser, outer, context)
-            for gate in gates:
-                _compile(gate, options, context)
-            _tell_share(denoiser, [gate.module for gate in gates], context)
-
-    def _gates(self, denoiser: Any, outer: Any, context: Context) -> list[Any]:
-        """Where to compile: around the gates inside, at the repeated blocks, or at the denoiser itself."""
-        from gearshift.models.diffusers import describe_denoiser
-        from gearshift.steps.install import gate_at, gates_below
-        from gearshift.steps.site import block, block_stack
-
-        row = describe_denoiser(denoiser)
-        if any(gates_below(denoiser)):
-            return [gate_at(module, context) for module in _around_gates(denoiser)]
-        if self.target == "module_list":
-            blocks = block_stack(denoiser, row) if row.unet else block(denoiser, row)
-            return [gate_at(m, context) for (m,) in blocks]
-        return [outer]
+        for gate in gates_to_compile(model, context, self.target == "module_list"):
+            context.change(Compiling(gate, Compiled(gate.module, options)))
 
 
 @functools.cache
@@ -148,67 +113,3 @@ class Compiled:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_calls": {}}
-
-
-@dataclass(eq=False)
-class Compiling:
-    """A gate with a compiled forward behind it."""
-
-    gate: Any
-    compiled: Compiled
-
-    def lay(self) -> None:
-        self.gate.compiled = self.compiled
-
-    def lift(self) -> None:
-        self.gate.compiled = None
-
-    def why_not(self) -> None:
-        return None
-
-
-def _compile(gate: Any, options: dict[str, Any], context: Context) -> None:
-    context.change(Compiling(gate, Compiled(gate.module, options)))
-
-
-def _tell_share(denoiser: Any, modules: list[Any], context: Context) -> None:
-    """Warn where gates of other algorithms leave little to compile."""
-    inside = {p for m in modules for p in m.parameters()}
-    share = sum(p.numel() for p in inside) / max(sum(p.numel() for p in denoiser.parameters()), 1)
-    if share < WORTH_IT:
-        context.warn(
-            f"torch_compile stays outside of the gates of other algorithms, and these leave it {share:.0%} of the "
-            f"parameters of {type(denoiser).__name__}: little will be gained."
-        )
-
-
-def _around_gates(module: Any) -> list[Any]:
-    """The largest modules with no gate inside, among the gated ones and the members of module lists."""
-    from torch import nn
-
-    from gearshift.steps.install import gates_below
-
-    if not any(gates_below(module)):
-        return [module]
-    found = []
-    for child in module.children():
-        if isinstance(child, nn.ModuleList):
-            found += [target for item in child for target in _around_gates(item)]
-        elif _is_gated(child) or any(gates_below(child)):
-            found += _around_gates(child)
-    return found
-
-
-def _is_gated(module: Any) -> bool:
-    from gearshift.steps.gate import gate_of
-
-    gate = gate_of(module)
-    return gate is not None and not gate.traced
-
-
-def _blocks(module: Any) -> list[Any]:
-    """The children of the module's longest list of alike modules; the module itself if it has none."""
-    from torch import nn
-
-    lists = [list(m) for m in module.modules() if isinstance(m, nn.ModuleList) and len({type(c) for c in m}) == 1]
-    return max(lists, key=len, default=[module])

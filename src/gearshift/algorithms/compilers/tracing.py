@@ -1,0 +1,201 @@
+"""Traced, frozen forwards, made at the first call of each shape and checked against the module's own."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from gearshift.core.context import Context
+
+CLOSE = 1e-2  # relative distance of a traced output from the module's own, above which the trace is dropped
+CHECKS = 2  # calls of a shape that are computed both ways
+KEPT = 8  # shapes that are remembered for one module
+
+
+class Traced:
+    """A module's forward as a TorchScript graph for each shape of its arguments and each gear.
+
+    The first calls of a shape are computed by the module too: a graph whose output differs, or that cannot be traced,
+    is given up, which is said once. Where a weight was written to since, the graph is made anew. On CUDA the graph is
+    captured (torch.cuda.CUDAGraph), and outputs are copied out of it.
+
+    Args:
+        tell: takes a sentence for the user.
+    """
+
+    def __init__(self, module: Any, tell: Callable[[str], None]) -> None:
+        self.module, self.tell = module, tell
+        self.seconds = 0.0
+        self._graphs: dict[Any, _Graph | None] = {}
+        self._weights: list[Any] = []
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        import torch
+
+        if torch.is_grad_enabled() and any(t.requires_grad for t in _inputs(args, kwargs)):
+            return self._own(*args, **kwargs)
+        key = self._key(args, kwargs)
+        if key not in self._graphs:
+            if len(self._graphs) >= KEPT:
+                self._graphs.pop(next(iter(self._graphs)))
+            self._graphs[key] = self._make(args, kwargs)
+        graph = self._graphs[key]
+        if graph is None:
+            return self._own(*args, **kwargs)
+        output = graph(args, kwargs)
+        if graph.checks < CHECKS:
+            graph.checks += 1
+            own = self._own(*args, **kwargs)
+            off = _distance(own, output)
+            if not off <= CLOSE:
+                self._give_up(key, f"its output was off by {off:.2g}")
+                return own
+        return output
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_graphs": {}, "_weights": []}
+
+    def _own(self, *args: Any, **kwargs: Any) -> Any:
+        return type(self.module).forward(self.module, *args, **kwargs)
+
+    def _key(self, args: tuple, kwargs: dict[str, Any]) -> Any:
+        from gearshift.steps.run import current
+        from gearshift.steps.tree import signature
+
+        if not self._weights:
+            self._weights = [*self.module.parameters(), *self.module.buffers()]
+        written = sum(0 if w.is_inference() else w._version for w in self._weights)
+        where = self._weights[0].data_ptr() if self._weights else 0
+        run = current()
+        return (
+            repr(signature(args, kwargs)),
+            repr(_plain(args)),
+            repr(_plain(kwargs)),
+            written,
+            where,
+            None if run is None else run.gear,
+        )
+
+    def _make(self, args: tuple, kwargs: dict[str, Any]) -> _Graph | None:
+        start = time.perf_counter()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return _Graph(self.module, self._own, args, kwargs)
+        except Exception as error:  # whatever tracing stumbles over, the module itself still runs
+            self._say(f"it could not be traced ({' '.join(str(error).split())[:120]})")
+            return None
+        finally:
+            self.seconds += time.perf_counter() - start
+
+    def _give_up(self, key: Any, reason: str) -> None:
+        self._graphs[key] = None
+        self._say(reason)
+
+    def _say(self, reason: str) -> None:
+        self.tell(f"{type(self.module).__name__} runs as it is, not traced: {reason}.")
+
+
+class _Graph:
+    """One traced and frozen forward, for arguments of one structure."""
+
+    def __init__(self, module: Any, own: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> None:
+        import torch
+        from torch import nn
+
+        from gearshift.steps.tree import replaced, tensors
+
+        self.checks = 0
+        template: dict[str, Any] = {}
+
+        class Flat(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.inner = module  # its weights are parameters of the graph
+
+            def forward(self, *flat: torch.Tensor) -> tuple[torch.Tensor, ...]:
+                left = list(flat)
+                output = own(*replaced(args, left), **replaced(kwargs, left))
+                template["output"] = output
+                return tuple(tensors(output))
+
+        example = tuple(_inputs(args, kwargs))
+        with torch.no_grad():
+            flat = Flat()
+            flat.training = module.training
+            traced = torch.jit.trace(flat, example, check_trace=False)
+            self._run = torch.jit.optimize_for_inference(torch.jit.freeze(traced.eval()))
+            self._template = replaced(template["output"], [t.detach() for t in tensors(template["output"])])
+            if example and example[0].is_cuda:
+                self._run = _captured(self._run, example)
+
+    def __call__(self, args: tuple, kwargs: dict[str, Any]) -> Any:
+        import torch
+
+        from gearshift.steps.tree import replaced
+
+        with torch.no_grad():
+            output = self._run(*_inputs(args, kwargs))
+        return replaced(self._template, [output] if isinstance(output, torch.Tensor) else list(output))
+
+
+def _captured(run: Callable[..., Any], example: tuple) -> Callable[..., Any]:
+    """The same as a CUDA graph: inputs are copied in, and outputs out."""
+    import torch
+
+    inputs = [t.clone() for t in example]
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            run(*inputs)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        outputs = run(*inputs)
+
+    def replay(*given: Any) -> tuple:
+        for held, new in zip(inputs, given, strict=True):
+            held.copy_(new)
+        graph.replay()
+        return tuple(t.clone() for t in ([outputs] if isinstance(outputs, torch.Tensor) else outputs))
+
+    return replay
+
+
+def tracing(gate: Any, context: Context) -> Traced:
+    """A traced forward for a gate, whose sentences go to the status."""
+    applied = context.applied
+    assert applied is not None
+
+    def tell(sentence: str) -> None:
+        if sentence not in applied.notes:
+            applied.notes.append(sentence)
+
+    return Traced(gate.module, tell)
+
+
+def _inputs(args: tuple, kwargs: dict[str, Any]) -> list[Any]:
+    from gearshift.steps.tree import tensors
+
+    return [*tensors(args), *tensors(kwargs)]
+
+
+def _plain(value: Any) -> Any:
+    """The structure of arguments with nothing in the tensors' places, to tell calls apart by."""
+    from gearshift.steps.tree import mapped
+
+    return mapped(value, lambda tensor: None)
+
+
+def _distance(exact: Any, other: Any) -> float:
+    """Largest relative distance of the tensors of two outputs; infinite for outputs of different shape."""
+    from gearshift.steps.tree import tensors
+
+    pairs = list(zip(tensors(exact), tensors(other), strict=True))
+    if any(a.shape != b.shape for a, b in pairs):
+        return float("inf")
+    found = [float((a.float() - b.float()).norm() / a.float().norm().clamp_min(1e-12)) for a, b in pairs]
+    return max(found, default=0.0)

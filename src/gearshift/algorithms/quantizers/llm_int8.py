@@ -1,0 +1,94 @@
+"""bitsandbytes' 8-bit and 4-bit weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gearshift.algorithms.quantizers import LANGUAGE, LayerQuantizer, Place, quantizer_facts
+from gearshift.core.context import Context
+from gearshift.core.param import param
+
+ROOM = 0.9  # share of the free GPU memory that weights may fill
+
+
+class LlmInt8(LayerQuantizer):
+    """bitsandbytes 8-bit weights with outliers kept in floating point (LLM.int8(), arXiv 2208.07339), or 4-bit ones.
+
+    At 8 bits inputs are rounded token by token, but for columns with a value of 6 or more, which are multiplied in the
+    model's own type. At 4 bits only the weights are rounded, 64 to a scale; the product is one in the model's type.
+    """
+
+    facts = quantizer_facts(LANGUAGE, extra="bitsandbytes", packages=("bitsandbytes",))
+    weight_bits: int = param(8, choices=(4, 8), help="bits of a weight")
+    double_quant: bool = param(False, choices=(True, False), help="4 bits: round the scales too")
+    enable_fp32_cpu_offload: bool = param(
+        False, choices=(True, False), help="layers that would not fit on the GPU stay on the CPU in float32"
+    )
+    quant_type: str = param("fp4", choices=("fp4", "nf4"), help="4 bits: floating point, or quantiles of a Gaussian")
+
+    def prepare(self, model: Any, context: Context, places: list[Place]) -> set[str]:
+        """The layers that stay on the CPU, by name."""
+        if self.weight_bits == 8 and self.double_quant:
+            context.note("double_quant has no effect at 8 bits: there is one scale for each row, kept in float32.")
+        if not self.enable_fp32_cpu_offload:
+            return set()
+        free = _free_bytes(model)
+        if free is None:
+            context.note("enable_fp32_cpu_offload has no effect here: the model is on the one device it will run on.")
+            return set()
+        stay = self._beyond(model, places, ROOM * free)
+        context.note(f"{len(stay)} of {len(places)} layers stay on the CPU in float32, the others fit on the GPU.")
+        return stay
+
+    def twin(self, layer: Any, place: Place, prepared: set[str], context: Context) -> Any:
+        from gearshift.kernels.bitsandbytes_linear import FourBitLinear, HostLinear, LLMInt8Linear
+
+        if str(place) in prepared:
+            return HostLinear.from_float(layer)
+        if self.weight_bits == 8:
+            return LLMInt8Linear.from_float(layer)
+        if layer.in_features % 2:
+            return "bitsandbytes packs two inputs a byte, and a layer has an odd number of them"
+        return FourBitLinear.from_float(layer, self.quant_type, self.double_quant)
+
+    def keepsake(self, twin: Any) -> Any:
+        from gearshift.kernels.bitsandbytes_linear import HostLinear
+
+        return {"on_host": True} if isinstance(twin, HostLinear) else None
+
+    def skeleton(self, layer: Any, kept: Any) -> Any:
+        from gearshift.kernels.bitsandbytes_linear import FourBitLinear, HostLinear, LLMInt8Linear
+
+        sizes = (layer.in_features, layer.out_features, layer.bias is not None, "meta")
+        if kept is not None:
+            return HostLinear(*sizes).eval()
+        if self.weight_bits == 8:
+            return LLMInt8Linear(*sizes, layer.weight.dtype).eval()
+        return FourBitLinear(*sizes, layer.weight.dtype, self.quant_type, self.double_quant).eval()
+
+    def _beyond(self, model: Any, places: list[Place], room: float) -> set[str]:
+        """Names of the layers, from the last one on, without which the rest fits into so many bytes."""
+        from gearshift.core.model import size_bytes
+
+        share = self.weight_bits / 8 + (0 if self.weight_bits == 8 else (1 if self.double_quant else 4) / 64)
+        sizes = {str(place): place.layer.weight.numel() for place in places}
+        floats = sum(place.layer.weight.nbytes for place in places)
+        needed = size_bytes(model) - floats + share * sum(sizes.values())
+        stay = set()
+        for name in reversed(sizes):
+            if needed <= room:
+                break
+            needed -= share * sizes[name]
+            stay.add(name)
+        return stay
+
+
+def _free_bytes(model: Any) -> int | None:
+    """Free memory of the GPU that a model on the CPU could go to; None where there is no such GPU."""
+    import torch
+
+    from gearshift.models.describe import describe
+
+    if not torch.cuda.is_available() or describe(model).device != "cpu":
+        return None
+    return torch.cuda.mem_get_info()[0]
