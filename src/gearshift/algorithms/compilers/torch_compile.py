@@ -45,6 +45,11 @@ class TorchCompile(Algorithm):
         "model", choices=("model", "module_list"), help="compile the model whole, or its repeated blocks one by one"
     )
 
+    def check_together(self) -> list[str]:
+        if self.make_portable and (self.backend != "inductor" or self.dynamic or not self.fullgraph):
+            return ["torch_compile: make_portable needs backend 'inductor', fullgraph and no dynamic shapes."]
+        return []
+
     def check_model(self, model: Any, context: Context) -> list[str]:
         import torch
 
@@ -56,15 +61,23 @@ class TorchCompile(Algorithm):
             found.append(f"torch_compile: torch {torch.__version__} has no backend {self.backend!r}; take 'inductor'.")
         if self.backend == "inductor" and not (shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++")):
             found.append("torch_compile: inductor needs a C++ compiler, and none was found (install g++ or set CXX).")
-        for name in ("make_portable", "max_kv_cache_size", "seqlen_manual_cuda_graph"):
+        for name in ("max_kv_cache_size", "seqlen_manual_cuda_graph"):
             if getattr(self, name) != self.params()[name].default:
                 found.append(f"torch_compile: {name} is not in this release of gearshift; leave it at its default.")
         return found
 
     def apply(self, model: Any, context: Context) -> None:
         options = {k: getattr(self, k) for k in ("mode", "backend", "fullgraph", "dynamic")}
-        for gate in gates_to_compile(model, context, self.target == "module_list"):
-            context.change(Compiling(gate, Compiled(gate.module, options)))
+        gates = gates_to_compile(model, context, self.target == "module_list")
+        if not self.make_portable:
+            for gate in gates:
+                context.change(Compiling(gate, Compiled(gate.module, options)))
+            return
+        from gearshift.algorithms.compilers.portable import Portable, machine
+
+        for number, gate in enumerate(gates):
+            context.change(Compiling(gate, Portable(gate.module, number, context, "max-autotune" in self.mode)))
+        context.save(machine=machine())
 
 
 @functools.cache

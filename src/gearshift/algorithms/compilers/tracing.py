@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -25,22 +24,23 @@ class Traced:
         tell: takes a sentence for the user.
     """
 
+    word = "traced"
+
     def __init__(self, module: Any, tell: Callable[[str], None]) -> None:
         self.module, self.tell = module, tell
-        self.seconds = 0.0
-        self._graphs: dict[Any, _Graph | None] = {}
+        self._graphs: dict[Any, Graph | None] = {}
         self._weights: list[Any] = []
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         import torch
 
-        if torch.is_grad_enabled() and any(t.requires_grad for t in _inputs(args, kwargs)):
+        if torch.is_grad_enabled() and any(t.requires_grad for t in inputs_of(args, kwargs)):
             return self._own(*args, **kwargs)
         key = self._key(args, kwargs)
         if key not in self._graphs:
             if len(self._graphs) >= KEPT:
                 self._graphs.pop(next(iter(self._graphs)))
-            self._graphs[key] = self._make(args, kwargs)
+            self._graphs[key] = self._made(args, kwargs)
         graph = self._graphs[key]
         if graph is None:
             return self._own(*args, **kwargs)
@@ -60,7 +60,7 @@ class Traced:
     def _own(self, *args: Any, **kwargs: Any) -> Any:
         return type(self.module).forward(self.module, *args, **kwargs)
 
-    def _key(self, args: tuple, kwargs: dict[str, Any]) -> Any:
+    def _key(self, args: tuple, kwargs: dict[str, Any]) -> tuple:
         from gearshift.steps.run import current
         from gearshift.steps.tree import signature
 
@@ -69,67 +69,36 @@ class Traced:
         written = sum(0 if w.is_inference() else w._version for w in self._weights)
         where = self._weights[0].data_ptr() if self._weights else 0
         run = current()
-        return (
-            repr(signature(args, kwargs)),
-            repr(_plain(args)),
-            repr(_plain(kwargs)),
-            written,
-            where,
-            None if run is None else run.gear,
-        )
+        shapes = (repr(signature(args, kwargs)), repr(_plain(args)), repr(_plain(kwargs)))
+        return (*shapes, repr(None if run is None else run.gear), written, where)
 
-    def _make(self, args: tuple, kwargs: dict[str, Any]) -> _Graph | None:
-        start = time.perf_counter()
+    def make(self, args: tuple, kwargs: dict[str, Any]) -> Graph:
+        """The forward in its other form."""
+        return _traced(self.module, self._own, args, kwargs)
+
+    def _made(self, args: tuple, kwargs: dict[str, Any]) -> Graph | None:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                return _Graph(self.module, self._own, args, kwargs)
+                return self.make(args, kwargs)
         except Exception as error:  # whatever tracing stumbles over, the module itself still runs
-            self._say(f"it could not be traced ({' '.join(str(error).split())[:120]})")
+            self._say(f"it could not be {self.word} ({' '.join(str(error).split())[:120]})")
             return None
-        finally:
-            self.seconds += time.perf_counter() - start
 
-    def _give_up(self, key: Any, reason: str) -> None:
+    def _give_up(self, key: tuple, reason: str) -> None:
         self._graphs[key] = None
         self._say(reason)
 
     def _say(self, reason: str) -> None:
-        self.tell(f"{type(self.module).__name__} runs as it is, not traced: {reason}.")
+        self.tell(f"{type(self.module).__name__} runs as it is, not {self.word}: {reason}.")
 
 
-class _Graph:
-    """One traced and frozen forward, for arguments of one structure."""
+class Graph:
+    """One forward in another form, for arguments of one structure."""
 
-    def __init__(self, module: Any, own: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> None:
-        import torch
-        from torch import nn
-
-        from gearshift.steps.tree import replaced, tensors
-
+    def __init__(self, run: Callable[..., Any], template: Any) -> None:
         self.checks = 0
-        template: dict[str, Any] = {}
-
-        class Flat(nn.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.inner = module  # its weights are parameters of the graph
-
-            def forward(self, *flat: torch.Tensor) -> tuple[torch.Tensor, ...]:
-                left = list(flat)
-                output = own(*replaced(args, left), **replaced(kwargs, left))
-                template["output"] = output
-                return tuple(tensors(output))
-
-        example = tuple(_inputs(args, kwargs))
-        with torch.no_grad():
-            flat = Flat()
-            flat.training = module.training
-            traced = torch.jit.trace(flat, example, check_trace=False)
-            self._run = torch.jit.optimize_for_inference(torch.jit.freeze(traced.eval()))
-            self._template = replaced(template["output"], [t.detach() for t in tensors(template["output"])])
-            if example and example[0].is_cuda:
-                self._run = _captured(self._run, example)
+        self._run, self._template = run, template
 
     def __call__(self, args: tuple, kwargs: dict[str, Any]) -> Any:
         import torch
@@ -137,8 +106,44 @@ class _Graph:
         from gearshift.steps.tree import replaced
 
         with torch.no_grad():
-            output = self._run(*_inputs(args, kwargs))
+            output = self._run(*inputs_of(args, kwargs))
         return replaced(self._template, [output] if isinstance(output, torch.Tensor) else list(output))
+
+
+def flat(module: Any, own: Callable[..., Any], args: tuple, kwargs: dict[str, Any], template: dict[str, Any]) -> Any:
+    """A module that takes the tensors of a call and gives those of the output, whose structure goes to `template`."""
+    from torch import nn
+
+    from gearshift.steps.tree import replaced, tensors
+
+    class Flat(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = module  # its weights are parameters of the graph
+            self.training = module.training
+
+        def forward(self, *given: Any) -> tuple[Any, ...]:
+            left = list(given)
+            template["output"] = own(*replaced(args, left), **replaced(kwargs, left))
+            return tuple(tensors(template["output"]))
+
+    return Flat()
+
+
+def _traced(module: Any, own: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Graph:
+    """The forward traced, frozen, and on CUDA captured."""
+    import torch
+
+    from gearshift.steps.tree import mapped
+
+    template: dict[str, Any] = {}
+    example = tuple(inputs_of(args, kwargs))
+    with torch.no_grad():
+        traced = torch.jit.trace(flat(module, own, args, kwargs, template), example, check_trace=False)
+        run = torch.jit.optimize_for_inference(torch.jit.freeze(traced.eval()))
+        if example and example[0].is_cuda:
+            run = _captured(run, example)
+    return Graph(run, mapped(template["output"], torch.Tensor.detach))
 
 
 def _captured(run: Callable[..., Any], example: tuple) -> Callable[..., Any]:
@@ -165,8 +170,8 @@ def _captured(run: Callable[..., Any], example: tuple) -> Callable[..., Any]:
     return replay
 
 
-def tracing(gate: Any, context: Context) -> Traced:
-    """A traced forward for a gate, whose sentences go to the status."""
+def teller(context: Context) -> Callable[[str], None]:
+    """Takes sentences of later calls into the status, each once."""
     applied = context.applied
     assert applied is not None
 
@@ -174,10 +179,10 @@ def tracing(gate: Any, context: Context) -> Traced:
         if sentence not in applied.notes:
             applied.notes.append(sentence)
 
-    return Traced(gate.module, tell)
+    return tell
 
 
-def _inputs(args: tuple, kwargs: dict[str, Any]) -> list[Any]:
+def inputs_of(args: tuple, kwargs: dict[str, Any]) -> list[Any]:
     from gearshift.steps.tree import tensors
 
     return [*tensors(args), *tensors(kwargs)]

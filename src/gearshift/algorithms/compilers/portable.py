@@ -1,0 +1,103 @@
+"""Compiled forwards that are kept with a saved model: packages of AOTInductor, machine code without the weights."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import shutil
+import tempfile
+import weakref
+from pathlib import Path
+from typing import Any
+
+from gearshift.algorithms.compilers.tracing import Graph, Traced, flat, inputs_of, teller
+from gearshift.core.context import Context
+
+OPTIONS = {"aot_inductor.package_constants_in_so": False}  # the weights are the model's own
+TUNED = {"max_autotune": True}
+
+
+class Portable(Traced):
+    """A module's forward compiled ahead of time, for each shape of its arguments and each gear.
+
+    Compiling takes as long as torch.compile does; a package that was saved is there in well under a second.
+
+    Args:
+        number: of the module among those that are compiled, which its packages are named by.
+        context: packages of a saved folder are in its `files`, and new ones are kept there.
+    """
+
+    word = "compiled ahead of time"
+
+    def __init__(self, module: Any, number: int, context: Context, tuned: bool) -> None:
+        super().__init__(module, teller(context))
+        assert context.applied is not None
+        self.number, self.tuned = number, tuned
+        self.files = context.applied.files
+        if context.saved.get("machine", machine()) != machine():
+            self.tell(f"The packages that were saved are for {context.saved['machine']}, so they are made anew here.")
+            self.files.clear()
+        self.compiled = 0
+
+    def make(self, args: tuple, kwargs: dict[str, Any]) -> Graph:
+        import torch
+
+        from gearshift.steps.gate import gate_of
+        from gearshift.steps.run import current
+
+        for module in self.module.modules():
+            gate = gate_of(module)
+            if gate is not None and gate.traced:
+                gate.prepare(current())
+        digest = hashlib.sha256(repr(self._key(args, kwargs)[:-2]).encode()).hexdigest()[:16]
+        name = f"{self.number}-{digest}.pt2"
+        template: dict[str, Any] = {}
+        holder = flat(self.module, self._own, args, kwargs, template)
+        example = tuple(inputs_of(args, kwargs))
+        with torch.no_grad():
+            if name not in self.files:
+                self.files[name] = self._package(holder, example, name)
+            holder(*example)
+        return Graph(_loaded(self.files[name], holder), template["output"])
+
+    def _package(self, holder: Any, example: tuple, name: str) -> Path:
+        import torch
+
+        path = scratch() / name
+        exported = torch.export.export(holder, example, strict=False)
+        options = {**OPTIONS, **TUNED} if self.tuned else OPTIONS
+        torch._inductor.aoti_compile_and_package(exported, package_path=str(path), inductor_configs=options)
+        self.compiled += 1
+        return path
+
+
+def machine() -> str:
+    """What compiled code depends on: torch, the processor's instructions, the GPU."""
+    import platform
+
+    import torch
+
+    found = [f"torch {torch.__version__}", platform.system(), platform.machine()]
+    found.append(torch.backends.cpu.get_cpu_capability())
+    if torch.cuda.is_available():
+        found.append(torch.cuda.get_device_name())
+    return ", ".join(found)
+
+
+@functools.cache
+def scratch() -> Path:
+    """Where packages lie until the model is saved; gone at the end of the process."""
+    path = Path(tempfile.mkdtemp(prefix="gearshift-"))
+    weakref.finalize(machine, shutil.rmtree, path, True)
+    return path
+
+
+def _loaded(path: Path, holder: Any) -> Any:
+    """A package with the weights of the module, which it shares."""
+    import torch
+
+    runner = torch._inductor.aoti_load_package(str(path))
+    state = {**dict(holder.named_parameters()), **dict(holder.named_buffers())}
+    constants = {name: state[name].detach() for name in runner.get_constant_fqns()}
+    runner.load_constants(constants, check_full_update=True, user_managed=True)
+    return runner
