@@ -182,6 +182,8 @@ def _applied(model: M, wanted: Recipe, keep_original: bool, saved: dict[str, Any
     record.settings.update({k: getattr(wanted, k) for k in SAVED_SETTINGS if getattr(wanted, k) is not None})
     context = Context(wanted, record, keep_original, saved)
     for algorithm in wanted:
+        algorithm.look(model, context)
+    for algorithm in wanted:
         stage = type(algorithm).facts.stage
         place = sum(type(a.algorithm).facts.stage <= stage for a in record.applied)
         with record.lifted(down_to=place):

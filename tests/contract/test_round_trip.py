@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.tiny import build
+from support.tiny import TinyLanguage, build
 
 import gearshift as gs
 from gearshift.core.errors import GearshiftWarning
-from gearshift.core.facts import Kind, Trait
+from gearshift.core.facts import Family, Kind, Trait
 from gearshift.core.registry import registry
 
 TESTS = Path(__file__).parents[1]
@@ -27,6 +27,7 @@ CASES = {
     "wan-joined": ("wan", "qkv_diffusers, torch_dynamic, taylor(order=1)"),
     "sd3-joined": ("sd3", "qkv_diffusers, half, fora(interval=3)"),
 }
+TRAINED = {c.name for c in registry() if c.facts.family is Family.RECOVERER}
 SCRIPT = """
 import sys, torch
 sys.path.insert(0, {tests!r})
@@ -44,6 +45,11 @@ save_file(out, {root!r} + "/out.safetensors")
 """
 
 
+def lesson(tiny):
+    """What a tiny model is trained on, quickly."""
+    return [tiny.call(256)] if isinstance(tiny, TinyLanguage) else [{**tiny.parts.call(1), "num_inference_steps": 3}]
+
+
 @pytest.fixture(scope="module")
 def round_trip(request, tmp_path_factory):
     """Outputs here and in a fresh process, by case, of the cases that were asked for."""
@@ -55,7 +61,7 @@ def round_trip(request, tmp_path_factory):
         tiny = build(model)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", GearshiftWarning)
-            gs.optimize(tiny.pipe, recipe)
+            gs.optimize(tiny.pipe, recipe, data=lesson(tiny) if recipe in TRAINED else None)
             tiny.run(steps=6)  # planners find their schedule in a first run
             here[case] = tiny.run(steps=6)
             gs.save(tiny.pipe, root / case)

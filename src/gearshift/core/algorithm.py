@@ -100,6 +100,9 @@ class Algorithm:
         """Sentences about what this model lacks, beyond the declared traits; nothing is changed."""
         return []
 
+    def look(self, model: Any, context: Context) -> None:
+        """See the model before anything of the recipe is applied: what it answers now can be kept in `context.seen`."""
+
     def apply(self, model: Any, context: Context) -> Any:
         """Change the model in place; every change goes through the context, which can take it back.
 

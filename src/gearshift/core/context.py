@@ -22,6 +22,7 @@ class Context:
         keep_original: whether weights that an algorithm replaces are kept, so that they can be brought back.
         saved: what `applied.saved` held when the folder was written, while a model is rebuilt from one; else empty.
         files: the files kept with it, likewise.
+        seen: what algorithms kept of the model as it was before the recipe, by algorithm name.
     """
 
     recipe: Recipe
@@ -29,6 +30,7 @@ class Context:
     keep_original: bool = False
     saved: dict[str, Any] = field(default_factory=dict)
     files: dict[str, Path] = field(default_factory=dict)
+    seen: dict[str, Any] = field(default_factory=dict)
     applied: Applied | None = None
 
     def change(self, change: Change) -> None:

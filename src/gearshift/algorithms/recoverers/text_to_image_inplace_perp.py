@@ -1,0 +1,30 @@
+"""PERP for diffusion pipelines, in place."""
+
+from __future__ import annotations
+
+from gearshift.algorithms.recoverers import accumulation_param, rate_param
+from gearshift.algorithms.recoverers.text_to_image import (
+    ImageRecoverer,
+    batch_param,
+    epochs_param,
+    offload_param,
+    optimizer_param,
+    validate_param,
+)
+
+
+class TextToImageInplacePerp(ImageRecoverer):
+    """Retrain a denoiser's norms and biases (PERP); nothing is added to it.
+
+    It learns to answer as the original did along the original's own runs, so that no images are needed.
+    Zimmer et al. 2023, arXiv 2312.15230.
+    """
+
+    adapted = False
+    batch_size: int = batch_param()
+    gradient_accumulation_steps: int = accumulation_param()
+    num_epochs: int = epochs_param()
+    validate_every_n_epoch: float = validate_param()
+    learning_rate: float = rate_param(1e-4)
+    use_cpu_offloading: bool = offload_param()
+    optimizer: str = optimizer_param()

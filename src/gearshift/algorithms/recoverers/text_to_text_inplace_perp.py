@@ -1,0 +1,27 @@
+"""PERP for language models, in place."""
+
+from __future__ import annotations
+
+from gearshift.algorithms.recoverers import accumulation_param, rate_param
+from gearshift.algorithms.recoverers.text_to_text import (
+    LanguageRecoverer,
+    batch_param,
+    epochs_param,
+    optimizer_param,
+    report_param,
+)
+
+
+class TextToTextInplacePerp(LanguageRecoverer):
+    """Retrain norms, biases and the output head of a language model (PERP); nothing is added to it.
+
+    Zimmer et al. 2023, arXiv 2312.15230.
+    """
+
+    adapted = False
+    batch_size: int = batch_param()
+    gradient_accumulation_steps: int = accumulation_param()
+    num_epochs: float = epochs_param()
+    learning_rate: float = rate_param(2e-4)
+    report_to: str = report_param()
+    optimizer: str = optimizer_param()

@@ -1,0 +1,141 @@
+"""What a denoiser is trained on: its own calls along runs of the original pipeline, and what the original answered."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from gearshift.core.errors import BadRecipe
+from gearshift.core.model import parts
+from gearshift.models.diffusers import denoisers
+from gearshift.models.example import silent
+from gearshift.steps.tree import mapped, tensors
+
+OWN_CALLS = 8
+OWN_STEPS = 20
+WORDS = 4  # of a prompt that is made up
+
+
+@dataclass
+class Lesson:
+    """One call of a denoiser, and the output that is to be met.
+
+    Attributes:
+        part: the denoiser's name in the pipeline.
+    """
+
+    part: str
+    args: tuple
+    kwargs: dict[str, Any]
+    output: Any
+
+
+class SameOutput(nn.Module):
+    """Mean squared error of a denoiser's output in one recorded call, over the mean square of the original's."""
+
+    def __init__(self, modules: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self.modules_by_part = dict(modules)
+        self.held = nn.ModuleList(modules.values())
+
+    def forward(self, lesson: Lesson) -> torch.Tensor:
+        given = self.modules_by_part[lesson.part](*lesson.args, **lesson.kwargs)
+        pairs = list(zip(tensors(given), tensors(lesson.output), strict=True))
+        off = [(a.float() - b.float()).square().mean() / b.float().square().mean().clamp_min(1e-12) for a, b in pairs]
+        return torch.stack(off).mean()
+
+
+def calls_of(pipe: Any, data: Any, batch: int, seed: int) -> list[dict[str, Any]]:
+    """The calls of a pipeline that it is to learn from.
+
+    Args:
+        data: dicts of the pipeline's arguments, or prompts, of which `batch` make one call; None: prompts of random
+            words of its tokenizer's vocabulary, or random class labels.
+
+    Raises:
+        BadRecipe: if none are given and the pipeline reads neither prompts nor class labels.
+    """
+    if data is None:
+        return _made_up(pipe, batch, seed)
+    calls, prompts = [], []
+    for item in data:
+        if isinstance(item, Mapping):
+            calls.append(dict(item))
+        elif isinstance(item, str):
+            prompts.append(item)
+        else:
+            raise BadRecipe([f"An item of data is a prompt or a dict of arguments. Got {type(item).__name__}."])
+    return calls + [{"prompt": prompts[i : i + batch]} for i in range(0, len(prompts), batch)]
+
+
+def _made_up(pipe: Any, batch: int, seed: int) -> list[dict[str, Any]]:
+    chance = random.Random(seed)
+    tokenizer = getattr(pipe, "tokenizer", None)
+    if tokenizer is not None:
+        words = sorted(w.replace("</w>", "").strip("▁Ġ") for w in tokenizer.get_vocab() if _is_word(w))
+        draw = [[" ".join(chance.choices(words, k=WORDS)) for _ in range(batch)] for _ in range(OWN_CALLS)]
+        return [{"prompt": prompts} for prompts in draw]
+    for module in denoisers(pipe).values():
+        classes = getattr(module.config, "num_embeds_ada_norm", None)
+        if classes:
+            most = min(int(classes), 1000)
+            return [{"class_labels": [chance.randrange(most) for _ in range(batch)]} for _ in range(OWN_CALLS)]
+    raise BadRecipe(["Without a tokenizer no prompts can be made up: give `data`, dicts of the pipeline's arguments."])
+
+
+def _is_word(token: str) -> bool:
+    """Whether an entry of a vocabulary ends or begins a word, and looks like one."""
+    bare = token.replace("</w>", "").strip("▁Ġ")
+    return len(bare) >= 3 and bare.isascii() and bare.isalpha() and bare != token
+
+
+@torch.no_grad()
+def lessons(pipe: Any, calls: list[dict[str, Any]], seed: int) -> list[Lesson]:
+    """Run the calls and write down what every denoiser was asked and answered, each with noise of its own."""
+    found: list[Lesson] = []
+    with _listening(pipe, found), silent(pipe), torch.random.fork_rng():
+        for number, call in enumerate(calls):
+            generator = torch.Generator().manual_seed(seed + number)
+            given = {"num_inference_steps": OWN_STEPS, "output_type": "latent", "generator": generator, **call}
+            pipe(**given)
+    return found
+
+
+@contextmanager
+def _listening(pipe: Any, found: list[Lesson]) -> Iterator[None]:
+    def listener(part: str) -> Any:
+        def listen(module: Any, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+            kept = mapped(output, lambda t: t.detach().clone())
+            found.append(Lesson(part, mapped(args, torch.Tensor.detach), mapped(kwargs, torch.Tensor.detach), kept))
+
+        return listen
+
+    handles = [
+        module.register_forward_hook(listener(part), with_kwargs=True) for part, module in denoisers(pipe).items()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def offloaded(pipe: Any, wanted: bool) -> Iterator[None]:
+    """Keep a pipeline's other parts on the CPU for the length of a block, where its denoisers are on a GPU."""
+    trained = denoisers(pipe).values()
+    away = [m for m in parts(pipe).values() if wanted and not any(m is t for t in trained)]
+    places = {m: p.device for m in away if (p := next(m.parameters(), None)) is not None and p.device.type != "cpu"}
+    for module in places:
+        module.to("cpu")
+    try:
+        yield
+    finally:
+        for module, device in places.items():
+            module.to(device)

@@ -1,0 +1,88 @@
+"""What a language model is trained on: windows of text, the user's or the model's own, and its next-token loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from gearshift.core.errors import BadRecipe
+
+WINDOW = 256
+OWN_WINDOWS = 32
+HELD_OUT = 0.1
+
+
+class NextToken(nn.Module):
+    """Mean cross-entropy of the next token over a batch of windows [batch, tokens] int64, in nats."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        tokens = tokens.to(next(self.model.parameters()).device)
+        logits = self.model(input_ids=tokens, use_cache=False).logits[:, :-1]
+        return nn.functional.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten())
+
+
+def window_of(model: Any) -> int:
+    """Tokens of a window: 256, or what the model's positions allow."""
+    config = model.config
+    most = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or WINDOW
+    return min(WINDOW, int(most))
+
+
+def windows(data: Iterable[Any], tokenizer: Any, length: int) -> torch.Tensor:
+    """All of some text as windows [n, length] of int64 tokens, end to end; what is left over at the end is dropped.
+
+    Args:
+        data: strings, which the tokenizer reads, token tensors, or dicts with `input_ids`.
+
+    Raises:
+        BadRecipe: if there are strings but no tokenizer, an item is something else, or all is too short for one window.
+    """
+    found = [_tokens(item, tokenizer) for item in data]
+    joined = torch.cat(found) if found else torch.empty(0, dtype=torch.long)
+    count = len(joined) // length
+    if not count:
+        raise BadRecipe([f"The data holds {len(joined)} tokens; {length} or more are needed for one window."])
+    return joined[: count * length].view(count, length)
+
+
+def _tokens(item: Any, tokenizer: Any) -> torch.Tensor:
+    if isinstance(item, str):
+        if tokenizer is None:
+            raise BadRecipe(["The data holds strings, so it takes a `tokenizer` to read them."])
+        item = tokenizer(item)["input_ids"]
+    elif isinstance(item, Mapping):
+        item = item["input_ids"]
+    if not isinstance(item, (list, torch.Tensor)):
+        raise BadRecipe([f"An item of data is a string, tokens, or a dict with input_ids. Got {type(item).__name__}."])
+    return torch.as_tensor(item, dtype=torch.long).flatten()
+
+
+@torch.no_grad()
+def own_text(model: Any, length: int, seed: int, count: int = OWN_WINDOWS) -> torch.Tensor:
+    """Windows [count, length] that the model samples from itself, each from another first token."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        size = model.get_input_embeddings().num_embeddings
+        device = next(model.parameters()).device
+        first = torch.randint(0, size, (count, 1), device=device)
+        mask = torch.ones_like(first)
+        made = model.generate(
+            first, attention_mask=mask, do_sample=True, max_length=length, min_length=length, pad_token_id=0
+        )
+    return made[:, :length].cpu()
+
+
+def split(examples: list[Any], share: float = HELD_OUT) -> tuple[list[Any], list[Any]]:
+    """Examples to train on and, evenly from all of them, those to validate on; none of these from fewer than four."""
+    if len(examples) < 4:
+        return examples, []
+    every = max(2, round(1 / share)) if len(examples) >= round(1 / share) else len(examples)
+    held = [e for i, e in enumerate(examples) if i % every == every - 1]
+    return [e for i, e in enumerate(examples) if i % every != every - 1], held

@@ -1,0 +1,116 @@
+"""Recoverers win back what compression took, and leave what they must not touch."""
+
+import warnings
+
+import pytest
+import torch
+from support.tiny import build
+from torch import nn
+
+import gearshift as gs
+from gearshift.core.errors import BadRecipe, GearshiftWarning
+from gearshift.kernels.modules import Int8Linear
+from gearshift.training.lora import LowRank
+
+
+def figures(model):
+    return gs.status(model).applied[-1]["figures"]
+
+
+def text(tiny, count=24):
+    """Windows that the model itself would write: an original to get back to."""
+    torch.manual_seed(0)
+    first = torch.randint(3, 128, (count, 1))
+    made = tiny.pipe.generate(first, do_sample=True, max_new_tokens=63, min_new_tokens=63, pad_token_id=0)
+    return [made[:, :64].reshape(-1)]
+
+
+LANGUAGE = ["text_to_text_perp", "text_to_text_inplace_perp", "text_to_text_lora"]
+
+
+@pytest.mark.parametrize("name", LANGUAGE)
+def test_a_pruned_language_model_gets_better_and_stays_pruned(name):
+    tiny = build("llama")
+    data = text(tiny)
+    gs.optimize(tiny.pipe, "torch_unstructured(sparsity=0.5)")
+    zeros = {n: w == 0 for n, w in tiny.pipe.named_parameters() if w.ndim == 2 and (w == 0).any()}
+    before = tiny.run()
+    gs.optimize(tiny.pipe, {name: {"learning_rate": 0.01, "num_epochs": 4, "optimizer": "AdamW"}}, data=data)
+    assert figures(tiny.pipe)["loss_after"] < figures(tiny.pipe)["loss_before"]
+    assert not torch.equal(tiny.run(), before)
+    after = dict(tiny.pipe.named_parameters())
+    assert zeros and all((after[n][mask] == 0).all() for n, mask in zeros.items())
+    assert not any(isinstance(m, LowRank) for m in tiny.pipe.modules())
+    assert not any(p.requires_grad for p in tiny.pipe.parameters())
+
+
+@pytest.mark.parametrize("name", LANGUAGE)
+def test_quantized_weights_are_not_touched(name):
+    tiny = build("llama")
+    data = text(tiny)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", GearshiftWarning)
+        gs.optimize(tiny.pipe, "torch_dynamic")
+        before = {n: b.clone() for n, b in tiny.pipe.named_buffers() if n.endswith("qweight")}
+        gs.optimize(tiny.pipe, {name: {"learning_rate": 0.01, "optimizer": "AdamW"}}, data=data)
+    after = {n.replace(".base.", "."): b for n, b in tiny.pipe.named_buffers()}
+    assert before and all(torch.equal(after[n], b) for n, b in before.items())
+    assert figures(tiny.pipe)["loss_after"] <= figures(tiny.pipe)["loss_before"]
+    updates = [m for m in tiny.pipe.modules() if isinstance(m, LowRank)]
+    assert bool(updates) == (name != "text_to_text_inplace_perp") and all(
+        isinstance(u.base, Int8Linear) for u in updates
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [("sd", "text_to_image_inplace_perp"), ("flux", "text_to_image_perp"), ("sd", "text_to_image_lora")],
+)
+def test_a_denoiser_learns_from_the_original(model, name):
+    tiny = build(model)
+    plain = tiny.run()
+    call = {**tiny.parts.call(1), "num_inference_steps": 6}
+    harsh = build(model)
+    gs.optimize(harsh.pipe, "torch_unstructured(sparsity=0.4)")
+    settings = {"learning_rate": 0.003, "num_epochs": 4}
+    gs.optimize(tiny.pipe, {"torch_unstructured": {"sparsity": 0.4}, name: settings}, data=[call] * 3)
+    found = figures(tiny.pipe)
+    assert found["loss_after"] < 0.9 * found["loss_before"]
+    lost, left = (harsh.run() - plain).norm(), (tiny.run() - plain).norm()
+    assert left < lost
+
+
+def test_half_precision_is_trained_with_masters():
+    tiny = build("llama")
+    data = text(tiny)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", GearshiftWarning)
+        gs.optimize(tiny.pipe, ["half", {"text_to_text_inplace_perp": {"learning_rate": 0.003}}], data=data)
+    assert {p.dtype for p in tiny.pipe.parameters()} == {torch.float16}
+    assert figures(tiny.pipe)["loss_after"] <= figures(tiny.pipe)["loss_before"]
+
+
+def test_what_was_trained_in_place_comes_off():
+    tiny = build("llama")
+    plain = tiny.run()
+    gs.optimize(tiny.pipe, "text_to_text_inplace_perp(learning_rate=0.01)", data=text(tiny))
+    trained = tiny.run()
+    with gs.disabled(tiny.pipe):
+        assert torch.equal(tiny.run(), plain)
+    assert torch.equal(tiny.run(), trained) and not torch.equal(trained, plain)
+
+
+def test_an_update_over_a_pruned_layer_merges_to_what_it_computed():
+    layer = nn.Linear(8, 6)
+    layer.weight.data[:, ::2] = 0
+    update = LowRank.over(layer, 4, 2.0, torch.Generator().manual_seed(0))
+    update.up.data.normal_()
+    x = torch.randn(3, 8)
+    merged = torch.nn.functional.linear(x, layer.weight + update.update(), layer.bias)
+    torch.testing.assert_close(update(x), merged)
+    assert (update.update()[:, ::2] == 0).all()
+
+
+def test_strings_need_a_tokenizer():
+    with pytest.raises(BadRecipe, match="takes a `tokenizer`"):
+        gs.optimize(build("llama").pipe, "text_to_text_perp", data=["In the beginning"])
