@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from gearshift.core.record import Record
     from gearshift.steps.gate import Gate
 
+SHORT = 3  # steps of a run, a short second pass for one, that leaves nothing to skip
+
 
 @dataclass(eq=False)
 class Place:
@@ -63,7 +65,7 @@ class Rule(ABC):
         """Say so when a run went by without a single step filled in, by this rule or another."""
         computed = {step for log in logs.values() for step in log.steps(Action.COMPUTE)}
         filled = any(log.steps(Action.FILL) for log in logs.values())
-        if not run.complete or filled or not computed or any(rule.trigger.excuse(run) for rule in logs):
+        if len(computed) <= SHORT or not run.complete or filled or any(rule.trigger.excuse(run) for rule in logs):
             return
         *_, last = logs[self]
         warnings.warn(

@@ -1,0 +1,99 @@
+"""A short second pass over the images."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from gearshift.algorithms.enhancers import enhancer_facts
+from gearshift.core.algorithm import Algorithm
+from gearshift.core.context import Context
+from gearshift.core.param import param
+
+STEPS = 50  # of a pipeline that says nothing of its own default
+ONLY_ONCE = ("height", "width", "latents", "image", "strength", "output_type", "return_dict", "timesteps", "sigmas")
+
+
+class Img2imgDenoise(Algorithm):
+    """Refine the images by the last steps of an image-to-image run of the same pipeline.
+
+    The second pass shares all weights (SDEdit, Meng et al. 2021, arXiv 2108.01073); what skips steps or shifts
+    precision acts on it too. However small the strength, one step at the least is run; with strength 0 nothing is.
+    """
+
+    facts = enhancer_facts()
+    strength: float = param(0.02, between=(0.0, 1.0), help="share of the noise schedule that the second pass runs")
+
+    def check_model(self, model: Any, context: Context) -> list[str]:
+        if _class_for(model) is None:
+            return [f"{self.name}: diffusers has no image-to-image pipeline for {type(model).__name__}."]
+        return []
+
+    def apply(self, model: Any, context: Context) -> None:
+        from gearshift.models.calls import Afterwards
+
+        if not self.strength:
+            context.note(f"{self.name} does nothing at strength 0.")
+            return
+        context.change(Afterwards(model, Second(self.strength)))
+
+
+class Second:
+    """Takes a pipeline's images through its image-to-image sibling."""
+
+    def __init__(self, strength: float) -> None:
+        self.strength = strength
+
+    def __call__(self, pipe: Any, images: Any, given: Mapping[str, Any]) -> Any:
+        cls = _class_for(pipe)
+        assert cls is not None
+        sibling = _sibling(cls, pipe)
+        sibling.set_progress_bar_config(**getattr(pipe, "_progress_bar_config", {}))
+        known = inspect.signature(cls.__call__).parameters
+        call = {k: v for k, v in _each(given).items() if k in known and k not in ONLY_ONCE}
+        steps = call.get("num_inference_steps") or known["num_inference_steps"].default or STEPS
+        call["num_inference_steps"] = max(int(steps), math.ceil(1 / self.strength + 1e-9))
+        return sibling(
+            **call,
+            image=images,
+            strength=self.strength,
+            output_type=given.get("output_type") or "pil",
+            return_dict=False,
+        )[0]
+
+
+def _sibling(cls: Any, pipe: Any) -> Any:
+    """A pipeline of another class around the same components."""
+    wanted = inspect.signature(cls.__init__).parameters
+    given = {**{k: v for k, v in pipe.config.items() if not isinstance(v, (list, tuple))}, **pipe.components}
+    return cls(**{k: v for k, v in given.items() if k in wanted})
+
+
+def _each(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments with one prompt for each image, where several images were made of each prompt."""
+    import torch
+
+    count = int(given.get("num_images_per_prompt") or 1)
+    found = dict(given)
+    if count == 1:
+        return found
+    for name, value in given.items():
+        if "prompt" not in name or name == "num_images_per_prompt":
+            continue
+        if isinstance(value, str):
+            found[name] = [value] * count
+        elif isinstance(value, (list, tuple)):
+            found[name] = [item for item in value for _ in range(count)]
+        elif isinstance(value, torch.Tensor):
+            found[name] = value.repeat_interleave(count, 0)
+    return {**found, "num_images_per_prompt": 1}
+
+
+def _class_for(pipe: Any) -> Any:
+    """The image-to-image class of a pipeline's kind; None where there is none."""
+    from diffusers.pipelines import auto_pipeline
+
+    mapping = auto_pipeline.AUTO_IMAGE2IMAGE_PIPELINES_MAPPING
+    return auto_pipeline._get_task_class(mapping, type(pipe).__name__, throw_error_if_not_exist=False)
