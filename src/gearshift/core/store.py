@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import hashlib
 import json
 import os
@@ -216,3 +218,11 @@ def _old(stream: Any) -> str:
     for chunk in iter(lambda: stream.read(1 << 20), b""):
         digest.update(chunk)
     return digest.hexdigest()
+
+
+@functools.cache
+def scratch() -> Path:
+    """Where files that a saved folder will keep lie until then; gone at the end of the process."""
+    path = Path(tempfile.mkdtemp(prefix="gearshift-"))
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    return path

@@ -1,40 +1,47 @@
-"""What happens after a pipeline's call: its images go through further functions before the caller gets them."""
+"""What happens around a pipeline's call: its arguments and its images go through hooks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-AFTER = "_gearshift_after"
-After = Callable[[Any, Any, Mapping[str, Any]], Any]
+HOOKS = "_gearshift_hooks"
+
+
+class Hook:
+    """Something around a pipeline's call; either half may be left as it is here."""
+
+    def before(self, pipe: Any, given: dict[str, Any]) -> dict[str, Any]:
+        """The call's arguments by name, as the pipeline is to get them."""
+        return given
+
+    def after(self, pipe: Any, images: Any, given: Mapping[str, Any]) -> Any:
+        """The images (PIL images, an array or a tensor, as `output_type` has it) as the caller is to get them."""
+        return images
 
 
 @dataclass(eq=False)
-class Afterwards:
-    """The change that sends a pipeline's images through a function.
+class Hooked:
+    """The change that puts a hook around a pipeline's call.
 
-    The pipeline's class is replaced by a subclass of the same name whose call does it; `isinstance` stays.
-
-    Attributes:
-        function: takes the pipeline, its images (PIL images, an array or a tensor, as `output_type` has it) and the
-            call's arguments by name; gives images of the same kind.
+    The pipeline's class is replaced by a subclass of the same name whose call asks the hooks; `isinstance` stays.
     """
 
     pipe: Any
-    function: After
+    hook: Hook
 
     def lay(self) -> None:
-        functions = vars(self.pipe).setdefault(AFTER, [])
-        if not functions:
+        hooks = vars(self.pipe).setdefault(HOOKS, [])
+        if not hooks:
             self.pipe.__class__ = _subclass(type(self.pipe))
-        functions.append(self.function)
+        hooks.append(self.hook)
 
     def lift(self) -> None:
-        functions = vars(self.pipe)[AFTER]
-        functions.remove(self.function)
-        if not functions:
-            del vars(self.pipe)[AFTER]
+        hooks = vars(self.pipe)[HOOKS]
+        hooks.remove(self.hook)
+        if not hooks:
+            del vars(self.pipe)[HOOKS]
             self.pipe.__class__ = type(self.pipe).__mro__[1]
 
     def why_not(self) -> None:
@@ -45,13 +52,15 @@ def _subclass(cls: type) -> type:
     """A subclass of the same name and module, so that it is saved and looked up as the original."""
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        output = cls.__call__(self, *args, **kwargs)
         given = arguments(cls, args, kwargs)
+        for hook in vars(self)[HOOKS]:
+            given = hook.before(self, given)
+        output = cls.__call__(self, **given)
         if given.get("output_type") == "latent":
             return output
         images = output[0] if isinstance(output, tuple) else output.images
-        for function in vars(self)[AFTER]:
-            images = function(self, images, given)
+        for hook in vars(self)[HOOKS]:
+            images = hook.after(self, images, given)
         if isinstance(output, tuple):
             return (images, *output[1:])
         output.images = images

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import shutil
-import tempfile
-import weakref
 from pathlib import Path
 from typing import Any
 
 from gearshift.algorithms.compilers.tracing import Graph, Traced, flat, inputs_of, teller
 from gearshift.core.context import Context
+from gearshift.core.store import scratch
 
 OPTIONS = {"aot_inductor.package_constants_in_so": False}  # the weights are the model's own
 TUNED = {"max_autotune": True}
@@ -82,14 +79,6 @@ def machine() -> str:
     if torch.cuda.is_available():
         found.append(torch.cuda.get_device_name())
     return ", ".join(found)
-
-
-@functools.cache
-def scratch() -> Path:
-    """Where packages lie until the model is saved; gone at the end of the process."""
-    path = Path(tempfile.mkdtemp(prefix="gearshift-"))
-    weakref.finalize(machine, shutil.rmtree, path, True)
-    return path
 
 
 def _loaded(path: Path, holder: Any) -> Any:

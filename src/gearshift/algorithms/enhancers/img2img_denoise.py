@@ -11,6 +11,7 @@ from gearshift.algorithms.enhancers import enhancer_facts
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.context import Context
 from gearshift.core.param import param
+from gearshift.models.calls import Hook, Hooked
 
 STEPS = 50  # of a pipeline that says nothing of its own default
 ONLY_ONCE = ("height", "width", "latents", "image", "strength", "output_type", "return_dict", "timesteps", "sigmas")
@@ -32,21 +33,19 @@ class Img2imgDenoise(Algorithm):
         return []
 
     def apply(self, model: Any, context: Context) -> None:
-        from gearshift.models.calls import Afterwards
-
         if not self.strength:
             context.note(f"{self.name} does nothing at strength 0.")
             return
-        context.change(Afterwards(model, Second(self.strength)))
+        context.change(Hooked(model, Second(self.strength)))
 
 
-class Second:
+class Second(Hook):
     """Takes a pipeline's images through its image-to-image sibling."""
 
     def __init__(self, strength: float) -> None:
         self.strength = strength
 
-    def __call__(self, pipe: Any, images: Any, given: Mapping[str, Any]) -> Any:
+    def after(self, pipe: Any, images: Any, given: Mapping[str, Any]) -> Any:
         cls = _class_for(pipe)
         assert cls is not None
         sibling = _sibling(cls, pipe)

@@ -1,0 +1,1 @@
+"""Reach the same images in fewer steps."""

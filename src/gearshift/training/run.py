@@ -1,0 +1,113 @@
+"""What all that train a model have in common: updates put in, parameters trained, updates merged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from gearshift.core.context import Context
+from gearshift.core.target import Swap, matches
+from gearshift.models.describe import layers_to_leave
+from gearshift.training.checkpoint import Checkpoint, digest, home
+from gearshift.training.language import split
+from gearshift.training.lora import LowRank
+from gearshift.training.trainable import Merged, Trained, linears, trainable
+from gearshift.training.trainer import Curve, Settings, Trainer, with_bar
+
+Paths = dict[str, list[str]]
+Students = Mapping[str, nn.Module]
+
+
+def adapted(
+    model: Any, students: Students, context: Context, rank: int, scale: float, chosen: Callable[[list[str]], list[str]]
+) -> Paths:
+    """Put LoRA updates beside the linear layers that the recipe chooses.
+
+    Args:
+        students: the modules that are trained, by part of the model.
+        chosen: picks from the paths of a part's layers.
+    """
+    assert context.applied is not None
+    generator = torch.Generator().manual_seed(context.recipe.seed)
+    recipe, found = context.recipe, {}
+    for part, root in students.items():
+        keep = () if recipe.include else layers_to_leave(model)[part][1]
+        exclude = (*keep, *recipe.exclude)
+        paths = [p for p, _ in linears(root) if matches(p, recipe.include or ("*",)) and not matches(p, exclude)]
+        found[part] = chosen(paths)
+        for path in found[part]:
+            base = root.get_submodule(path)
+            update = LowRank.over(base, rank, scale, generator)
+            context.change(Swap(root, path, update, base, context.applied.algorithm.name))
+    return found
+
+
+def updates(students: Students, paths: Paths) -> list[nn.Parameter]:
+    """The parameters of the updates."""
+    layers = [students[part].get_submodule(path) for part, names in paths.items() for path in names]
+    return [parameter for layer in layers if isinstance(layer, LowRank) for parameter in (layer.down, layer.up)]
+
+
+def trained(
+    students: Students,
+    context: Context,
+    settings: Settings,
+    objective: nn.Module,
+    parameters: list[nn.Parameter],
+    lessons: list[Any],
+) -> Curve:
+    """Train parameters on some lessons and hold the rest out; a run like it that was stopped goes on."""
+    assert context.applied is not None
+    algorithm = context.applied.algorithm
+    context.change(Trained(parameters))
+    examples, held_out = split(lessons)
+    first = [e if isinstance(e, torch.Tensor) else getattr(e, "args", ()) for e in examples[:1]]
+    name = digest((algorithm.name, algorithm.values(), settings, len(examples), *parameters, *first))
+    back = trainable(parameters, *students.values())
+    try:
+        with torch.enable_grad(), torch.random.fork_rng():
+            torch.manual_seed(settings.seed)
+            checkpoint = Checkpoint(home() / name)
+            trainer = Trainer(settings, objective, parameters, examples, held_out, context.warn, checkpoint)
+            curve = with_bar(trainer, algorithm.name)
+    finally:
+        back()
+    _tell(context, curve, parameters, len(examples))
+    return curve
+
+
+def merged(students: Students, context: Context, paths: Paths) -> Paths:
+    """Add updates to plain float weights and take their layers away; those that have to stay."""
+    assert context.applied is not None
+    left: Paths = {}
+    for part, names in paths.items():
+        for path in names:
+            update = students[part].get_submodule(path)
+            assert isinstance(update, LowRank)
+            if type(update.base) is not nn.Linear:
+                left.setdefault(part, []).append(path)
+                continue
+            delta = update.update().detach()
+            swap = next(c for c in context.applied.changes if isinstance(c, Swap) and c.new is update)
+            swap.lift()
+            context.applied.changes.remove(swap)
+            weight = update.base.weight.detach().clone() if context.keep_original else None
+            context.change(Merged(update.base, delta, weight, context.applied.algorithm.name))
+    return left
+
+
+def _tell(context: Context, curve: Curve, parameters: list[nn.Parameter], examples: int) -> None:
+    context.measured(
+        trained_parameters=sum(p.numel() for p in parameters),
+        batches=examples,
+        loss_before=curve.validation[0][1] if curve.validation else None,
+        loss_after=curve.best,
+        curve={str(step): loss for step, loss in curve.validation},
+    )
+    if curve.stopped_early:
+        context.note("Training ended early, as the held-out loss no longer went down; the best values were kept.")
+    if curve.resumed_at:
+        context.note(f"Training went on from step {curve.resumed_at} of a run that was stopped.")
