@@ -24,7 +24,8 @@ class Algorithm:
     """Base of every algorithm. A subclass declares `facts`, its parameters with `param(...)`, and `apply`.
 
     Subclasses become frozen, keyword-only dataclasses; parameters are checked when one is made, and the facts when the
-    class is. The name is the class's name in snake case unless the class sets `name`.
+    class is. The name is the class's name in snake case unless the class sets `name`. A class that others share, made
+    with `base=True`, is no algorithm in itself.
 
     Raises:
         BadValue: from the constructor, for a parameter outside its bound.
@@ -33,8 +34,10 @@ class Algorithm:
 
     name: ClassVar[str]
     facts: ClassVar[Facts]
+    is_base: ClassVar[bool] = True
 
-    def __init_subclass__(cls) -> None:
+    def __init_subclass__(cls, base: bool = False) -> None:
+        cls.is_base = base
         if not isinstance(getattr(cls, "facts", None), Facts):
             raise TypeError(f"{cls.__name__} declares no facts")
         if not (cls.__doc__ or "").strip():

@@ -97,5 +97,10 @@ def _family_modules() -> Iterator[ModuleType]:
 
 def _take(into: Registry, module: ModuleType) -> None:
     for value in vars(module).values():
-        if isinstance(value, type) and issubclass(value, Algorithm) and value.__module__ == module.__name__:
+        if (
+            isinstance(value, type)
+            and issubclass(value, Algorithm)
+            and not value.is_base
+            and value.__module__ == module.__name__
+        ):
             into.add(value)

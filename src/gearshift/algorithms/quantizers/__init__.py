@@ -57,7 +57,7 @@ class Place:
         return f"{self.part}.{self.path}" if self.part else self.path
 
 
-class LayerQuantizer(Algorithm):
+class LayerQuantizer(Algorithm, base=True):
     """Base of the quantizers that put a layer of fewer bits in a layer's place."""
 
     facts = quantizer_facts()

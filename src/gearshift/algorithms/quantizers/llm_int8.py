@@ -70,17 +70,18 @@ class LlmInt8(LayerQuantizer):
         """Names of the layers, from the last one on, without which the rest fits into so many bytes."""
         from gearshift.core.model import size_bytes
 
-        share = self.weight_bits / 8 + (0 if self.weight_bits == 8 else (1 if self.double_quant else 4) / 64)
-        sizes = {str(place): place.layer.weight.numel() for place in places}
-        floats = sum(place.layer.weight.nbytes for place in places)
-        needed = size_bytes(model) - floats + share * sum(sizes.values())
+        sizes = {str(place): self._stored_bytes(place.layer) for place in places}
+        needed = size_bytes(model) + sum(sizes.values()) - sum(place.layer.weight.nbytes for place in places)
         stay = set()
         for name in reversed(sizes):
             if needed <= room:
                 break
-            needed -= share * sizes[name]
+            needed -= sizes[name]
             stay.add(name)
         return stay
+
+    def _stored_bytes(self, layer: Any) -> int:
+        return sum(buffer.nbytes for buffer in self.skeleton(layer, None).buffers())
 
 
 def _free_bytes(model: Any) -> int | None:

@@ -42,7 +42,7 @@ def rate_param(default: float) -> Any:
     return param(default, between=(0.0, 1.0), help="learning rate at its peak")
 
 
-class Recoverer(Algorithm):
+class Recoverer(Algorithm, base=True):
     """Base of the recoverers: adapters and parameters are chosen, trained in one loop, and merged where that is exact.
 
     Attributes:

@@ -30,7 +30,7 @@ def optimizer_param() -> Any:
     return param("AdamW", choices=("AdamW8bit", "AdamW", "Adam"), help="optimizer")
 
 
-class ImageRecoverer(Recoverer):
+class ImageRecoverer(Recoverer, base=True):
     """Base of the recoverers of pipelines: the denoiser learns to answer as the original did along its own runs.
 
     The calls are recorded before the recipe's other algorithms are applied. `data` is prompts, or dicts of the

@@ -33,7 +33,7 @@ def targets_param() -> Any:
 QUERY_AND_VALUE = ("q_proj", "v_proj", "query", "value", "c_attn", "query_key_value", "Wqkv", "qkv_proj")
 
 
-class LanguageRecoverer(Recoverer):
+class LanguageRecoverer(Recoverer, base=True):
     """Base of the recoverers of language models: next-token loss on the data, or on text of the model's own."""
 
     facts = recoverer_facts(Kind.LANGUAGE)
