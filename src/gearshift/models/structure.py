@@ -1,0 +1,219 @@
+"""What can be taken out of a model as a whole: neurons of feed-forward parts, heads, head dimensions, channels.
+
+A group says which rows and columns of which layers belong to one unit, so that taking it out leaves a smaller dense
+model. Groups are found by the names and shapes of layers, in transformer blocks and residual blocks of any model that
+builds them so; nothing is traced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+FEED_FORWARD = (
+    (("gate_proj", "up_proj"), "down_proj"),
+    (("c_fc",), "c_proj"),
+    (("fc1",), "fc2"),
+    (("wi_0", "wi_1"), "wo"),
+    (("wi",), "wo"),
+    (("intermediate.dense",), "output.dense"),
+    (("net.0.proj",), "net.2"),
+)
+ATTENTION = (
+    (("q_proj", "k_proj", "v_proj"), "o_proj"),
+    (("q_proj", "k_proj", "v_proj"), "out_proj"),
+    (("self.query", "self.key", "self.value"), "output.dense"),
+    (("to_q", "to_k", "to_v"), "to_out.0"),
+    (("c_attn",), "c_proj"),
+)
+HEADS = ("num_heads", "num_attention_heads", "heads", "n_heads")
+SIZES = ("head_dim", "attention_head_size", "dim_head")
+WHOLE = ("all_head_size", "inner_dim", "inner_kv_dim", "embed_dim", "split_size")
+Maps = list[torch.Tensor]
+
+
+@dataclass
+class Side:
+    """Rows or columns of one layer. Each map is int64 [units, n]: what belongs to each unit, part after part."""
+
+    path: str
+    maps: Maps
+
+
+@dataclass
+class Group:
+    """Units that can be taken out together.
+
+    Attributes:
+        kind: 'neurons', 'heads', 'head dimensions' or 'channels'.
+        units: how many there are.
+        outputs, inputs: layers whose output rows, and layers whose input columns, belong to the units; a norm is in
+            `outputs` for its one dimension.
+        counts: (module path, attribute, factor): an attribute that is factor * units.
+        multiple: how many units there must be a multiple of.
+    """
+
+    path: str
+    kind: str
+    units: int
+    outputs: list[Side]
+    inputs: list[Side]
+    counts: list[tuple[str, str, int]] = field(default_factory=list)
+    multiple: int = 1
+
+
+def feed_forward(root: nn.Module) -> Iterator[Group]:
+    """The hidden neurons of every feed-forward part."""
+    for path, module in root.named_modules():
+        for names, last in FEED_FORWARD:
+            layers = [_layer(module, n) for n in names]
+            end = _layer(module, last)
+            if end is None or any(layer is None for layer in layers):
+                continue
+            units = _inputs(end)
+            parts = {_outputs(layer) // units for layer in layers}
+            if parts <= {1, 2} and all(_outputs(layer) % units == 0 for layer in layers):
+                sides = [
+                    Side(_join(path, n), [_rows(units, 1, p * units) for p in range(_outputs(layer) // units)])
+                    for n, layer in zip(names, layers, strict=True)
+                ]
+                yield Group(path, "neurons", units, sides, [Side(_join(path, last), [_rows(units, 1)])])
+                break
+
+
+def attention(root: nn.Module, dimensions: bool) -> Iterator[Group]:
+    """The heads of every attention, those that share keys and values together; or the dimensions of its heads.
+
+    Dimensions are taken out of queries, keys and values alike, the same number in each head. Where keys are rotated by
+    position (rotary embeddings) or normalized they cannot be: these attentions are left out.
+    """
+    for path, module in root.named_modules():
+        for names, last in ATTENTION:
+            layers = [_layer(module, n) for n in names]
+            end = _layer(module, last)
+            if end is None or any(layer is None for layer in layers):
+                continue
+            inner = module if "." not in names[0] else module.get_submodule(names[0].partition(".")[0])
+            if dimensions and _rotated(root, inner):
+                break
+            found = _heads(path, module, inner, names, layers, last, end, dimensions)
+            if found is not None:
+                yield found
+            break
+
+
+def channels(root: nn.Module) -> Iterator[Group]:
+    """The inner channels of residual blocks: between their first and second convolution."""
+    for path, module in root.named_modules():
+        first, second, norm = (getattr(module, n, None) for n in ("conv1", "conv2", "norm2"))
+        if not (isinstance(first, nn.Conv2d) and isinstance(second, nn.Conv2d) and isinstance(norm, nn.GroupNorm)):
+            continue
+        units = first.out_channels
+        if first.groups != 1 or second.in_channels != units or norm.num_channels != units:
+            continue
+        outputs = [Side(_join(path, n), [_rows(units, 1)]) for n in ("conv1", "norm2")]
+        time = getattr(module, "time_emb_proj", None)
+        if isinstance(time, nn.Linear) and time.out_features % units == 0:
+            parts = time.out_features // units
+            outputs.append(Side(_join(path, "time_emb_proj"), [_rows(units, 1, p * units) for p in range(parts)]))
+        counts = [(_join(path, "norm2"), "num_channels", 1), (_join(path, "conv1"), "out_channels", 1)]
+        inputs = [Side(_join(path, "conv2"), [_rows(units, 1)])]
+        yield Group(path, "channels", units, outputs, inputs, counts, norm.num_groups)
+
+
+def shrink(layer: nn.Module, rows: torch.Tensor | None, columns: torch.Tensor | None) -> None:
+    """Keep these output rows, or these input columns, of a layer; its own sizes are told anew."""
+    weight, across = layer.weight, turned(layer)
+    for kept, axis in ((rows, 1 if across else 0), (columns, 0 if across else 1)):
+        if kept is not None and weight is not None and axis < weight.ndim:
+            weight = nn.Parameter(weight.detach().index_select(axis, kept.to(weight.device)), weight.requires_grad)
+    layer.weight = weight
+    if rows is not None and layer.bias is not None:
+        kept = rows.to(layer.bias.device)
+        layer.bias = nn.Parameter(layer.bias.detach().index_select(0, kept), layer.bias.requires_grad)
+    sizes(layer)
+
+
+def sizes(layer: nn.Module) -> None:
+    """Set what a layer says of its sizes to those of its weight."""
+    if isinstance(layer, nn.Linear):
+        layer.out_features, layer.in_features = layer.weight.shape
+    elif isinstance(layer, nn.Conv2d):
+        layer.out_channels, layer.in_channels = layer.weight.shape[0], layer.weight.shape[1] * layer.groups
+    elif isinstance(layer, nn.GroupNorm):
+        layer.num_channels = layer.weight.shape[0]
+    elif turned(layer):
+        layer.nx, layer.nf = layer.weight.shape
+
+
+def _heads(
+    path: str, module: Any, inner: Any, names: tuple, layers: list, last: str, end: Any, dimensions: bool
+) -> Group | None:
+    width = _inputs(end)
+    size = next((int(getattr(inner, n)) for n in SIZES if isinstance(getattr(inner, n, None), int)), None)
+    told = next((int(getattr(inner, n)) for n in HEADS if isinstance(getattr(inner, n, None), int)), None)
+    count = width // size if size else told
+    if not count or width % count:
+        return None
+    size, fused = width // count, len(layers) == 1
+    shared = count if fused else _outputs(layers[1]) // size
+    if shared < 1 or count % shared or (fused and _outputs(layers[0]) != 3 * width):
+        return None
+    together = count // shared
+    inner_path = path if inner is module else _join(path, names[0].partition(".")[0])
+    if dimensions:
+        maps = {n: torch.arange(n * size).view(n, size).T for n in (count, shared)}
+        units, wide, narrow = size, maps[count], maps[shared]
+        counts = [(inner_path, n, 1) for n in SIZES if getattr(inner, n, None) == size]
+        counts += [(inner_path, n, count) for n in WHOLE if getattr(inner, n, None) == width]
+    else:
+        units, wide, narrow = shared, _rows(shared, together * size), _rows(shared, size)
+        counts = [(inner_path, n, together) for n in HEADS if getattr(inner, n, None) == count]
+        counts += [(inner_path, n, together * size) for n in WHOLE if getattr(inner, n, None) == width]
+        counts += [(inner_path, n, 1) for n in ("num_key_value_heads",) if getattr(inner, n, None) == shared]
+    if fused:
+        outputs = [Side(_join(path, names[0]), [wide + part * width for part in range(3)])]
+    else:
+        outputs = [Side(_join(path, n), [m]) for n, m in zip(names, (wide, narrow, narrow), strict=True)]
+    kind = "head dimensions" if dimensions else "heads"
+    return Group(path, kind, units, outputs, [Side(_join(path, last), [wide])], counts)
+
+
+def _rotated(root: nn.Module, inner: nn.Module) -> bool:
+    """Whether queries and keys are turned by position, or normalized by head, so that dimensions belong together."""
+    names = {type(m).__name__.lower() for m in root.modules()}
+    normed = any(isinstance(getattr(inner, n, None), nn.Module) for n in ("norm_q", "norm_k", "q_norm", "k_norm"))
+    return normed or any("rotary" in n or "rope" in n or "posembed" in n for n in names)
+
+
+def _layer(module: nn.Module, path: str) -> Any:
+    try:
+        found = module.get_submodule(path)
+    except AttributeError:
+        return None
+    return found if type(found) is nn.Linear or turned(found) else None
+
+
+def turned(layer: Any) -> bool:
+    """transformers' Conv1D keeps its weight as [in, out]."""
+    return type(layer).__name__ == "Conv1D"
+
+
+def _outputs(layer: Any) -> int:
+    return int(layer.weight.shape[1 if turned(layer) else 0])
+
+
+def _inputs(layer: Any) -> int:
+    return int(layer.weight.shape[0 if turned(layer) else 1])
+
+
+def _rows(units: int, each: int, offset: int = 0) -> torch.Tensor:
+    return torch.arange(units * each).view(units, each) + offset
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
