@@ -87,12 +87,12 @@ def test_the_shipped_upscaler_beats_bicubic_on_images_it_never_saw():
     assert ours > bicubic + 1.5
 
 
-@pytest.mark.parametrize("sides", [(96, 96), (70, 131), (40, 33)])
+@pytest.mark.parametrize("sides", [(160, 96), (70, 131), (40, 33)])
 def test_tiles_leave_no_seams(sides):
     network = read_upscaler(SHIPPED)
     torch.manual_seed(0)
     smooth = torch.nn.functional.interpolate(torch.rand(1, 3, 9, 9), size=sides, mode="bicubic").clamp(0, 1)
-    whole, tiled = network.enlarge(smooth, tile=512), network.enlarge(smooth, tile=48, overlap=24)
+    whole, tiled = network.enlarge(smooth, tile=512), network.enlarge(smooth, tile=96)
     assert whole.shape[-2:] == (2 * sides[0], 2 * sides[1])
     assert (whole - tiled).abs().max() < 1 / 255
 

@@ -16,6 +16,8 @@ from gearshift.core.errors import BrokenFolder
 
 SLOPE = 0.2
 SHRUNK = 0.2  # what a residual branch is scaled by
+STRIDE = 4  # tiles begin at multiples of it, as folding needs
+BORDER = 16  # pixels that an image is continued by, so that the network does not see its edge
 
 
 class DenseBlock(nn.Module):
@@ -90,13 +92,18 @@ class Upscaler(nn.Module):
         return made[..., : height * self.scale, : width * self.scale]
 
     @torch.no_grad()
-    def enlarge(self, images: torch.Tensor, tile: int = 256, overlap: int = 32) -> torch.Tensor:
+    def enlarge(self, images: torch.Tensor, tile: int = 256, overlap: int = 64) -> torch.Tensor:
         """The same in [0, 1], image by image and in tiles that blend into each other, so that memory stays bounded.
 
         Args:
-            tile, overlap: in pixels of the input; neighbors share `overlap` of them.
+            tile, overlap: in pixels of the input, multiples of 4; neighbors share `overlap` of them.
         """
-        return torch.cat([self._tiled(image[None], tile, overlap) for image in images]).clamp(0, 1)
+        height, width = images.shape[-2:]
+        more = (BORDER, BORDER + -width % STRIDE, BORDER, BORDER + -height % STRIDE)
+        padded = F.pad(images, more, mode="replicate")
+        made = torch.cat([self._tiled(image[None], tile, overlap) for image in padded]).clamp(0, 1)
+        edge = BORDER * self.scale
+        return made[..., edge : edge + height * self.scale, edge : edge + width * self.scale]
 
     def _tiled(self, image: torch.Tensor, tile: int, overlap: int) -> torch.Tensor:
         height, width = image.shape[-2:]
@@ -130,7 +137,7 @@ def _starts(length: int, tile: int, overlap: int) -> list[int]:
 def _ramp(length: int, overlap: int, before: bool, after: bool) -> torch.Tensor:
     """Weights of a tile along one side: next to none at an edge that a neighbor has inside, and rising from there."""
     found = torch.ones(length)
-    margin = overlap // 4
+    margin = 3 * overlap // 8
     rise = ((torch.arange(overlap) - margin + 0.5) / (overlap - 2 * margin)).clamp(1e-6, 1)
     if before:
         found[:overlap] = rise
