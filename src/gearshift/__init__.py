@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from typing import Any
 
@@ -47,7 +48,18 @@ def load(folder: str | os.PathLike[str], device: str | None = None, verify: bool
     return reload.load(folder, device, verify)
 
 
+_RUNTIMES = {
+    "CausalGenerator": "generator",
+    "Translator": "translator",
+    "WhisperGenerator": "whisper",
+    "CTranslateTranscriber": "whisper_ctranslate",
+    "TorchTranscriber": "whisper_torch",
+}
+
+
 def __getattr__(name: str) -> Any:
+    if name in _RUNTIMES:
+        return getattr(importlib.import_module(f"gearshift.runtimes.{_RUNTIMES[name]}"), name)
     if name == "sampling":
         from gearshift.steps.run import sampling
 

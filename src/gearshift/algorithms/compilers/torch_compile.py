@@ -36,9 +36,11 @@ class TorchCompile(Algorithm):
     backend: str = param("inductor", choices=BACKENDS, help="compilation backend")
     fullgraph: bool = param(True, choices=(True, False), help="one graph or an error; False: compilable subgraphs")
     dynamic: bool | None = param(None, choices=(None, True, False), help="dynamic shapes; None: found out by use")
-    max_kv_cache_size: int = param(400, choices=LENGTHS, help="language models: most new tokens to generate")
+    max_kv_cache_size: int = param(
+        400, choices=LENGTHS, help="language models: most new tokens to generate with a cache of fixed size"
+    )
     seqlen_manual_cuda_graph: int = param(
-        100, choices=LENGTHS, help="language models: sequence length for CUDA-graph capture; below max_kv_cache_size"
+        100, choices=LENGTHS, help="language models: prompts up to a multiple of so many tokens share a captured graph"
     )
     make_portable: bool = param(False, choices=(True, False), help="keep compiled artifacts with the saved model")
     target: str = param(
@@ -48,6 +50,8 @@ class TorchCompile(Algorithm):
     def check_together(self) -> list[str]:
         if self.make_portable and (self.backend != "inductor" or self.dynamic or not self.fullgraph):
             return ["torch_compile: make_portable needs backend 'inductor', fullgraph and no dynamic shapes."]
+        if self.seqlen_manual_cuda_graph >= self.max_kv_cache_size:
+            return ["torch_compile: seqlen_manual_cuda_graph must be below max_kv_cache_size."]
         return []
 
     def check_model(self, model: Any, context: Context) -> list[str]:
@@ -61,13 +65,16 @@ class TorchCompile(Algorithm):
             found.append(f"torch_compile: torch {torch.__version__} has no backend {self.backend!r}; take 'inductor'.")
         if self.backend == "inductor" and not (shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++")):
             found.append("torch_compile: inductor needs a C++ compiler, and none was found (install g++ or set CXX).")
-        for name in ("max_kv_cache_size", "seqlen_manual_cuda_graph"):
-            if getattr(self, name) != self.params()[name].default:
-                found.append(f"torch_compile: {name} is not in this release of gearshift; leave it at its default.")
         return found
 
     def apply(self, model: Any, context: Context) -> None:
         options = {k: getattr(self, k) for k in ("mode", "backend", "fullgraph", "dynamic")}
+        from gearshift.algorithms.compilers.static_cache import StaticGeneration
+        from gearshift.core.facts import Kind
+        from gearshift.models.describe import describe
+
+        if describe(model).kind is Kind.LANGUAGE and not model.config.is_encoder_decoder:
+            context.change(StaticGeneration(model, self.max_kv_cache_size, self.seqlen_manual_cuda_graph))
         gates = gates_to_compile(model, context, self.target == "module_list")
         if not self.make_portable:
             for gate in gates:
