@@ -10,6 +10,7 @@ import pytest
 
 import gearshift
 from gearshift.core.registry import registry
+from gearshift.precision.kinds import Precision
 
 ROOT = Path(gearshift.__file__).parent
 FILES = sorted(p for p in ROOT.rglob("*.py"))
@@ -69,7 +70,8 @@ def test_files_and_functions_stay_short(path):
 @pytest.mark.parametrize("path", [p for p in FILES if room(p) in MAY_IMPORT and room(p) != "algorithms"], ids=str)
 def test_no_algorithm_is_named_outside_its_own_file(path):
     options = {str(v) for c in registry() for p in c.params().values() for v in getattr(p.bound, "values", ())}
-    names = {c.name for c in registry()} - options
+    also = {n.partition(".")[0] for c in registry() for n in (*c.facts.packages, c.facts.extra or "")}
+    names = {c.name for c in registry()} - options - also - {p.value for p in Precision}  # packages and formats
     literals = {n.value for n in ast.walk(tree(path)) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
     assert not names & literals
 

@@ -52,7 +52,7 @@ class Checkpoint:
 
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{self.folder.name}-", dir=self.folder.parent))
-        whole = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+        whole = {name: t.detach().cpu().clone() for name, t in tensors.items()}  # none shares memory
         save_file(whole, str(scratch / FILE), metadata={"facts": json.dumps(facts)})
         if self.folder.exists():
             shutil.rmtree(self.folder)
