@@ -10,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-from gearshift.core.registry import announced, registry
+from gearshift.core.registry import registry
 from gearshift.core.rules import conflict
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -28,7 +28,6 @@ def algorithms() -> str:
                 lines.append(f"| `{name}` | `{p.default!r}` | {str(p.bound).removeprefix('one of ')} | {p.help} |")
             lines.append("")
         lines.append(f"When saved, it is {cls.facts.persist.value}.\n")
-    lines.append(f"Announced, not in this release: {', '.join(sorted(announced()))}.\n")
     return "\n".join(lines)
 
 
@@ -47,7 +46,7 @@ def compatibility() -> str:
         outcome = ran.get(f"{a.name} + {b.name}", "")
         verdict = f"no: {reason}" if reason else outcome if outcome.startswith(("works", "fails")) else "declared"
         lines.append(f"| {a.name} + {b.name} | {verdict} |")
-    lines.append("\nWhat the rules say of announced algorithms is in `gearshift list --json`, under `works_with`.\n")
+    lines.append("")
     return "\n".join(lines)
 
 

@@ -16,12 +16,14 @@ from gearshift.core.facts import Family, Kind, Trait
 from gearshift.core.registry import registry
 
 TESTS = Path(__file__).parents[1]
+OWN_TESTS = ("torch_compile", "torchao_autoquant", "hyper")  # they compile, or distil for long
 MODELS = {"sd": Kind.DIFFUSION, "dit": Kind.DIFFUSION, "flux": Kind.DIFFUSION, "llama": Kind.LANGUAGE}
 CASES = {
     f"{model}-{cls.name}": (model, cls.name)
     for cls in registry()
     for model, kind in MODELS.items()
-    if kind in cls.facts.kinds and cls.name != "torch_compile" and (model == "sd" or Trait.UNET not in cls.facts.needs)
+    if kind in cls.facts.kinds and cls.name not in OWN_TESTS and (model == "sd" or Trait.UNET not in cls.facts.needs)
+    if Trait.TORCH_FORWARD not in cls.facts.removes  # a runtime: tests/runtimes
 } | {
     "sd-joined": ("sd", "qkv_diffusers, torch_dynamic, deepcache"),
     "wan-joined": ("wan", "qkv_diffusers, torch_dynamic, taylor(order=1)"),

@@ -37,7 +37,6 @@ def test_keywords_yaml_file_and_round_trips(tmp_path):
         ("taylor(order", "cannot be read as a recipe"),
         ("taylor(3)", "name=value"),
         ("no-such.yaml", "cannot be read"),
-        ("gptq", "announced"),
         (7, "Got 7 instead"),
         ([7], "Got 7 instead"),
         ({"taylor": 3}, "takes a dict of parameters"),

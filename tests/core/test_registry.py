@@ -3,7 +3,7 @@ import pytest
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.errors import UnknownName
 from gearshift.core.facts import Facts, Family, Stage
-from gearshift.core.registry import Registry, announced, registry
+from gearshift.core.registry import Registry, registry
 
 FACTS = Facts(family=Family.PRUNER, stage=Stage.PRUNE)
 
@@ -40,10 +40,3 @@ def test_a_field_that_is_no_parameter_is_refused():
 def test_unknown_names_get_suggestions():
     with pytest.raises(UnknownName, match="did you mean 'deepcache'"):
         registry().get("depcache")
-
-
-def test_nothing_is_both_here_and_announced():
-    from gearshift.algorithms.announced import ANNOUNCED
-
-    assert not ANNOUNCED.keys() & {c.name for c in registry()}
-    assert announced() == ANNOUNCED

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from gearshift.core.algorithm import Algorithm
-from gearshift.core.registry import announced, registry, works_with
+from gearshift.core.registry import registry, works_with
 
 
 def describe(cls: type[Algorithm]) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def list_all(arguments: argparse.Namespace) -> None:
         params = ", ".join(f"{p['name']}={p['default']}" for p in entry["params"])
         table.add_row(entry["family"], entry["name"], entry["summary"], params)
     Console().print(table)
-    print(f"{len(found)} algorithms here; announced for later: {', '.join(sorted(announced()))}.")
+    print(f"{len(found)} algorithms.")
 
 
 def info(arguments: argparse.Namespace) -> None:
@@ -57,8 +57,7 @@ def info(arguments: argparse.Namespace) -> None:
         f"Saved:    {cls.facts.persist.value}",
         f"Devices:  {', '.join(entry['devices'])}",
         f"Installs: {'gearshift[' + entry['extra'] + ']' if entry['extra'] else 'nothing more'}",
-        f"Together: {', '.join(n for n in entry['works_with'] if n not in announced())}",
-        f"Later:    {', '.join(n for n in entry['works_with'] if n in announced())}",
+        f"Together: {', '.join(entry['works_with'])}",
     ]
     print("\n".join(lines))
 

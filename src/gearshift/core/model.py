@@ -33,6 +33,10 @@ class Runtime:
         """The same again, in another process."""
         raise NotImplementedError
 
+    def to(self, device: str) -> Any:
+        """The same on another device; a runtime that knows one device only refuses others."""
+        raise NotImplementedError
+
     def size_bytes(self) -> int:
         """Bytes of the weights that no torch module holds."""
         return 0

@@ -12,7 +12,7 @@ import yaml
 
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.errors import BadRecipe, GearshiftError, UnknownName
-from gearshift.core.registry import announced, registry
+from gearshift.core.registry import registry
 from gearshift.core.rules import conflicts, order
 
 SAVED_SETTINGS = ("batch_size", "device", "seed", "include", "exclude")
@@ -175,8 +175,6 @@ def _algorithms(entry: Any, settings: dict[str, Any]) -> Iterator[Algorithm]:
 
 
 def _class(name: str) -> type[Algorithm]:
-    if name in announced():
-        raise BadRecipe([f"{name} is announced, but not in this release of gearshift."])
     try:
         return registry().get(name)
     except UnknownName as error:

@@ -12,7 +12,6 @@ from types import ModuleType
 
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.errors import GearshiftWarning, UnknownName
-from gearshift.core.facts import Facts
 from gearshift.core.rules import conflict
 
 ENTRY_POINTS = "gearshift.algorithms"
@@ -71,18 +70,10 @@ def registry() -> Registry:
     return filled
 
 
-@cache
-def announced() -> dict[str, Facts]:
-    """Facts of algorithms whose code is not in this release; the rules know them, recipes cannot use them yet."""
-    from gearshift.algorithms.announced import ANNOUNCED
-
-    return {name: facts for name, facts in ANNOUNCED.items() if name not in registry()}
-
-
 def works_with(cls: type[Algorithm]) -> list[str]:
-    """Names that the rules allow beside this algorithm, announced ones included."""
-    everyone = {c.name: c.facts for c in registry()} | announced()
-    return sorted(n for n, f in everyone.items() if n != cls.name and conflict((cls.name, cls.facts), (n, f)) is None)
+    """Names that the rules allow beside this algorithm."""
+    mine, others = (cls.name, cls.facts), [(c.name, c.facts) for c in registry() if c is not cls]
+    return sorted(other[0] for other in others if conflict(mine, other) is None)
 
 
 def _family_modules() -> Iterator[ModuleType]:

@@ -37,7 +37,7 @@ def load(folder: str | os.PathLike[str], device: str | None = None, verify: bool
     changed = manifest["changed"]
     dtypes = {name: _dtype(name_) for name, name_ in manifest["dtypes"].items()}
     if issubclass(cls, Runtime):
-        return _runtime(cls, root, algorithms, manifest)
+        return _runtime(cls, root, algorithms, manifest, device)
     if hasattr(cls, "save_pretrained") and (root / "model_index.json").is_file():
         overrides = {name: _skeleton(_class_of_component(root, name), root / name) for name in changed}
         absent = {n: None for n, c in _components(root).items() if c == [None, None]}
@@ -69,9 +69,11 @@ def _context(manifest: dict[str, Any]) -> Context:
     return Context(Recipe(**settings), Record(settings=settings))
 
 
-def _runtime(cls: Any, root: Path, algorithms: list[Applied], manifest: dict[str, Any]) -> Any:
+def _runtime(cls: Any, root: Path, algorithms: list[Applied], manifest: dict[str, Any], device: str | None) -> Any:
     """A runtime brings back what was done to it by itself; only the record is put on it."""
     model = cls.from_pretrained(root)
+    if device is not None:
+        model.to(device)
     record = _context(manifest).record
     for applied in algorithms:
         record.insert(len(record.applied), applied)

@@ -50,14 +50,14 @@ class TorchCompile(Algorithm):
     def check_together(self) -> list[str]:
         if self.make_portable and (self.backend != "inductor" or self.dynamic or not self.fullgraph):
             return ["torch_compile: make_portable needs backend 'inductor', fullgraph and no dynamic shapes."]
-        if self.seqlen_manual_cuda_graph >= self.max_kv_cache_size:
-            return ["torch_compile: seqlen_manual_cuda_graph must be below max_kv_cache_size."]
         return []
 
     def check_model(self, model: Any, context: Context) -> list[str]:
         import torch
 
         found = []
+        if self.seqlen_manual_cuda_graph >= self.max_kv_cache_size:
+            found.append("torch_compile: seqlen_manual_cuda_graph must be below max_kv_cache_size.")
         package = PACKAGES.get(self.backend)
         if package and not installed(package):
             found.append(f"torch_compile: backend {self.backend!r} needs the package {package}; 'inductor' needs none.")

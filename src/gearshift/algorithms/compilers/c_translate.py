@@ -1,0 +1,40 @@
+"""Translation models by CTranslate2."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gearshift.algorithms.compilers.ctranslating import BITS, ctranslate_facts
+from gearshift.core.algorithm import Algorithm
+from gearshift.core.context import Context
+from gearshift.core.facts import Kind
+from gearshift.core.param import param
+
+
+class CTranslate(Algorithm):
+    """Convert an encoder-decoder of text to CTranslate2, which translates in C++.
+
+    Layers are fused, weights have 8 or 16 bits. The model is replaced by an object with the same `generate`, which
+    reads and writes text where the recipe has a tokenizer. A speech model becomes one that translates into English
+    unless it is told otherwise, if it knows other languages.
+    """
+
+    facts = ctranslate_facts(Kind.LANGUAGE, Kind.SPEECH)
+    weight_bits: int = param(16, choices=(8, 16), help=BITS)
+
+    def check_model(self, model: Any, context: Context) -> list[str]:
+        from gearshift.runtimes.ctranslate import problems
+        from gearshift.runtimes.translator import Translator
+        from gearshift.runtimes.whisper import WhisperGenerator
+
+        return problems(self.name, model, (Translator, WhisperGenerator))
+
+    def apply(self, model: Any, context: Context) -> Any:
+        from gearshift.runtimes.ctranslate import replaced
+        from gearshift.runtimes.translator import Translator
+        from gearshift.runtimes.whisper import WhisperGenerator
+
+        made = replaced(self.name, model, self.weight_bits, context, (Translator, WhisperGenerator))
+        if isinstance(made, WhisperGenerator) and not made.set_task("translate"):
+            context.note(f"{self.name}: this {type(model).__name__} knows one language only: it transcribes.")
+        return made

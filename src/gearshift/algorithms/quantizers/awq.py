@@ -1,0 +1,84 @@
+"""Weights rounded with an eye on which inputs are large."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gearshift.algorithms.quantizers import LANGUAGE, Place, quantizer_facts
+from gearshift.algorithms.quantizers.grouping import Calibrating
+from gearshift.core.context import Context
+
+BITS, GROUP = 4, 128
+
+
+class Awq(Calibrating):
+    """4-bit weights in groups of 128, input channels scaled up where activations are large, so that they lose less.
+
+    AWQ (Lin et al. 2023, arXiv 2306.00978) on `data`: texts with a `tokenizer`, token tensors, or dicts of arguments.
+    The scales are searched for block by block and put into the norm or the layer before; where that cannot be, the
+    layer scales its input. Grids are then fitted for the least error of the output.
+    """
+
+    facts = quantizer_facts(LANGUAGE)
+
+    def layout(self) -> dict[str, Any]:
+        return {"bits": BITS, "group": GROUP}
+
+    def prepare(self, model: Any, context: Context, places: list[Place]) -> dict[Any, tuple[Any, Any]]:
+        """The rounded weight of each layer, and the scale of its input or None; weights and norms are scaled."""
+        from gearshift.models.folding import Rescaled
+
+        found: dict[Any, tuple[Any, Any]] = {}
+        errors: list[tuple[float, float]] = []
+        change = Rescaled(self.name, context.keep_original)
+        for block in self.blocks(model, context, places):
+            scaled = [(group, *self._scaled(block, group, model.config, change)) for group in block.groups]
+            originals = {layer: layer.weight.data for group in block.groups for layer in group}
+            try:
+                for group, activity, scales, folded in scaled:
+                    for layer in group:
+                        found[layer] = self._rounded(layer, activity, scales, folded, errors)
+                block.advance()
+            finally:
+                for layer, weight in originals.items():
+                    layer.weight.data = weight
+        context.change(change)
+        self.measure(context, errors)
+        return found
+
+    def _scaled(self, block: Any, layers: list[Any], config: Any, change: Any) -> tuple[Any, Any, bool]:
+        """What is known of the inputs that the layers share, their scales, and whether another module has them."""
+        import torch
+
+        from gearshift.kernels.channel_scales import Activity, found_scales
+        from gearshift.models.calibration import matrix
+        from gearshift.models.folding import find_source
+
+        activity = Activity(matrix(layers[0]).shape[1], GROUP, layers[0].weight.device)
+        block.watch(layers[0], activity.see)
+        source = find_source(block, layers, config)
+        weight = torch.cat([matrix(layer).detach().float() for layer in layers])
+        scales = found_scales(weight, activity, BITS, source.rows if source else None)
+        if source is not None:
+            change.rows(source.module, source.rows, scales)
+            for layer in layers:
+                change.columns(layer, scales)
+        return activity, scales, source is not None
+
+    def _rounded(self, layer: Any, activity: Any, scales: Any, folded: bool, errors: list) -> tuple[Any, Any]:
+        from gearshift.kernels.channel_scales import rounded
+        from gearshift.kernels.grouped import dequantize, quantize
+        from gearshift.models.calibration import matrix, put_matrix
+
+        weight = matrix(layer).detach().float() * (1 if folded else scales)
+        grouped = rounded(weight, activity, scales, BITS)
+        exact, ours = weight / scales, dequantize(grouped) / scales
+        nearest = dequantize(quantize(exact, BITS, GROUP))
+        errors.append((activity.error(ours - exact), activity.error(nearest - exact)))
+        put_matrix(layer, dequantize(grouped) if folded else ours)
+        return grouped, None if folded or bool((scales == 1).all()) else 1 / scales
+
+    def twin(self, layer: Any, place: Place, prepared: dict[Any, tuple[Any, Any]], context: Context) -> Any:
+        if layer not in prepared:
+            return self.unseen(layer, place, context)
+        return self.grouped_twin(layer, *prepared[layer])

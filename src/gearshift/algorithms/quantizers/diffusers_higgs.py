@@ -1,0 +1,48 @@
+"""HIGGS for denoisers: the layers that would do the most harm stay in float."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gearshift.algorithms.quantizers import DIFFUSION, Place, quantizer_facts
+from gearshift.algorithms.quantizers.higgs import Higgs
+from gearshift.core.context import Context
+from gearshift.core.param import param
+
+
+class DiffusersHiggs(Higgs):
+    """Rotate a denoiser's weights by Hadamard matrices and round them, in pairs, to grids for Gaussian numbers.
+
+    HIGGS (Malinovskii et al. 2024, arXiv 2411.17525), as the quantizer of that name has it for language models. The
+    layers that stay in float are those that, quantized alone, change the denoiser's answers most at a few calls of an
+    example run (`data`'s first item, or an empty prompt); without one, those whose weights change most. Speed is
+    measured, and FLUTE's kernels on CUDA are tuned, for `batch_size` times the rows of that run.
+    """
+
+    facts = quantizer_facts(DIFFUSION)
+    hadamard_size: int = param(1024, choices=(256, 512, 1024, 2048), help="size of the Hadamard blocks, at most")
+    skip_layers: int = param(20, choices=(0, 5, 10, 15, 20), help="percentage of layers left in float")
+
+    def sized(self, seen: Any, batch_size: int) -> Any:
+        return seen.reshape(-1, seen.shape[-1]).repeat(batch_size, 1)
+
+    def prepare(self, model: Any, context: Context, places: list[Place]) -> dict[str, Any]:
+        """The twin of each layer, or the reason why it is left, by name."""
+        from gearshift.algorithms.quantizers import harm
+
+        super().prepare(model, context, places)
+        made = {str(place): super(DiffusersHiggs, self).twin(place.layer, place, None, context) for place in places}
+        there = [place for place in places if not isinstance(made[str(place)], str)]
+        count = round(len(there) * self.skip_layers / 100)
+        if not count:
+            return made
+        found = harm.of_layers(model, there, made, context)
+        measure = "the denoiser's answers change" if found else "the weight changes"
+        found = found or harm.of_weights(there, made)
+        context.measured(harm=found)
+        for name in sorted(found, key=found.__getitem__, reverse=True)[:count]:
+            made[name] = f"it is among the {self.skip_layers} % of layers with which {measure} most"
+        return made
+
+    def twin(self, layer: Any, place: Place, prepared: dict[str, Any], context: Context) -> Any:
+        return prepared.pop(str(place))

@@ -1,0 +1,143 @@
+"""What quantizers share whose weights have few bits in groups of inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from gearshift.algorithms.quantizers import LANGUAGE, LayerQuantizer, Place, quantizer_facts
+from gearshift.algorithms.quantizers.calibrating import made_up, readable, samples
+from gearshift.core.context import Context
+from gearshift.core.errors import BadRecipe
+
+MOST, BATCH = 128, 8  # windows that are read, and those that are run at a time
+SHORT = 32  # tokens
+
+
+class Grouping(LayerQuantizer, base=True):
+    """The layers such a quantizer works on, and its twins."""
+
+    facts = quantizer_facts()
+
+    def layout(self) -> dict[str, Any]:
+        """Bits, group and what else a GroupedLinear is made with."""
+        raise NotImplementedError
+
+    def types(self) -> tuple[type, ...]:
+        from torch import nn
+        from transformers.pytorch_utils import Conv1D
+
+        return (nn.Linear, Conv1D)
+
+    def grouped_twin(self, layer: Any, grouped: Any, input_scale: Any = None) -> Any:
+        """The layer of these weights in the place of a float one."""
+        more = {k: v for k, v in self.layout().items() if k not in ("bits", "group")}
+        return _class(layer).of(layer, grouped, input_scale, **more)
+
+    def keepsake(self, twin: Any) -> bool:
+        """Whether its input is scaled."""
+        return twin.input_scale is not None
+
+    def skeleton(self, layer: Any, kept: bool) -> Any:
+        from gearshift.models.calibration import matrix
+
+        out_features, in_features = matrix(layer).shape
+        sizes = in_features, out_features, layer.bias is not None, "meta", layer.weight.dtype
+        return _class(layer)(*sizes, scaled_input=kept, **self.layout()).eval()
+
+
+def _class(layer: Any) -> Any:
+    from torch import nn
+
+    from gearshift.kernels.grouped_linear import GroupedConv1D, GroupedLinear
+
+    return GroupedLinear if isinstance(layer, nn.Linear) else GroupedConv1D
+
+
+class Calibrating(Grouping, base=True):
+    """The same for quantizers of language models that look at what the layers are given."""
+
+    facts = quantizer_facts(LANGUAGE)
+
+    def apply(self, model: Any, context: Context) -> None:
+        batches = token_batches(model, context)
+        with samples(context, [_brief(batches[0]), *batches]):  # the first to try things with, and time layers
+            super().apply(model, context)
+
+    def blocks(self, model: Any, context: Context, places: list[Place]) -> Iterator[Any]:
+        """The model's blocks, one after the other, ready to be run on the batches."""
+        from gearshift.models.calibration import walk
+
+        return walk(model, [place.layer for place in places], context.recipe.data)
+
+    def measure(self, context: Context, errors: list[tuple[float, float]]) -> None:
+        """Put on the record how much less the layers' outputs err than with weights rounded to nearest.
+
+        Args:
+            errors: for each layer its output's mean squared error, and that of rounding to nearest.
+        """
+        if errors:
+            ours, nearest = (sum(column) for column in zip(*errors, strict=True))
+            context.measured(output_error_over_rounding_to_nearest=ours / max(nearest, 1e-30))
+
+    def unseen(self, layer: Any, place: Place, context: Context) -> Any:
+        """The twin of a layer that no batch reached."""
+        from gearshift.kernels.grouped import quantize
+        from gearshift.kernels.half_quadratic import least_squares
+        from gearshift.models.calibration import matrix
+
+        bits, group = self.layout()["bits"], self.layout()["group"]
+        context.note(f"No calibration data reached {place}, so it was rounded without.")
+        grouped = quantize(matrix(layer), bits, group, lambda groups: least_squares(groups, bits))
+        return self.grouped_twin(layer, grouped)
+
+
+def token_batches(model: Any, context: Context) -> list[dict[str, Any]]:
+    """What a language model is calibrated on, as arguments: windows of the texts that were given, or of its own.
+
+    Strings (with the recipe's tokenizer) and token tensors are joined and cut into windows, dicts of arguments are
+    taken as they are. A model that is given nothing writes its own text, from the recipe's seed on.
+
+    Raises:
+        BadRecipe: for data that cannot be read.
+    """
+    import torch
+
+    from gearshift.training.language import own_text, window_of, windows
+
+    recipe, two_halves = context.recipe, bool(getattr(model.config, "is_encoder_decoder", False))
+    if recipe.data is None:
+        context.note(
+            "No data was given, so calibration read what the model wrote itself, seeded; a few pages of the text it "
+            "is meant for (data= and tokenizer=) make it better."
+        )
+        if two_halves:
+            make = made_up(model, recipe.seed)
+            if make is None:
+                raise BadRecipe([f"Calibration needs `data`: {type(model).__name__} cannot write its own."])
+            return make()
+        text = own_text(model, window_of(model), recipe.seed)
+    elif two_halves or not _is_text(recipe.data):
+        found = readable(model, context) or []
+        return [dict(item) if isinstance(item, Mapping) else {"input_ids": item} for item in found]
+    else:
+        tokens = windows(recipe.data, recipe.tokenizer, 1).flatten()
+        length = min(window_of(model), len(tokens))
+        text = tokens[: len(tokens) // length * length].view(-1, length)[:MOST]
+    device = next(model.parameters()).device
+    return [{"input_ids": part.to(device)} for part in torch.as_tensor(text).split(BATCH)]
+
+
+def _is_text(data: Any) -> bool:
+    """Whether it is a list of nothing but strings and token tensors."""
+    import torch
+
+    def plain(item: Any) -> bool:
+        return isinstance(item, str) or (isinstance(item, torch.Tensor) and not item.is_floating_point())
+
+    return isinstance(data, Sequence) and not isinstance(data, str) and all(map(plain, data))
+
+
+def _brief(batch: dict[str, Any]) -> dict[str, Any]:
+    """One short sequence of a batch, if it is one of tokens and nothing else."""
+    return {k: v[:1, :SHORT] for k, v in batch.items()} if batch.keys() == {"input_ids"} else batch

@@ -1,0 +1,65 @@
+"""HIGGS: rotated weights, rounded to the best grids for Gaussian numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gearshift.algorithms.quantizers import LANGUAGE, LayerQuantizer, Place, quantizer_facts
+from gearshift.core.context import Context
+from gearshift.core.param import param
+
+
+class Higgs(LayerQuantizer):
+    """Rotate weights by random signs and Hadamard matrices, and round them, in pairs, to grids for Gaussian numbers.
+
+    HIGGS (Malinovskii et al. 2024, arXiv 2411.17525); it needs no data. A Hadamard block is the largest power of two up
+    to `hadamard_size` that divides a layer's inputs, a group the largest divisor up to `group_size`; layers with inputs
+    that no block of 8 divides are left. Speed is measured, and FLUTE's kernels on CUDA are tuned, for one new token of
+    each of `batch_size` sequences.
+    """
+
+    facts = quantizer_facts(LANGUAGE)
+    weight_bits: int = param(4, choices=(2, 3, 4), help="bits of a weight")
+    p: int = param(2, choices=(1, 2), help="weights that are rounded together, to a grid of as many dimensions")
+    group_size: int = param(256, choices=(64, 128, 256), help="weights with a scale in common, at most")
+    hadamard_size: int = param(1024, choices=(512, 1024, 2048), help="size of the Hadamard blocks, at most")
+
+    def prepare(self, model: Any, context: Context, places: list[Place]) -> Any:
+        from gearshift.kernels.higgs_flute import missing
+
+        for place in places:
+            if place.input is not None:
+                place.input = self.sized(place.input, context.recipe.batch_size)
+        why = missing(places[0].layer.weight.device.type) if places else None
+        if why:
+            context.note(f"The layers run in plain torch: FLUTE's kernels are not used, since {why}.")
+        if any(_mostly_zero(place.layer.weight) for place in places):
+            context.note("Zeros of pruned weights are not kept: a rotated weight has none.")
+
+    def sized(self, seen: Any, batch_size: int) -> Any:
+        """An input as the layer is to be prepared for, [rows, in]: while generating, a token of each sequence."""
+        rows = seen.reshape(-1, seen.shape[-1])
+        return rows[-1:].repeat(batch_size, 1)
+
+    def twin(self, layer: Any, place: Place, prepared: Any, context: Context) -> Any:
+        from gearshift.kernels.hadamard import LEAST
+        from gearshift.kernels.higgs_linear import HiggsLinear
+
+        rows = context.recipe.batch_size if place.input is None else place.input.shape[0]
+        sizes = self.group_size, self.hadamard_size
+        twin = HiggsLinear.from_float(layer, self.weight_bits, self.p, *sizes, rows, context.recipe.seed)
+        return twin or f"{layer.in_features} inputs come in no Hadamard blocks of {LEAST} or more"
+
+    def keepsake(self, twin: Any) -> dict[str, int]:
+        return {"block": twin.block, "group": twin.group, "rows": twin.rows}
+
+    def skeleton(self, layer: Any, kept: Any) -> Any:
+        from gearshift.kernels.higgs_linear import HiggsLinear
+
+        sizes = layer.in_features, layer.out_features, layer.bias is not None, "meta", layer.weight.dtype
+        return HiggsLinear(*sizes, bits=self.weight_bits, p=self.p, **kept).eval()
+
+
+def _mostly_zero(weight: Any) -> bool:
+    """Whether more of a weight is zero than comes about by chance."""
+    return bool((weight == 0).float().mean() > 0.01)

@@ -1,0 +1,50 @@
+"""Half-quadratic quantization of language models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gearshift.algorithms.quantizers import LANGUAGE, Place, quantizer_facts
+from gearshift.algorithms.quantizers.grouping import Grouping
+from gearshift.core.context import Context
+from gearshift.core.param import param
+
+
+class Hqq(Grouping):
+    """Weights of few bits in groups, whose scales and zeros let few weights err much rather than many a little.
+
+    HQQ (Badri and Shaji 2023, mobiusml.github.io/hqq_blog), with scales as well as zeros moved; it needs no data.
+    """
+
+    facts = quantizer_facts(LANGUAGE)
+    weight_bits: int = param(8, choices=(2, 4, 8), help="width of the weights")
+    group_size: int = param(64, choices=(8, 16, 32, 64, 128), help="weights with a scale and a zero in common")
+    compute_dtype: str = param(
+        "torch.float16",
+        choices=("torch.bfloat16", "torch.float16"),
+        help="arithmetic type of the products, where the device has its arithmetic",
+    )
+
+    def layout(self) -> dict[str, Any]:
+        import torch
+
+        compute = getattr(torch, self.compute_dtype.removeprefix("torch."))
+        return {"bits": self.weight_bits, "group": self.group_size, "compute": compute}
+
+    def prepare(self, model: Any, context: Context, places: list[Place]) -> None:
+        from gearshift.kernels.grouped_linear import has_arithmetic
+
+        if places and places[0].layer.weight.device.type == "cpu" and not has_arithmetic(self.layout()["compute"]):
+            context.note(
+                f"This CPU has no arithmetic of {self.compute_dtype.removeprefix('torch.')}: products are computed in "
+                "float32 here, and in compute_dtype where the model is moved to a GPU."
+            )
+
+    def twin(self, layer: Any, place: Place, prepared: None, context: Context) -> Any:
+        from gearshift.kernels.grouped import quantize
+        from gearshift.kernels.half_quadratic import half_quadratic
+        from gearshift.models.calibration import matrix
+
+        bits = self.weight_bits
+        grouped = quantize(matrix(layer), bits, self.group_size, lambda groups: half_quadratic(groups, bits))
+        return self.grouped_twin(layer, grouped)

@@ -1,0 +1,51 @@
+"""Half-quadratic quantization of denoisers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gearshift.algorithms.quantizers import DIFFUSION, Place, quantizer_facts
+from gearshift.algorithms.quantizers.grouping import Grouping
+from gearshift.core.context import Context
+from gearshift.core.param import param
+
+
+class HqqDiffusers(Grouping):
+    """A denoiser's weights with few bits in groups, whose scales and zeros let few weights err much.
+
+    HQQ (Badri and Shaji 2023, mobiusml.github.io/hqq_blog), with scales as well as zeros moved; it needs no data. The
+    kernels that can be asked for are for CUDA; elsewhere, and where one does not have the width and group, the weights
+    are widened as they are multiplied.
+    """
+
+    facts = quantizer_facts(DIFFUSION)
+    weight_bits: int = param(8, choices=(2, 4, 8), help="width of the weights")
+    group_size: int = param(64, choices=(8, 16, 32, 64, 128), help="weights with a scale and a zero in common")
+    backend: str = param(
+        "torchao_int4",
+        choices=("gemlite", "bitblas", "torchao_int4", "marlin"),
+        help="kernel for the products on CUDA; torchao_int4 is the one in torch itself",
+    )
+
+    def layout(self) -> dict[str, Any]:
+        return {"bits": self.weight_bits, "group": self.group_size, "backend": self.backend}
+
+    def types(self) -> tuple[type, ...]:
+        from torch import nn
+
+        return (nn.Linear,)
+
+    def prepare(self, model: Any, context: Context, places: list[Place]) -> None:
+        from gearshift.kernels.grouped_cuda import BACKENDS
+
+        why = BACKENDS[self.backend].lacks(self.weight_bits, self.group_size)
+        if why:
+            context.note(f"The kernel {self.backend} is not used here: {why}.")
+
+    def twin(self, layer: Any, place: Place, prepared: None, context: Context) -> Any:
+        from gearshift.kernels.grouped import quantize
+        from gearshift.kernels.half_quadratic import half_quadratic
+
+        bits = self.weight_bits
+        grouped = quantize(layer.weight, bits, self.group_size, lambda groups: half_quadratic(groups, bits))
+        return self.grouped_twin(layer, grouped)

@@ -1,0 +1,74 @@
+"""optimum-quanto's 2, 4 and 8-bit weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gearshift.algorithms.quantizers import LayerQuantizer, Place, quantizer_facts
+from gearshift.algorithms.quantizers.calibrating import readable, samples, watch_inputs
+from gearshift.core.context import Context
+from gearshift.core.param import param
+
+ROUNDS_INPUTS = ("qint8", "qfloat8")  # below 8 bits the product is one of floats whatever the inputs are
+
+
+class Quanto(LayerQuantizer):
+    """optimum-quanto weights: integers of 2, 4 or 8 bits, or 8-bit floats, a scale for each row or 128 of a row.
+
+    With `data` and 8-bit weights the inputs of layers are rounded to 8 bits as well, in ranges that running the data
+    shows: dicts of arguments, tensors, or texts (prompts for a pipeline; a language model's need a `tokenizer`).
+    """
+
+    facts = quantizer_facts(extra="quanto", packages=("optimum.quanto",))
+    weight_bits: str = param("qfloat8", choices=("qint2", "qint4", "qint8", "qfloat8"), help="type of a weight")
+    calibrate: bool = param(True, choices=(True, False), help="8-bit weights: round inputs too, in ranges data shows")
+
+    def apply(self, model: Any, context: Context) -> None:
+        found = readable(model, context)
+        if found is None:
+            super().apply(model, context)
+            return
+        with samples(context, found):
+            super().apply(model, context)
+
+    def prepare(self, model: Any, context: Context, places: list[Place]) -> dict[Any, Any]:
+        """The scale of each layer's inputs; none where they stay in floating point."""
+        if not self.calibrate:
+            return {}
+        if self.weight_bits not in ROUNDS_INPUTS:
+            context.note(f"calibrate has no effect on {self.weight_bits} weights: their product is one of floats.")
+            return {}
+        if context.recipe.data is None:
+            context.note("No `data` was given to calibrate on, so only weights were rounded.")
+            return {}
+        step_of = self._kernels().step_of
+        steps: dict[Any, Any] = {}
+
+        def widen(layer: Any, x: Any) -> None:
+            step = step_of(x, self.weight_bits)
+            steps[layer] = step.maximum(steps.get(layer, step))
+
+        watch_inputs(model, context.recipe.data, [place.layer for place in places], widen)
+        return steps
+
+    def twin(self, layer: Any, place: Place, prepared: dict[Any, Any], context: Context) -> Any:
+        if layer.out_features == 1:
+            return "quanto needs more than one output"
+        step = prepared.get(layer)
+        step = step if step is not None and step > 0 else None
+        return self._kernels().QuantoLinear.from_float(layer, self.weight_bits, step)
+
+    def keepsake(self, twin: Any) -> dict[str, bool]:
+        return {"calibrated": twin.input_scale is not None}
+
+    def skeleton(self, layer: Any, kept: dict[str, bool]) -> Any:
+        sizes = (layer.in_features, layer.out_features, layer.bias is not None, "meta", layer.weight.dtype)
+        return self._kernels().QuantoLinear(*sizes, self.weight_bits, kept["calibrated"]).eval()
+
+    def _kernels(self) -> Any:
+        from gearshift.core.extras import need
+
+        need("optimum.quanto", "quanto", self.name)
+        from gearshift.kernels import quanto_linear
+
+        return quanto_linear

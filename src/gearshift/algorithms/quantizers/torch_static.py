@@ -1,0 +1,136 @@
+"""Int8 weights, and activations in ranges that calibration fixed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gearshift.algorithms.quantizers import BUDGET, LayerQuantizer, Place, quantizer_facts
+from gearshift.algorithms.quantizers.calibrating import made_up, readable, samples, trial, watch_inputs
+from gearshift.algorithms.quantizers.torch_dynamic import WORTH_IT
+from gearshift.core.context import Context
+from gearshift.core.param import param
+
+PER_CHANNEL = "PerChannelMinMaxObserver"
+
+
+class TorchStatic(LayerQuantizer):
+    """Int8 weights, and 8-bit activations whose ranges are fixed by calibration.
+
+    The ranges come from running the model on `data`: dicts of arguments, tensors, or texts (prompts for a pipeline;
+    a language model's need a `tokenizer`). Weights have a scale for each output channel. Linear layers are replaced,
+    convolutions only where int8 was measured to be faster here.
+    """
+
+    facts = quantizer_facts()
+    weight_bits: str = param(
+        "qint8", choices=("quint8", "qint8"), help="symmetric int8 weights, or uint8 ones with a zero point"
+    )
+    act_bits: str = param(
+        "qint8", choices=("quint8", "qint8"), help="activations' codes; both give the same numbers, kept as uint8"
+    )
+    qscheme: str = param(
+        "per_tensor_affine",
+        choices=("per_tensor_symmetric", "per_tensor_affine"),
+        help="activations' range: the same on both sides of zero, or from the lowest to the highest",
+    )
+    qobserver: str = param(
+        "MinMaxObserver",
+        choices=("MinMaxObserver", "MovingAverageMinMaxObserver", PER_CHANNEL, "HistogramObserver"),
+        help="range: widest seen, its running mean, each channel's shared out with its weights, or that of least error",
+    )
+
+    def check_model(self, model: Any, context: Context) -> list[str]:
+        if context.recipe.data is not None or made_up(model, context.recipe.seed) is not None:
+            return []
+        return [f"{self.name} needs `data`: a list of samples, each a dict of the model's arguments or its only one."]
+
+    def apply(self, model: Any, context: Context) -> None:
+        found = readable(model, context)
+        with samples(context, self._made_up(model, context) if found is None else found):
+            super().apply(model, context)
+
+    def types(self) -> tuple[type, ...]:
+        from torch import nn
+
+        return (nn.Linear, nn.Conv2d)
+
+    def prepare(self, model: Any, context: Context, places: list[Place]) -> dict[Any, Any]:
+        """An observer for each layer, and how many times faster int8 convolutions are, by their sizes."""
+        watching = {place.layer: self._observer(place.layer).to(place.layer.weight.device) for place in places}
+        watch_inputs(model, context.recipe.data, watching, lambda layer, x: watching[layer](_channels_last(layer, x)))
+        return watching
+
+    def twin(self, layer: Any, place: Place, prepared: dict[Any, Any], context: Context) -> Any:
+        from torch import nn
+
+        from gearshift.kernels.conv import supports
+        from gearshift.kernels.speed import compared
+        from gearshift.kernels.static_layers import StaticInt8Conv2d, StaticInt8Linear
+
+        fixed = _range(prepared[layer], layer)
+        if fixed is None:
+            return "no sample reached it, so its activations have no range"
+        unsigned = self.weight_bits == "quint8"
+        if isinstance(layer, nn.Linear):
+            return StaticInt8Linear.of(layer, fixed, unsigned)
+        if not supports(layer):
+            return None
+        if place.input is None:
+            return "it is a convolution that the first sample did not reach, so its speed could not be measured"
+        twin = StaticInt8Conv2d.of(layer, fixed, unsigned)
+        key = (*layer.weight.shape, layer.stride, *place.input.shape)
+        if key not in prepared:
+            prepared[key] = compared(layer, twin, place.input, BUDGET)
+        return twin if prepared[key] >= WORTH_IT else "it is a convolution that int8 does not make faster here"
+
+    def skeleton(self, layer: Any, kept: Any) -> Any:
+        from gearshift.kernels.static_layers import static_skeleton
+
+        return static_skeleton(layer, self.weight_bits == "quint8", self.qobserver == PER_CHANNEL)
+
+    def _made_up(self, model: Any, context: Context) -> list[Any]:
+        maker = made_up(model, context.recipe.seed)
+        assert maker is not None, "check_model says what such a model needs"
+        found = maker()
+        trial(model, found[0])
+        context.warn(
+            f"{self.name} was given no `data`, so its ranges are those of made-up samples: values beyond them will be "
+            "cut off. Give a few real samples."
+        )
+        return found
+
+    def _observer(self, layer: Any) -> Any:
+        import torch
+        from torch import nn
+        from torch.ao.quantization import observer
+
+        kind = getattr(torch, self.act_bits)
+        if self.qobserver != PER_CHANNEL:
+            return getattr(observer, self.qobserver)(dtype=kind, qscheme=getattr(torch, self.qscheme))
+        # the border of a convolution's image is zeros in every channel, so that there is one zero
+        affine = self.qscheme == "per_tensor_affine" and isinstance(layer, nn.Linear)
+        scheme = torch.per_channel_affine if affine else torch.per_channel_symmetric
+        return observer.PerChannelMinMaxObserver(ch_axis=-1, dtype=kind, qscheme=scheme)
+
+
+def _channels_last(layer: Any, x: Any) -> Any:
+    """An input with its channels at the end."""
+    from torch import nn
+
+    return x.float() if isinstance(layer, nn.Linear) else x.float().movedim(-3, -1)
+
+
+def _range(watching: Any, layer: Any) -> Any:
+    """The range that an observer found, in uint8 codes; None if it was given nothing."""
+    import torch
+    from torch import nn
+
+    from gearshift.kernels.static_int8 import CENTER, Fixed, balanced
+
+    if not watching.min_val.numel() or watching.min_val.isinf().any():
+        return None
+    step, zero = watching.calculate_qparams()
+    zero = (zero + (CENTER if watching.dtype == torch.qint8 else 0)).to(torch.uint8)
+    if watching.min_val.ndim == 0:
+        return Fixed(step.float().squeeze(), zero.squeeze())
+    return balanced(Fixed(step.float(), zero if isinstance(layer, nn.Linear) else zero[0]), layer.weight)

@@ -1,0 +1,159 @@
+"""The fastest kind of layer in each place, found by timing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from gearshift.algorithms.quantizers import LayerQuantizer, _places, quantizer_facts, sqnr
+from gearshift.core.context import Context
+from gearshift.core.facts import ANY_KIND, Slot
+from gearshift.core.param import param
+
+LEAST_SQNR = 25.0  # dB of a layer's output for the input it was seen to have; 8-bit floats reach 28, int8 35 to 42
+WORTH_IT = 1.1  # times as fast as float; below it the gain is within the noise of measuring
+SMALL = 1 << 20  # multiply-adds below which a product takes microseconds, and no other kind of layer is faster
+BUDGET = 30.0  # milliseconds for timing one kind of layer at one size
+FLOAT = "float"
+
+
+class TorchaoAutoquant(LayerQuantizer):
+    """Replace each linear layer with the fastest kind of layer, measured on this machine at the sizes the model uses.
+
+    Timed are float, gearshift's int8 and 8-bit floats, and torchao's where they have a product of their own. A kind is
+    taken where it is 1.1 times as fast as float and its output has an SQNR of 25 dB or more. Timings are kept in the
+    user's cache folder. With `compile` the kinds are timed compiled, and so is the model run.
+    """
+
+    facts = quantizer_facts(ANY_KIND, Slot.RUNTIME)
+    compile: bool = param(True, choices=(True, False), help="compile after quantizing")
+
+    def apply(self, model: Any, context: Context) -> None:
+        from gearshift.core.model import size_bytes
+        from gearshift.core.target import Swap
+
+        started, before = time.perf_counter(), size_bytes(model)
+        compiles = self.compile and _compiler(context)
+        trials = Trials(compiles)
+        rows: dict[str, dict[str, Any]] = {}
+        left: dict[str, str] = {}
+        kept: dict[str, dict[str, str]] = {}
+        for place in list(_places(model, context, self.types())):
+            layer = place.layer
+            kept.setdefault(place.part, {})
+            found = trials.fastest(layer, place.input)
+            if isinstance(found, str):
+                left[str(place)] = found
+                continue
+            rows[str(place)] = found.row
+            if found.twin is not None:
+                kept[place.part][place.path] = found.name
+                original = layer if context.keep_original else None
+                context.change(Swap(place.root, place.path, found.twin, original, self.name))
+        context.save(parts=list(kept), paths=kept)
+        context.measured(layers=sum(map(len, kept.values())), left=left, choices=rows)
+        context.measured(size_before=before, size_after=size_bytes(model), seconds=time.perf_counter() - started)
+        context.note(f"Timings are kept in {trials.timings.path}.")
+        if not any(kept.values()):
+            context.warn(f"{self.name} left every layer in float: {_why(rows, left)}.")
+        if compiles:
+            self._compile(model, context)
+
+    def rebuild(self, model: Any, context: Context) -> None:
+        super().rebuild(model, context)
+        if self.compile and _compiler(context):
+            self._compile(model, context)
+
+    def skeleton(self, layer: Any, kept: str) -> Any:
+        from gearshift.kernels.candidates import CANDIDATES
+
+        return CANDIDATES[kept].make(layer.to("meta")).eval()
+
+    def _compile(self, model: Any, context: Context) -> None:
+        from gearshift.algorithms.compilers.later import compile_later
+
+        compile_later(model, context)
+        if not context.saved:
+            context.note("The first call compiles the model, which takes from seconds to minutes.")
+
+
+@dataclass
+class Found:
+    """What was chosen for a layer.
+
+    Attributes:
+        name: of the candidate.
+        twin: the new layer; None: the float one stays.
+        row: for the table: what was chosen, the SQNR of its output, and the microseconds of every candidate.
+    """
+
+    name: str
+    twin: Any
+    row: dict[str, Any]
+
+
+class Trials:
+    """Times candidates, each once for each size of layer and input."""
+
+    def __init__(self, compiles: bool) -> None:
+        from gearshift.kernels.timings import Timings
+
+        self.compiles = compiles
+        self.timings = Timings()
+
+    def fastest(self, layer: Any, seen: Any) -> Found | str:
+        """The fastest candidate that is near enough to the float layer, or why the layer is left."""
+        import torch
+
+        from gearshift.kernels.candidates import candidates
+
+        if seen is None:
+            return "no call of the model is known in which its speed could be measured; give data"
+        if layer.weight.numel() * seen.numel() // seen.shape[-1] < SMALL:
+            return "it is too small to gain"
+        known = candidates(layer)
+        seconds = self._seconds(layer, seen, known)
+        row = {f"{name} us": 1e6 * value for name, value in seconds.items()}
+        with torch.no_grad():
+            exact = layer(seen)
+            for name in sorted(known, key=seconds.__getitem__):
+                if seconds[FLOAT] < WORTH_IT * seconds[name]:
+                    break
+                twin = known[name].make(layer)
+                nearness = sqnr(exact, twin(seen))
+                if nearness >= LEAST_SQNR:
+                    return Found(name, twin, {"chosen": name, "sqnr": nearness, **row})
+                row[f"{name} sqnr"] = nearness
+        return Found(FLOAT, None, {"chosen": FLOAT, **row})
+
+    def _seconds(self, layer: Any, seen: Any, known: dict[str, Any]) -> dict[str, float]:
+        from gearshift.kernels.timings import compiled, in_turns, machine
+
+        here = machine(seen.device)
+        sizes = f"{list(layer.weight.shape)}, bias {layer.bias is not None}, input {list(seen.shape)} {seen.dtype}"
+        work = f"{sizes}, {'compiled' if self.compiles else 'eager'}"
+        seconds = self.timings.get(here, work)
+        if not seconds.keys() >= {FLOAT, *known}:
+            layers = {FLOAT: layer, **{name: candidate.make(layer) for name, candidate in known.items()}}
+            functions = {name: compiled(made) if self.compiles else made for name, made in layers.items()}
+            seconds = in_turns(functions, seen, BUDGET)
+            self.timings.put(here, work, seconds)
+        return {name: seconds[name] for name in (FLOAT, *known)}
+
+
+def _compiler(context: Context) -> bool:
+    """Whether inductor finds a C++ compiler; warns where it does not."""
+    if shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++"):
+        return True
+    context.warn("Nothing is compiled: no C++ compiler was found (install g++ or set CXX).")
+    return False
+
+
+def _why(rows: dict[str, dict[str, Any]], left: dict[str, str]) -> str:
+    reasons = list(dict.fromkeys(left.values()))
+    if rows:
+        reasons.append("no kind of layer that is near enough was faster")
+    return "; ".join(reasons) or "no layer of the model fits what was asked for"

@@ -1,0 +1,108 @@
+"""Linear layers with weights of 2 to 8 bits in groups."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from gearshift.kernels import grouped_cuda, weight_only
+from gearshift.kernels.frozen import FrozenLinear
+from gearshift.kernels.grouped import Grouped, dequantize, multiply, row_bytes
+from gearshift.kernels.lazy_weight import LazyWeight
+
+CPU_ARITHMETIC = {  # torch's questions about instructions
+    torch.bfloat16: ("_is_avx512_bf16_supported", "_is_amx_tile_supported"),
+    torch.float16: ("_is_amx_fp16_supported",),
+}
+
+
+class GroupedLinear(FrozenLinear):
+    """nn.Linear whose weight has few bits; it is widened piece by piece while it is multiplied.
+
+    On a CPU, 4 bits go through the kernels for decoding (see `weight_only`), where the sizes fit them.
+
+    Attributes:
+        codes, scale, zero, bits, group: see `Grouped`; codes, scale and zero are buffers.
+        input_scale: float32 [in] that the input is multiplied by first, or None; `weight` has it in its columns.
+        compute: type that products are computed in where the device has its arithmetic; None: the input's.
+        backend: name of a kernel for CUDA (see `grouped_cuda`), or None.
+    """
+
+    codes: torch.Tensor
+    scale: torch.Tensor
+    zero: torch.Tensor
+    input_scale: torch.Tensor | None
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        bits: int = 4,
+        group: int = 64,
+        scaled_input: bool = False,
+        compute: torch.dtype | None = None,
+        backend: str | None = None,
+    ) -> None:
+        super().__init__(in_features, out_features, bias, device, dtype)
+        self.bits, self.group, self.compute, self.backend = bits, group, compute, backend
+        self.decodes = bits == 4 and weight_only.fitting_group(in_features, group) == group
+        groups = out_features, -(-in_features // group)
+        codes = torch.zeros(out_features, row_bytes(in_features, bits), dtype=torch.uint8, device=device)
+        self.register_buffer("codes", codes)
+        self.register_buffer("scale", torch.ones(groups, dtype=torch.float16, device=device))
+        self.register_buffer("zero", torch.zeros(groups, dtype=torch.float16, device=device))
+        ones = torch.ones(in_features, device=device) if scaled_input else None
+        self.register_buffer("input_scale", ones)
+
+    @classmethod
+    def of(cls, layer: Any, grouped: Grouped, input_scale: torch.Tensor | None = None, **more: Any) -> GroupedLinear:
+        """Put a weight in the place of a float layer's; bias, mode and number format are the layer's."""
+        sizes = grouped.width, grouped.codes.shape[0], layer.bias is not None, "meta", layer.weight.dtype
+        made = cls(*sizes, grouped.bits, grouped.group, input_scale is not None, **more)
+        made.codes, made.scale, made.zero, made.input_scale = *grouped[:3], input_scale
+        made.take(layer)
+        return made
+
+    @property
+    def grouped(self) -> Grouped:
+        return Grouped(self.codes, self.scale, self.zero, self.bits, self.group, self.in_features)
+
+    def dequantized(self, dtype: torch.dtype) -> torch.Tensor:
+        if self.input_scale is None:
+            return dequantize(self.grouped, dtype)
+        return (dequantize(self.grouped) * self.input_scale).to(dtype)
+
+    def product(self, rows: torch.Tensor) -> torch.Tensor:
+        given = rows.dtype
+        if self.input_scale is not None:
+            rows = rows * self.input_scale.to(given)
+        if rows.is_cuda:
+            return grouped_cuda.product(rows.to(self.compute or given), self.grouped, self.backend).to(given)
+        dtype = self.compute if self.compute is not None and has_arithmetic(self.compute) else given
+        if self.decodes and (dtype == given or not has_arithmetic(dtype)):
+            return weight_only.matmul4(rows, self.grouped)
+        return multiply(rows.to(dtype if has_arithmetic(dtype) else torch.float32), self.grouped).to(given)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, bits={self.bits}, group={self.group}"
+
+
+class GroupedConv1D(GroupedLinear):
+    """The same in the place of transformers' Conv1D (GPT-2), a linear layer whose weight is written [in, out]."""
+
+    @property
+    def weight(self) -> torch.Tensor:
+        if torch.compiler.is_compiling():
+            return self.dequantized(self.dtype).T
+        shape = torch.Size((self.in_features, self.out_features))
+        return LazyWeight(lambda: self.dequantized(self.dtype).T, shape, self.dtype, self.codes.device)
+
+
+def has_arithmetic(dtype: torch.dtype) -> bool:
+    """Whether this machine's CPU multiplies a floating type by itself, and not by way of float32."""
+    instructions = CPU_ARITHMETIC.get(dtype, ())
+    return dtype.itemsize >= 4 or any(getattr(torch.cpu, name, bool)() for name in instructions)

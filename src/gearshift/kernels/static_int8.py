@@ -1,0 +1,289 @@
+"""Int8 products of activations whose range was fixed beforehand: no pass over them to find it, and no scale per token.
+
+An activation is read as step * (code - zero), with one step and one zero for all, or with one of each for every input
+channel of a linear layer; then the weight was multiplied by the steps before it was rounded. Codes are uint8, the only
+ones that the kernels take; a signed code is the unsigned one less 128, and so is its zero, which changes no product.
+
+On CPUs that add pairs of products in 16 bits (see kernels/int8.py), weights that could overflow are multiplied by the
+codes in two parts, code = 2 * half + rest, so that the integers are exact everywhere.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch.nn import functional as F
+
+from gearshift.kernels import int8_cuda, int8_pack
+from gearshift.kernels.int8 import Quantized, as_signed, column, dequantize
+from gearshift.kernels.int8_ops import _needs_operator as needs_operator
+
+CENTER = 128
+MIDDLE = 127.5
+NARROWEST = 256  # times that a channel's range may be smaller than the widest one's
+
+
+class Fixed(NamedTuple):
+    """A range of activations: real value = step * (code - zero).
+
+    Attributes:
+        step: float32 [], or [in].
+        zero: uint8 [], or [in] for a linear layer with a step for each of its channels.
+    """
+
+    step: torch.Tensor
+    zero: torch.Tensor
+
+
+def encode(x: torch.Tensor, fixed: Fixed, images: bool = False) -> torch.Tensor:
+    """uint8 codes of x, halves up; values outside of the range take its ends.
+
+    Args:
+        x: floating point [..., in], or [batch, in, height, width] for `images`.
+    """
+    center = fixed.zero + 0.5
+    if fixed.step.ndim:
+        step = fixed.step[:, None, None] if images else fixed.step
+        shifted = (x.float() * step.reciprocal()).add_(center)
+    else:
+        shifted = torch.add(center, x.float(), alpha=1 / float(fixed.step))
+    return shifted.clamp_(0, 255).to(torch.int16).to(torch.uint8)  # by way of int16: three times as fast
+
+
+def balanced(fixed: Fixed, weight: torch.Tensor) -> Fixed:
+    """Wider steps of channels, so that the weight [out, in, ...] is no harder to round than the activations are.
+
+    Each step is raised, none is lowered: to a common one, times the root of what the channel's own is over the peak of
+    its weights. That is the even split of SmoothQuant, arXiv 2211.10438. What a channel gains is room on both sides.
+    """
+    peak = weight.detach().float().abs().transpose(0, 1).flatten(1).amax(-1)
+    share = (fixed.step / peak.clamp_min(peak.max() / NARROWEST).clamp_min(1e-30)).sqrt()
+    share = share.clamp_min(share.max() / NARROWEST)
+    step = share * (fixed.step / share).max()
+    if not fixed.zero.ndim:
+        return Fixed(step, fixed.zero)
+    middle = (MIDDLE - fixed.zero) * fixed.step
+    return Fixed(step, (MIDDLE - middle / step).round().clamp(0, 255).to(torch.uint8))
+
+
+def folded(weight: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
+    """What is rounded in a weight's place [out, in, ...]: times the steps, where each input channel has its own."""
+    return weight * _of_inputs(step, weight) if step.ndim else weight
+
+
+def unfolded(quantized: Quantized, step: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The float weight that a folded one in 8 bits stands for."""
+    weight = dequantize(quantized)
+    return (weight / _of_inputs(step, weight) if step.ndim else weight).to(dtype)
+
+
+def offsets(quantized: Quantized, fixed: Fixed) -> torch.Tensor:
+    """What codes of 128 lack to codes at zero, in whole numbers: int32 [out]; fixed with the weight and the range."""
+    values, _, zero_point = quantized
+    signed = as_signed(values).int()
+    if zero_point is not None:
+        signed = signed - (zero_point - CENTER)[:, None]
+    return (signed * (fixed.zero.int() - CENTER)).sum(-1).int()
+
+
+def linear(
+    x: torch.Tensor, quantized: Quantized, fixed: Fixed, shift: torch.Tensor, bias: torch.Tensor | None
+) -> torch.Tensor:
+    """x @ weight.T + bias for x [..., in] of any floating dtype, answered in that dtype; `shift` is from `offsets`."""
+    run = _linear_op if needs_operator(x, bias) else _linear
+    return run(x, *quantized, *fixed, shift, bias)
+
+
+def conv2d(
+    x: torch.Tensor,
+    quantized: Quantized,
+    fixed: Fixed,
+    bias: torch.Tensor | None,
+    stride: list[int],
+    padding: list[int],
+) -> torch.Tensor:
+    """A convolution of x [batch, in, height, width] or [in, height, width]; its one zero is what the border has."""
+    if x.ndim == 3:
+        return conv2d(x[None], quantized, fixed, bias, stride, padding)[0]
+    run = _conv2d_op if needs_operator(x, bias) else _conv2d
+    return run(x, *quantized, *fixed, bias, stride, padding)
+
+
+def accumulate(codes: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """(codes - 128) @ signed values.T in whole numbers, as float32 (exact up to 2 ** 24).
+
+    Args:
+        codes: uint8 [n, in], n >= 1, or int8, which stands for those 128 higher.
+        values: int8 [out, in], or uint8, which stands for those less 128.
+    """
+    tracing = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return (_accumulate_op if tracing else _accumulate)(codes, values)
+
+
+def _accumulate(codes: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    if codes.dtype == torch.int8:
+        codes = codes.view(torch.uint8) ^ CENTER
+    if codes.device.type == "cpu" and int8_pack.available():
+        return _packed_product(codes, values, torch.ones(values.shape[0]))
+    signed = as_signed(values)
+    if int8_cuda.takes(codes, values):
+        return torch._int_mm((codes ^ CENTER).view(torch.int8), signed.t()).float()
+    return ((codes.double() - CENTER) @ signed.double().t()).float()
+
+
+def linear_reference(
+    x: torch.Tensor, quantized: Quantized, fixed: Fixed, bias: torch.Tensor | None = None
+) -> torch.Tensor:
+    """The linear product in plain torch: activations as the range reads them, weights as their bits do, in float64."""
+    read = fixed.step.double() * (encode(x, fixed).double() - fixed.zero.double())
+    y = read @ unfolded(quantized, fixed.step, torch.float64).t()
+    return (y if bias is None else y + bias.double()).to(x.dtype)
+
+
+def conv_reference(
+    x: torch.Tensor,
+    quantized: Quantized,
+    fixed: Fixed,
+    bias: torch.Tensor | None,
+    stride: list[int],
+    padding: list[int],
+) -> torch.Tensor:
+    """The convolution likewise; also what devices without the kernels compute, but for the float64."""
+    step = fixed.step[:, None, None] if fixed.step.ndim else fixed.step
+    read = (step * (encode(x, fixed, images=True).float() - fixed.zero.float())).to(x.dtype)
+    weight = unfolded(quantized, fixed.step, x.dtype)
+    return F.conv2d(read, weight, None if bias is None else bias.to(x.dtype), stride, padding)
+
+
+def _packed_product(
+    codes: torch.Tensor,
+    values: torch.Tensor,
+    scale: torch.Tensor,
+    step: float = 1.0,
+    bias: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """step * scale * (codes - 128) @ signed values.T + bias."""
+    weight, _, none, levels = int8_pack.packed(values)
+    rest: tuple[Any, ...] = (1.0, 0, torch.float32, "none", [], "")  # output, no post-op
+    multiply = torch.ops.onednn.qlinear_pointwise
+    if levels == int8_pack.FULL_LEVELS:
+        return multiply(codes, step, CENTER, weight, scale, none, bias, *rest)
+    y = multiply(codes & 1, step, CENTER, weight, scale, none, bias, *rest)
+    return y.add_(multiply(codes >> 1, 2 * step, 0, weight, scale, none, None, *rest))
+
+
+def _linear(
+    x: torch.Tensor,
+    values: torch.Tensor,
+    scale: torch.Tensor,
+    zero_point: torch.Tensor | None,
+    step: torch.Tensor,
+    zero: torch.Tensor,
+    shift: torch.Tensor,
+    bias: torch.Tensor | None,
+) -> torch.Tensor:
+    out_features, in_features = values.shape
+    rows = x.reshape(-1, in_features)
+    if not rows.numel() or not values.numel():
+        return x.new_zeros(*x.shape[:-1], out_features) + (0 if bias is None else bias.to(x.dtype))
+    codes = encode(rows, Fixed(step, zero))
+    unit = 1.0 if step.ndim else float(step)
+    constant = shift * (-unit * scale)
+    constant = constant if bias is None else constant + bias.float()
+    if x.device.type == "cpu" and int8_pack.available():
+        y = _packed_product(codes, values, scale, unit, constant)
+    else:
+        y = _accumulate(codes, values) * (unit * scale) + constant
+    if zero_point is not None:
+        sums = codes.sum(-1, dtype=torch.float32) - CENTER * in_features
+        y.addr_(sums * unit, (CENTER - zero_point) * scale)
+    return y.to(x.dtype).reshape(*x.shape[:-1], out_features)
+
+
+def _conv2d(
+    x: torch.Tensor,
+    values: torch.Tensor,
+    scale: torch.Tensor,
+    zero_point: torch.Tensor | None,
+    step: torch.Tensor,
+    zero: torch.Tensor,
+    bias: torch.Tensor | None,
+    stride: list[int],
+    padding: list[int],
+) -> torch.Tensor:
+    fixed = Fixed(step, zero)
+    if x.device.type != "cpu" or not int8_pack.available() or not x.numel():
+        return conv_reference(x, Quantized(values, scale, zero_point), fixed, bias, stride, padding)
+    weight, _, none, levels = int8_pack.packed(values)
+    channels_last = x.is_contiguous(memory_format=torch.channels_last)
+    codes = encode(x, fixed, images=True).contiguous(memory_format=torch.channels_last)
+    unit, center = 1.0 if step.ndim else float(step), int(zero)
+    rest: tuple[Any, ...] = (stride, padding, [1, 1], 1, 1.0, 0, torch.float32, "none", [], "")  # as in int8_cpu
+    multiply = torch.ops.onednn.qconv_pointwise
+    last = codes if levels == int8_pack.FULL_LEVELS else codes & 1
+    y = multiply(last, unit, center, weight, scale, none, None if bias is None else bias.float(), *rest)
+    if levels != int8_pack.FULL_LEVELS:
+        y = y + multiply(codes >> 1, 2 * unit, 0, weight, scale, none, None, *rest)
+    if zero_point is not None:
+        sums = (codes.float().sum(1, keepdim=True) - center * x.shape[1]) * unit
+        window = torch.ones(1, 1, *values.shape[2:])
+        lack = column((CENTER - zero_point) * scale, values)[None, :, 0]
+        y = torch.addcmul(y, F.conv2d(sums, window, None, stride, padding), lack)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return y.to(x.dtype).contiguous(memory_format=layout)
+
+
+def _of_inputs(steps: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return steps.reshape(1, -1, *[1] * (weight.ndim - 2))
+
+
+_accumulate_op = torch.library.custom_op("gearshift::static_int8_accumulate", _accumulate, mutates_args=())
+_linear_op = torch.library.custom_op("gearshift::static_int8_linear", _linear, mutates_args=())
+_conv2d_op = torch.library.custom_op("gearshift::static_int8_conv2d", _conv2d, mutates_args=())
+
+
+@_accumulate_op.register_fake
+def _(codes: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    return codes.new_empty(codes.shape[0], values.shape[0], dtype=torch.float32)
+
+
+@_linear_op.register_fake
+def _(x: torch.Tensor, values: torch.Tensor, *rest: Any) -> torch.Tensor:
+    return x.new_empty(*x.shape[:-1], values.shape[0])
+
+
+@_conv2d_op.register_fake
+def _(x: torch.Tensor, values: torch.Tensor, *rest: Any) -> torch.Tensor:
+    *_, stride, padding = rest
+    layout = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+    return F.conv2d(x, x.new_empty(values.shape), None, stride, padding).contiguous(memory_format=layout)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+    x, values, scale, zero_point, step, _, *others = inputs
+    ctx.save_for_backward(values, scale, zero_point, step)
+    ctx.x_shape, ctx.others = x.shape, others
+
+
+def _weight(ctx: Any, dtype: torch.dtype) -> torch.Tensor:
+    values, scale, zero_point, step = ctx.saved_tensors
+    return unfolded(Quantized(values, scale, zero_point), step, dtype)
+
+
+def _linear_backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    to_x = grad @ _weight(ctx, grad.dtype) if ctx.needs_input_grad[0] else None
+    to_bias = grad.flatten(0, -2).sum(0).to(ctx.others[-1].dtype) if ctx.needs_input_grad[7] else None
+    return *([to_x] + [None] * 6), to_bias
+
+
+def _conv2d_backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    bias, *shape = ctx.others
+    weight = _weight(ctx, grad.dtype)
+    to_x = torch.nn.grad.conv2d_input(ctx.x_shape, weight, grad, *shape) if ctx.needs_input_grad[0] else None
+    to_bias = grad.sum((0, 2, 3)).to(bias.dtype) if ctx.needs_input_grad[6] else None
+    return *([to_x] + [None] * 5), to_bias, None, None
+
+
+_linear_op.register_autograd(_linear_backward, setup_context=_keep)
+_conv2d_op.register_autograd(_conv2d_backward, setup_context=_keep)

@@ -1,0 +1,119 @@
+"""How long layers take for an input, measured in turns and remembered between runs."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import platform
+import tempfile
+import time
+import types
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from gearshift.kernels.speed import _clock
+
+Seconds = dict[str, float]
+
+
+class Timings:
+    """Seconds by what was timed, kept in the user's cache folder; a file that cannot be read or written is no error."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path or cache_folder() / "autoquant.json"
+        self._known = self._read()
+
+    def get(self, machine: str, work: str) -> Seconds:
+        """What is known of some work on a machine."""
+        return dict(self._known.get(machine, {}).get(work, {}))
+
+    def put(self, machine: str, work: str, seconds: Seconds) -> None:
+        """Remember, beside what other processes may have written since."""
+        written = self._read()
+        self._known = {
+            name: {**written.get(name, {}), **self._known.get(name, {})} for name in {*written, *self._known}
+        }
+        self._known.setdefault(machine, {})[work] = {**self.get(machine, work), **seconds}
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor, scratch = tempfile.mkstemp(prefix=self.path.name, dir=self.path.parent)
+            with os.fdopen(descriptor, "w") as stream:
+                json.dump(self._known, stream, indent=1)
+            os.replace(scratch, self.path)
+        except OSError:
+            return
+
+    def _read(self) -> dict[str, dict[str, Seconds]]:
+        try:
+            found = json.loads(self.path.read_text())
+            return {
+                str(machine): {
+                    str(work): {str(name): float(value) for name, value in seconds.items()}
+                    for work, seconds in works.items()
+                }
+                for machine, works in found.items()
+            }
+        except (OSError, ValueError, TypeError, AttributeError):
+            return {}
+
+
+def cache_folder() -> Path:
+    """Where gearshift keeps what it can make again: $XDG_CACHE_HOME/gearshift, or ~/.cache/gearshift."""
+    root = os.environ.get("XDG_CACHE_HOME")
+    return (Path(root) if root else Path.home() / ".cache") / "gearshift"
+
+
+def machine(device: torch.device) -> str:
+    """What decides how fast a device is: its name, threads, and the versions of what computes."""
+    versions = f"torch {torch.__version__}, gearshift {version('gearshift')}"
+    if device.type == "cuda":
+        return f"{platform.node()}, {torch.cuda.get_device_name(device)}, {versions}"
+    return f"{platform.node()}, {_processor()}, {torch.get_num_threads()} threads, {versions}"
+
+
+@functools.cache
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)
+    return named or platform.processor() or platform.machine()
+
+
+@torch.inference_mode()
+def in_turns(functions: dict[str, Callable[[torch.Tensor], Any]], x: torch.Tensor, budget: float) -> Seconds:
+    """Seconds of the fastest call of each function; after a first one of each they take turns, three each at the least.
+
+    Args:
+        budget: milliseconds for the turns of each.
+    """
+    clock = _clock(x)
+    best = dict.fromkeys(functions, float("inf"))
+    for function in functions.values():
+        function(x)
+    started, turns = time.perf_counter(), 0
+    while turns < 3 or time.perf_counter() - started < len(functions) * budget / 1000:
+        turns += 1
+        for name, function in functions.items():
+            before = clock()
+            function(x)
+            best[name] = min(best[name], clock() - before)
+    return best
+
+
+def compiled(layer: nn.Module, backend: str = "inductor") -> Callable[[torch.Tensor], Any]:
+    """A layer compiled by itself; with a code object of its own, as torch counts the graphs of each."""
+    own = types.FunctionType(_call.__code__.replace(), _call.__globals__)
+    run = torch.compile(own, dynamic=False, backend=backend)
+    return lambda x: run(layer, x)
+
+
+def _call(layer: nn.Module, x: torch.Tensor) -> Any:
+    return layer(x)

@@ -1,0 +1,105 @@
+"""Linear layers with 8-bit or 4-bit weights and activations as they come, for decoding on CPUs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from gearshift.kernels.frozen import FrozenLinear
+from gearshift.kernels.grouped_linear import GroupedLinear
+from gearshift.kernels.int8 import Quantized, quantize_weight
+from gearshift.kernels.weight_only import fitting_group, matmul4, matmul8, pack4, unpack
+
+
+class Int8WeightLinear(FrozenLinear):
+    """nn.Linear with an int8 weight, one scale for each output channel.
+
+    Attributes:
+        bits: 8.
+        qweight: int8 [out, in].
+        scale: float32 [out].
+    """
+
+    bits = 8
+    qweight: torch.Tensor
+    scale: torch.Tensor
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(in_features, out_features, bias, device, dtype)
+        self.register_buffer("qweight", torch.zeros(out_features, in_features, dtype=torch.int8, device=device))
+        self.register_buffer("scale", torch.ones(out_features, dtype=torch.float32, device=device))
+
+    @classmethod
+    def from_float(cls, linear: Any) -> Int8WeightLinear:
+        """The layer in the place of a float one (see `from_float` below), which stays as it was."""
+        layer = cls(*_sizes(linear))
+        layer.qweight, layer.scale, _ = quantize_weight(matrix(linear))
+        layer.take(linear)
+        return layer
+
+    @property
+    def packed(self) -> Quantized:
+        return Quantized(self.qweight, self.scale)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return matmul8(input, self.packed, self.bias)
+
+    def dequantized(self, dtype: torch.dtype) -> torch.Tensor:
+        return unpack(self.packed, dtype)
+
+
+class Int4WeightLinear(GroupedLinear):
+    """A GroupedLinear of 4 bits that multiplies by the kernels for decoding."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return matmul4(input, self.grouped, self.bias)
+
+    def dequantized(self, dtype: torch.dtype) -> torch.Tensor:
+        return unpack(self.grouped, dtype)
+
+
+WeightOnlyLinear = Int8WeightLinear | Int4WeightLinear
+
+
+def matrix(linear: Any) -> torch.Tensor:
+    """The weight [out, in] of an nn.Linear, or of transformers' Conv1D (GPT-2), which writes it [in, out]."""
+    return linear.weight if isinstance(linear, nn.Linear) else linear.weight.T
+
+
+def from_float(linear: Any, bits: int, group: int = 64) -> WeightOnlyLinear | None:
+    """A layer of 8 or 4 bits in the place of a float one, which stays as it was.
+
+    Args:
+        linear: an nn.Linear or a Conv1D of transformers.
+        group: at 4 bits, inputs that share a scale: 32, 64 or 128, or the largest smaller one that divides the inputs.
+
+    Returns:
+        None if there is no such layer: at 4 bits the inputs have to be a multiple of 64.
+    """
+    if bits == 8:
+        return Int8WeightLinear.from_float(linear)
+    weight = matrix(linear)
+    fitting = fitting_group(weight.shape[1], group)
+    return None if fitting is None else Int4WeightLinear.of(linear, pack4(weight, fitting))
+
+
+def empty(linear: Any, bits: int, group: int = 64) -> WeightOnlyLinear:
+    """The layer without storage that `from_float` of these sizes made, for a state dict to be assigned to."""
+    if bits == 8:
+        return Int8WeightLinear(*_sizes(linear)).eval()
+    sizes = _sizes(linear)
+    return Int4WeightLinear(*sizes, 4, fitting_group(sizes[0], group) or group).eval()
+
+
+def _sizes(linear: Any) -> tuple[int, int, bool, str, torch.dtype]:
+    out_features, in_features = matrix(linear).shape
+    return in_features, out_features, linear.bias is not None, "meta", linear.weight.dtype

@@ -1,0 +1,1 @@
+"""Models that another engine runs, behind the calls of the models they replace."""
