@@ -58,9 +58,12 @@ def round_trip(request, tmp_path_factory):
     asked = {item.callspec.params["case"] for item in request.session.items if item.path == request.path}
     cases = {name: case for name, case in CASES.items() if name in asked}
     root = tmp_path_factory.mktemp("saved")
-    here = {}
+    here, refused = {}, {}
     for case, (model, recipe) in cases.items():
         tiny = build(model)
+        if gs.problems(tiny.pipe, recipe):
+            refused[case] = gs.problems(tiny.pipe, recipe)[0]
+            continue
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", GearshiftWarning)
             gs.optimize(tiny.pipe, recipe, data=lesson(tiny) if recipe in TRAINED else None)
@@ -69,19 +72,23 @@ def round_trip(request, tmp_path_factory):
             gs.save(tiny.pipe, root / case)
             assert torch.equal(tiny.run(steps=6), here[case]), "saving changed the model"
     save_file(here, root / "here.safetensors")
-    code = SCRIPT.format(tests=str(TESTS), cases={c: m for c, (m, _) in cases.items()}, root=str(root))
+    code = SCRIPT.format(tests=str(TESTS), cases={c: m for c, (m, _) in cases.items() if c in here}, root=str(root))
     subprocess.run([sys.executable, "-c", code], check=True)
-    return root, here, load_file(root / "out.safetensors")
+    return root, here, load_file(root / "out.safetensors"), refused
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_saved_model_gives_equal_bits_in_a_fresh_process(round_trip, case):
-    _, here, there = round_trip
+    _, here, there, refused = round_trip
+    if case in refused:
+        pytest.skip(refused[case])
     assert torch.equal(here[case], there[case])
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_saved_folder_holds_only_safetensors_and_json(round_trip, case):
-    root, _, _ = round_trip
+    root, _, _, refused = round_trip
+    if case in refused:
+        pytest.skip(refused[case])
     endings = {p.suffix for p in (root / case).rglob("*") if p.is_file()}
     assert endings <= {".json", ".safetensors"}

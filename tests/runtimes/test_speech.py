@@ -180,6 +180,8 @@ def test_what_an_output_leaves_out_is_seen():
     assert read([TIME, 1, TIME + 50, TIME + 50], 9.0, TOKENS, say).unfinished
     cut = read([TIME, 1, TIME + 50, TIME + 60, 2], 9.0, TOKENS, say)
     assert (cut.reached, cut.unfinished, cut.segments[-1].end) == (9.0, False, 9.0)
+    full = read([*[TIME, 1, TIME + 50] * 70, *[2] * 14], 90.0, TOKENS, say)
+    assert (len(full.segments), full.reached, full.unfinished) == (70, 1.0, True)
     assert read([], 9.0, TOKENS, say).segments == ()
 
 

@@ -27,7 +27,7 @@ from .tiny import randomize
 
 WINDOW = 2.0  # seconds of sound that the small Whisper takes
 LANGUAGES = ("en", "ja")
-MOST = 24  # tokens that its decoder takes
+MOST = 32  # tokens that its decoder takes
 TONE = 0.3  # seconds of a word made of a tone
 
 
@@ -56,6 +56,7 @@ def tiny_whisper(languages: Sequence[str] = ()) -> tuple[WhisperForConditionalGe
         "is_multilingual": bool(languages),
         "max_length": MOST,
         "return_timestamps": False,
+        "_from_model_config": False,
     }
     if languages:
         chosen["lang_to_id"] = {f"<|{code}|>": place[f"<|{code}|>"] for code in languages}
@@ -123,7 +124,7 @@ class ToneEngine:
             tasks={},
             banned=(),
             banned_first=(),
-            most=448,
+            most=224,
             window=window,
             heads=((0, 0),),
         )

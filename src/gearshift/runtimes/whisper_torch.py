@@ -45,6 +45,7 @@ class TorchTranscriber(Transcriber):
         if weight_bits == 16:
             cast(model, torch.float16)
         cast(model, dtype)
+        model.generation_config._from_model_config = False  # or transformers makes another one when it reads it back
         self.components = {MODEL: model.eval()}
         self.engine = TorchEngine(model, processor.feature_extractor)
 

@@ -15,9 +15,7 @@ WITH_GRADIENTS = ("TaylorImportance", "HessianImportance")
 Slopes = dict[str, tuple[torch.Tensor, torch.Tensor]]
 
 
-def scores(
-    group: Group, root: nn.Module, kind: str, slopes: Slopes, generator: torch.Generator
-) -> torch.Tensor:
+def scores(group: Group, root: nn.Module, kind: str, slopes: Slopes, generator: torch.Generator) -> torch.Tensor:
     """One number for each unit, float64 [units]; larger is more important.
 
     Magnitude is the sum of squared weights; LAMP (Lee et al. 2020, arXiv 2010.07611) relates it to that of all units

@@ -49,7 +49,7 @@ class Tiny:
         call |= {"num_inference_steps": steps, "generator": torch.Generator().manual_seed(seed), "return_dict": False}
         call = {k: v.to(pipe.dtype) if torch.is_tensor(v) and v.is_floating_point() else v for k, v in call.items()}
         output = pipe(**(call | overrides))[0]
-        return torch.as_tensor(output).float()
+        return torch.as_tensor(output).float().contiguous()
 
 
 def names() -> list[str]:

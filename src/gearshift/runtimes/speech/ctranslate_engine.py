@@ -78,7 +78,7 @@ class CTranslateEngine:
             encoded,
             [list(prompt) for prompt in prompts],
             beam_size=1,
-            max_length=self.tokens.most,
+            max_length=2 * self.tokens.most,  # it takes half of it for the output
             max_initial_timestamp_index=FIRST,
             return_scores=True,
             return_no_speech_prob=True,

@@ -22,7 +22,7 @@ class Tokens:
         languages: tokens by code ('en'); none for an English-only model.
         tasks: tokens of 'transcribe' and 'translate'; none for an English-only model.
         banned: tokens that never come; `banned_first`: those that an output does not begin with.
-        most: most tokens of the decoder, input and output together.
+        most: most tokens of an output: half of what the decoder has places for, as in Whisper's own decoding.
         window: seconds of sound that the encoder takes.
         heads: (layer, head) pairs of the cross-attention that follow the sound.
     """
@@ -64,7 +64,7 @@ class Tokens:
             tasks=dict(said.get("task_to_id") or {}) if languages else {},
             banned=tuple(said.get("suppress_tokens") or ()),
             banned_first=tuple(said.get("begin_suppress_tokens") or ()),
-            most=config.max_target_positions,
+            most=config.max_target_positions // 2,
             window=config.max_source_positions * TICK,
             heads=tuple((layer, head) for layer, head in said.get("alignment_heads") or _later_heads(config)),
         )

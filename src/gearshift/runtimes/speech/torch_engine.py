@@ -48,7 +48,7 @@ class TorchEngine:
         silence = out.logits[:, 0].float().softmax(-1)[:, self.tokens.no_speech].tolist()
         rules = Rules(self.tokens, out.logits.shape[-1], len(encoded), encoded.device)
         total, said = torch.zeros(len(encoded), device=encoded.device), []
-        for _ in range(self.tokens.most - len(prompts[0])):
+        for _ in range(self.tokens.most):
             scores = rules(out.logits[:, -1])
             token = _drawn(scores / temperature, draws) if temperature > 0 else scores.argmax(-1)
             total += scores.gather(-1, token[:, None])[:, 0].masked_fill(rules.done, 0.0)

@@ -92,8 +92,8 @@ class Track:
 
     def _without_pauses(self, word: Word) -> Word:
         parts: list[list[float]] = []
-        for start, end in self.spans:
-            start, end = max(start / RATE, word.start), min(end / RATE, word.end)
+        for first, last in self.spans:
+            start, end = max(first / RATE, word.start), min(last / RATE, word.end)
             if end <= start:
                 continue
             if parts and start - parts[-1][1] < BREATH:

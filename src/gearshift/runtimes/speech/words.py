@@ -102,7 +102,8 @@ def read(
         times: seconds [text tokens + 1] at which tokens begin; without it words share their segment's time evenly.
     """
     segments: list[Segment] = []
-    start, text, place = 0.0, [], 0
+    text: list[int] = []
+    start, place = 0.0, 0
 
     def close(end: float) -> None:
         nonlocal place
@@ -120,6 +121,8 @@ def read(
             if text:
                 close(moment)
             start = moment
+    if len(output) >= tokens.most and segments:  # there was no room for more
+        return Reading(tuple(segments), start, True)
     ends_in_text = bool(text)
     if ends_in_text:
         close(length)
