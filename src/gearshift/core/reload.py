@@ -139,7 +139,10 @@ def _skeleton(cls: Any, folder: Path) -> Any:
     with accelerate.init_empty_weights(include_buffers=False):
         if hasattr(cls, "from_config"):
             return cls.from_config(cls.load_config(folder)).eval()
-        return cls(cls.config_class.from_pretrained(folder)).eval()
+        made = cls(cls.config_class.from_pretrained(folder)).eval()
+    if (folder / "generation_config.json").is_file():
+        made.generation_config = type(made.generation_config).from_pretrained(folder)
+    return made
 
 
 def _own(module: Any) -> None:

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from gearshift.kernels import static_int8
+from gearshift.kernels.fp8 import widened
 from gearshift.kernels.frozen import FrozenLinear
 
 
@@ -73,25 +74,34 @@ class QuantoLinear(FrozenLinear):
     def product(self, rows: torch.Tensor) -> torch.Tensor:
         if rows.dtype == torch.float64:
             return self.product(rows.float()).double()
-        if self.lowest is not None:
-            return F.linear(rows, self.dequantized(rows.dtype))
-        scale, step = self.scale.to(rows.dtype), self.input_scale
-        if step is None:
-            return torch.ops.quanto.qbytes_mm(rows, self.values, scale)
-        codes = torch.ops.quanto.quantize_symmetric(rows, dtype=self.values.dtype, axis=None, scale=step.to(rows.dtype))
-        if self.kind == "qint8":  # quanto's own product of these takes 25 times as long on a CPU without AVX-512
-            return (static_int8.accumulate(codes, self.values) * (step * self.scale).t()).to(rows.dtype)
-        return torch.ops.quanto.qbytes_mm(codes, self.values, step.to(rows.dtype) * scale)
+        step = self.input_scale
+        if step is not None:
+            codes = torch.ops.quanto.quantize_symmetric(
+                rows, dtype=self.values.dtype, axis=None, scale=step.to(rows.dtype)
+            )
+            if self.kind == "qint8":  # quanto's own product of these takes 25 times as long on a CPU without AVX-512
+                return (static_int8.accumulate(codes, self.values) * (step * self.scale).t()).to(rows.dtype)
+            rows = _floats(codes, step.expand(codes.shape[0], 1)).to(rows.dtype)
+        if self.kind == "qint8":
+            return torch.ops.quanto.qbytes_mm(rows, self.values, self.scale.to(rows.dtype))
+        return F.linear(rows, self.dequantized(rows.dtype))
 
     def dequantized(self, dtype: torch.dtype) -> torch.Tensor:
         if self.lowest is None:
-            return (self.values.float() * self.scale).to(dtype)
+            return _floats(self.values, self.scale).to(dtype)
         values = unpacked(self.values, getattr(quanto, self.kind).bits)[: self.scale.shape[0]]
         return (values * self.scale - self.lowest).reshape(self.out_features, self.in_features).to(dtype)
 
     def extra_repr(self) -> str:
         calibrated = "" if self.input_scale is None else ", 8-bit activations"
         return f"{super().extra_repr()}, {self.kind}{calibrated}"
+
+
+def _floats(values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """float32 values [n, m] of 8 bits * scale [n, 1]."""
+    if not values.is_floating_point() or torch.jit.is_tracing():
+        return values.float() * scale
+    return widened(values, scale.squeeze(1))
 
 
 def step_of(x: torch.Tensor, kind: str) -> torch.Tensor:
