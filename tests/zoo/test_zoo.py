@@ -103,7 +103,7 @@ def test_the_shipped_folder_is_small_and_holds_no_pickle():
     files = [file for file in JUDGE.parent.rglob("*") if file.is_file()]
     assert {file.suffix for file in files} <= {".json", ".txt", ".safetensors"}
     assert not [file for file in files if file.suffix == ".json" and '"_name_or_path": "/' in file.read_text()]
-    assert sum(file.stat().st_size for file in files) < 11e6
+    assert sum(file.stat().st_size for file in files) < 12e6
 
 
 def test_an_unknown_model_is_answered_with_the_known_ones():

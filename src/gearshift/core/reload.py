@@ -108,13 +108,16 @@ def _algorithms(manifest: dict[str, Any], root: Path) -> list[Applied]:
         except (GearshiftError, KeyError, TypeError) as error:
             raise BrokenFolder(f"{root / MANIFEST} has a recipe that cannot be carried out here: {error}") from None
         files = {name: root / KEPT / algorithm.name / name for name in entry.get("files", [])}
-        found.append(Applied(algorithm, figures=entry["figures"], saved=entry["saved"], files=files))
+        told, figures = list(entry.get("notes", [])), entry["figures"]
+        found.append(Applied(algorithm, notes=told, figures=figures, saved=entry["saved"], files=files))
     return found
 
 
 def _again(applied: Applied, model: Any, context: Context, how: Any) -> None:
     context.saved, context.files, context.applied = dict(applied.saved), dict(applied.files), applied
+    told, applied.notes = applied.notes, []
     how(model, context)
+    applied.notes = applied.notes or told
     context.record.insert(len(context.record.applied), applied)
 
 

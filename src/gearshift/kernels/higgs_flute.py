@@ -7,6 +7,7 @@ FLUTE has no kernel for, or that it makes no faster, stays on the reference.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,10 +15,12 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from gearshift.core.errors import MissingExtra
 from gearshift.core.extras import installed, need
 from gearshift.kernels.grid_codes import numbers, unpack
 from gearshift.kernels.speed import compared
 
+INSTALLED = installed("flute")  # looked up once: compiled programs cannot
 TYPES = (torch.float16, torch.bfloat16)
 TOLERANCE = 0.02  # relative difference of two products in 16 bits
 BUDGET = 20.0  # milliseconds
@@ -27,15 +30,19 @@ _lock = threading.Lock()
 
 
 def missing(device: str) -> str | None:
-    """Why FLUTE's kernels cannot be used on a type of device; None if they can."""
+    """Why FLUTE's kernels cannot be used on a type of device, in a sentence; None if they can."""
     if device != "cuda":
-        return f"they are for CUDA, and the model is on {device}"
-    return None if installed("flute") else "the package flute-kernel is not installed (pip install flute-kernel)"
+        return f"FLUTE's kernels are for CUDA, and the model is on {device}."
+    try:
+        _flute()
+    except MissingExtra as error:
+        return str(error)
+    return None
 
 
 def serves(x: torch.Tensor, rows: int) -> bool:
     """Whether FLUTE is asked for a product with x [n, in], by a layer that is prepared for so many rows."""
-    return x.dtype in TYPES and x.shape[0] <= rows and missing(x.device.type) is None
+    return INSTALLED and x.is_cuda and x.dtype in TYPES and x.shape[0] <= rows
 
 
 @torch.library.custom_op("gearshift::higgs_flute", mutates_args=())
@@ -44,11 +51,12 @@ def multiply(
 ) -> torch.Tensor:
     """x @ weight.T for rotated activations x [n, in] and a weight as in `grid_codes.numbers`."""
     version = (-1 if packed.is_inference() else packed._version, packed.data_ptr(), x.dtype)
+    reference = Reference(packed, scale, table, bits)
     with _lock:
         entry = _chosen.get(packed)
         if entry is None or entry[0] != version:
-            entry = _chosen[packed] = (version, _choose(Reference(packed, scale, table, bits), x, rows))
-        return entry[1](x)
+            entry = _chosen[packed] = (version, _faster(reference, x, rows))
+    return (entry[1] or reference)(x)
 
 
 @multiply.register_fake
@@ -71,33 +79,39 @@ class Flute(nn.Module):
     """The product by FLUTE, tuned for as many rows.
 
     Raises:
-        RuntimeError, ValueError, KeyError: there is no kernel for this shape, group size or device.
+        MissingExtra: FLUTE is not installed or does not import.
+        RuntimeError, ValueError, TypeError, KeyError: it has no kernel for this shape, group size or device.
     """
 
     def __init__(self, reference: Reference, dtype: torch.dtype, rows: int) -> None:
         super().__init__()
         packed, scale, table, bits = reference.weight
-        prepare = need("flute.integrations.higgs", "flute", "FLUTE").prepare_data_transposed
-        self._multiply = need("flute.tune", "flute", "FLUTE").qgemm_v2
+        prepare, self._multiply, workspace = _flute()
         codes, group = unpack(packed, bits).contiguous(), 2 * packed.shape[1] * 4 // bits // scale.shape[1]
         *tensors, self._tuned = prepare(
             codes, scale.to(dtype).contiguous(), table.to(dtype).contiguous(), num_bits=bits, group_size=group,
             vector_size=2, dtype=dtype, device=packed.device, example_batch_size=rows, check_correctness=False,
         )  # fmt: skip
-        scratch = need("flute.utils", "flute", "FLUTE").get_workspace_streamk(packed.device)
-        self._tensors = (*tensors, scratch)
+        self._tensors = (*tensors, workspace(packed.device))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self._multiply(x, *self._tensors, self._tuned)
 
 
-def _choose(reference: Reference, x: torch.Tensor, rows: int) -> nn.Module:
-    """The faster one of those that answer rightly."""
-    example = torch.randn(rows, x.shape[1], dtype=x.dtype, device=x.device)
+def _flute() -> tuple[Callable, Callable, Callable]:
+    """FLUTE's functions that lay out codes, multiply, and give the memory that multiplying needs."""
+    layout, tune, utils = (need(f"flute.{name}", "flute", "FLUTE") for name in ("integrations.higgs", "tune", "utils"))
+    return layout.prepare_data_transposed, tune.qgemm_v2, utils.get_workspace_streamk
+
+
+def _faster(reference: Reference, x: torch.Tensor, rows: int) -> Flute | None:
+    """FLUTE's product where it answers rightly, and faster than the reference, for so many rows of x's kind."""
+    generator = torch.Generator(x.device).manual_seed(0)
+    example = torch.randn(rows, x.shape[1], generator=generator, dtype=x.dtype, device=x.device)
     try:
         flute = Flute(reference, x.dtype, rows)
         want = reference(example).float()
         right = (flute(example).float() - want).norm() <= TOLERANCE * want.norm()
-    except (RuntimeError, ValueError, TypeError, KeyError):
-        return reference
-    return flute if right and compared(reference, flute, example, BUDGET) > 1 else reference
+    except (MissingExtra, RuntimeError, ValueError, TypeError, KeyError):
+        return None
+    return flute if right and compared(reference, flute, example, BUDGET) > 1 else None

@@ -100,6 +100,9 @@ class TorchTranscriber(Transcriber):
             record_of(model),
         )
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({type(self.model).__name__}, {str(self.dtype).removeprefix('torch.')})"
+
     @contextmanager
     def _as_stored(self) -> Iterator[None]:
         if self.weight_bits == 16:

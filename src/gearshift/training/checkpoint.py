@@ -54,9 +54,11 @@ class Checkpoint:
         scratch = Path(tempfile.mkdtemp(prefix=f".{self.folder.name}-", dir=self.folder.parent))
         whole = {name: t.detach().cpu().clone() for name, t in tensors.items()}  # none shares memory
         save_file(whole, str(scratch / FILE), metadata={"facts": json.dumps(facts)})
-        if self.folder.exists():
-            shutil.rmtree(self.folder)
-        scratch.replace(self.folder)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        try:
+            scratch.replace(self.folder)
+        except OSError:  # another process that trains the same was quicker
+            shutil.rmtree(scratch, ignore_errors=True)
 
     def read(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
         """The state that is there; None if there is none, or none that can be read."""

@@ -32,7 +32,7 @@ class Higgs(LayerQuantizer):
                 place.input = self.sized(place.input, context.recipe.batch_size)
         why = missing(places[0].layer.weight.device.type) if places else None
         if why:
-            context.note(f"The layers run in plain torch: FLUTE's kernels are not used, since {why}.")
+            context.note(f"The layers run in plain torch. {why}")
         if any(_mostly_zero(place.layer.weight) for place in places):
             context.note("Zeros of pruned weights are not kept: a rotated weight has none.")
 
