@@ -6,6 +6,7 @@ import copy
 import gc
 import io
 import sys
+import warnings
 import weakref
 from types import ModuleType, SimpleNamespace
 
@@ -24,7 +25,7 @@ from gearshift.kernels import higgs_flute, higgs_linear
 from gearshift.kernels.grid_codes import numbers, pack
 from gearshift.kernels.grids import pairs
 from gearshift.kernels.grouped import dequantize, nbytes, quantize
-from gearshift.kernels.higgs_linear import HiggsLinear, group_size
+from gearshift.kernels.higgs_linear import HiggsConv1D, HiggsLinear, group_size
 from gearshift.models.describe import chosen
 
 SETTINGS = [(bits, p) for bits in (2, 3, 4) for p in (1, 2)]
@@ -204,6 +205,21 @@ def test_a_language_model(quantizer):
     assert any("FLUTE" in note and "CUDA" in note for note in applied["notes"])
     assert not torch.equal(tiny.run(), plain) and tiny.run().isfinite().all()
     assert not isinstance(tiny.pipe.get_output_embeddings(), HiggsLinear)
+
+
+def test_gpt2_whose_layers_are_not_nn_linear(tmp_path):
+    tiny = build("gpt2")
+    names = {n for n, m in tiny.pipe.named_modules() if type(m).__name__ == "Conv1D"}
+    before = {n: tiny.pipe.get_submodule(n).weight.clone() for n in names}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", GearshiftWarning)
+        gs.optimize(tiny.pipe, "higgs")
+    for name in names:
+        layer = tiny.pipe.get_submodule(name)
+        assert type(layer) is HiggsConv1D and layer.weight.shape == before[name].shape
+        assert sqnr(before[name], layer.weight) > 20
+    gs.save(tiny.pipe, tmp_path / "m")
+    assert torch.equal(tiny.run(pipe=gs.load(tmp_path / "m")), tiny.run())
 
 
 def test_zeros_of_a_pruner_are_told_about():

@@ -188,7 +188,7 @@ def test_a_transposed_layer_shows_its_weight_as_it_was_written():
 
 def test_the_layer_is_one_graph():
     for bits in (2, 4):
-        layer, x = layer_of(bits), torch.randn(3, 192)
+        layer, x = layer_of(bits, compute=torch.float16), torch.randn(3, 192)
         compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
         assert torch.allclose(compiled(x), layer(x), atol=0.05)
 

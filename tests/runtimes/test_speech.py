@@ -251,6 +251,12 @@ def test_without_a_common_word_the_middle_of_the_overlap_decides():
     assert text(join(left, right, 1.0, 2.0)) == "a b c y z"
 
 
+def test_texts_that_only_touch_are_joined_whole():
+    left, right = segments("a b c"), segments("x y z", 1.2)
+    assert text(join(left, right, 1.2, 1.2, 0.4)) == "a b c x y z"
+    assert text(join(left, segments("b c d", 0.6), 1.2, 1.2, 0.4)) == "a b c d"
+
+
 def test_a_segment_that_loses_words_keeps_the_times_of_the_others():
     left = segments("a b c d")
     joined = join(left, segments("c d e", 1.0), 1.0, 2.0)

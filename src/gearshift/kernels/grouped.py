@@ -81,11 +81,10 @@ def usable(scale: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
 
 def stored(scale: torch.Tensor, zero: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Both in float16, or in float32 where float16 cannot hold the scales of this weight to 11 bits."""
-    least = torch.finfo(torch.float16).smallest_normal
-    fits = bool(scale.median() >= least) and bool(scale.max() <= torch.finfo(torch.float16).max)
-    dtype = torch.float16 if fits else torch.float32
-    scale = scale.clamp_min(torch.finfo(dtype).smallest_normal)
-    return scale.to(dtype), zero.to(dtype)
+    half = torch.finfo(torch.float16)
+    if bool(scale.median() >= half.smallest_normal) and bool(scale.max() <= half.max):
+        return scale.clamp_min(half.smallest_normal * half.eps).half(), zero.half()
+    return scale.clamp_min(torch.finfo(torch.float32).smallest_normal), zero
 
 
 def encode(weight: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, bits: int, group: int) -> torch.Tensor:

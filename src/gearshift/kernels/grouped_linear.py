@@ -11,10 +11,11 @@ from gearshift.kernels.frozen import FrozenLinear
 from gearshift.kernels.grouped import Grouped, dequantize, multiply, row_bytes
 from gearshift.kernels.lazy_weight import LazyWeight
 
-CPU_ARITHMETIC = {  # torch's questions about instructions
+INSTRUCTIONS = {  # torch's questions about them
     torch.bfloat16: ("_is_avx512_bf16_supported", "_is_amx_tile_supported"),
     torch.float16: ("_is_amx_fp16_supported",),
 }
+NATIVE = {dtype for dtype, names in INSTRUCTIONS.items() if any(getattr(torch.cpu, name, bool)() for name in names)}
 
 
 class GroupedLinear(FrozenLinear):
@@ -104,5 +105,4 @@ class GroupedConv1D(GroupedLinear):
 
 def has_arithmetic(dtype: torch.dtype) -> bool:
     """Whether this machine's CPU multiplies a floating type by itself, and not by way of float32."""
-    instructions = CPU_ARITHMETIC.get(dtype, ())
-    return dtype.itemsize >= 4 or any(getattr(torch.cpu, name, bool)() for name in instructions)
+    return dtype.itemsize >= 4 or dtype in NATIVE

@@ -24,7 +24,8 @@ def least_squares(groups: torch.Tensor, bits: int, metric: Metric | None = None)
     """The grid of the least squared error that was found, from levels over several shares of each group's range.
 
     Args:
-        metric: multiplies [..., n] by a positive matrix M, which makes the error e . M e; None: the identity.
+        metric: multiplies [..., n] by a positive matrix M, which makes the error e . M e, the same for all rows (the
+            first dimension); None: the identity.
     """
     metric = metric or _same
     low, high = groups.amin(-1), groups.amax(-1)
@@ -68,7 +69,7 @@ def shrunk(error: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 def fitted(groups: torch.Tensor, codes: torch.Tensor, before: Grid, metric: Metric) -> Grid:
     """Scale and zero of least squared error for codes that stay; as before where the codes are all the same."""
-    of_codes, of_ones = metric(codes), metric(torch.ones_like(groups))
+    of_codes, of_ones = metric(codes), metric(torch.ones_like(groups[:1]))
     cc, co, oo = (of_codes * codes).sum(-1), of_codes.sum(-1), of_ones.sum(-1)
     cw, ow = (of_codes * groups).sum(-1), (of_ones * groups).sum(-1)
     spread, along = cc * oo - co * co, cw * oo - co * ow

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from gearshift.kernels import grid_codes, grids, hadamard, higgs_flute
 from gearshift.kernels.frozen import FrozenLinear
+from gearshift.kernels.lazy_weight import LazyWeight
 
 CHUNK = 2**20  # weights that are floats at a time where the activations are rotated: the fastest, and little memory
 
@@ -73,7 +74,7 @@ class HiggsLinear(FrozenLinear):
         seed: int = 0,
     ) -> HiggsLinear | None:
         """Quantize a float layer, which stays as it was; None if no block of 8 or more divides its inputs."""
-        weight = linear.weight.detach()
+        weight = linear.weight.detach() if isinstance(linear, nn.Linear) else linear.weight.detach().T
         out_features, in_features = weight.shape
         block = hadamard.block_size(in_features, most_block)
         if block is None:
@@ -110,6 +111,17 @@ class HiggsLinear(FrozenLinear):
     def extra_repr(self) -> str:
         kind = f"bits={self.bits}, p={self.p}, block={self.block}, group={self.group}"
         return f"{super().extra_repr()}, {kind}"
+
+
+class HiggsConv1D(HiggsLinear):
+    """The same in the place of transformers' Conv1D (GPT-2), a linear layer whose weight is written [in, out]."""
+
+    @property
+    def weight(self) -> torch.Tensor:
+        if torch.compiler.is_compiling():
+            return self.dequantized(self.dtype).T
+        shape = torch.Size((self.in_features, self.out_features))
+        return LazyWeight(lambda: self.dequantized(self.dtype).T, shape, self.dtype, self.codes.device)
 
 
 def group_size(width: int, most: int) -> int:

@@ -33,15 +33,9 @@ class Awq(Calibrating):
         change = Rescaled(self.name, context.keep_original)
         for block in self.blocks(model, context, places):
             scaled = [(group, *self._scaled(block, group, model.config, change)) for group in block.groups]
-            originals = {layer: layer.weight.data for group in block.groups for layer in group}
-            try:
-                for group, activity, scales, folded in scaled:
-                    for layer in group:
-                        found[layer] = self._rounded(layer, activity, scales, folded, errors)
-                block.advance()
-            finally:
-                for layer, weight in originals.items():
-                    layer.weight.data = weight
+            for group, activity, scales, folded in scaled:  # after all scales: these change layers of other groups too
+                for layer in group:
+                    found[layer] = self._rounded(layer, activity, scales, folded, errors)
         context.change(change)
         self.measure(context, errors)
         return found
@@ -59,6 +53,8 @@ class Awq(Calibrating):
         source = find_source(block, layers, config)
         weight = torch.cat([matrix(layer).detach().float() for layer in layers])
         scales = found_scales(weight, activity, BITS, source.rows if source else None)
+        if bool((scales == 1).all()):
+            source = None
         if source is not None:
             change.rows(source.module, source.rows, scales)
             for layer in layers:
@@ -68,14 +64,13 @@ class Awq(Calibrating):
     def _rounded(self, layer: Any, activity: Any, scales: Any, folded: bool, errors: list) -> tuple[Any, Any]:
         from gearshift.kernels.channel_scales import rounded
         from gearshift.kernels.grouped import dequantize, quantize
-        from gearshift.models.calibration import matrix, put_matrix
+        from gearshift.models.calibration import matrix
 
         weight = matrix(layer).detach().float() * (1 if folded else scales)
         grouped = rounded(weight, activity, scales, BITS)
-        exact, ours = weight / scales, dequantize(grouped) / scales
-        nearest = dequantize(quantize(exact, BITS, GROUP))
-        errors.append((activity.error(ours - exact), activity.error(nearest - exact)))
-        put_matrix(layer, dequantize(grouped) if folded else ours)
+        exact = weight / scales
+        rivals = dequantize(grouped) / scales, dequantize(quantize(exact, BITS, GROUP))
+        errors.append((activity.error(rivals[0] - exact), activity.error(rivals[1] - exact)))
         return grouped, None if folded or bool((scales == 1).all()) else 1 / scales
 
     def twin(self, layer: Any, place: Place, prepared: dict[Any, tuple[Any, Any]], context: Context) -> Any:

@@ -23,6 +23,11 @@ class DiffusersHiggs(Higgs):
     hadamard_size: int = param(1024, choices=(256, 512, 1024, 2048), help="size of the Hadamard blocks, at most")
     skip_layers: int = param(20, choices=(0, 5, 10, 15, 20), help="percentage of layers left in float")
 
+    def types(self) -> tuple[type, ...]:
+        from torch import nn
+
+        return (nn.Linear,)
+
     def sized(self, seen: Any, batch_size: int) -> Any:
         return seen.reshape(-1, seen.shape[-1]).repeat(batch_size, 1)
 

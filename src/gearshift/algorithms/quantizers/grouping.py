@@ -34,16 +34,15 @@ class Grouping(LayerQuantizer, base=True):
         more = {k: v for k, v in self.layout().items() if k not in ("bits", "group")}
         return _class(layer).of(layer, grouped, input_scale, **more)
 
-    def keepsake(self, twin: Any) -> bool:
-        """Whether its input is scaled."""
-        return twin.input_scale is not None
+    def keepsake(self, twin: Any) -> dict[str, Any]:
+        return {"bits": twin.bits, "group": twin.group, "scaled_input": twin.input_scale is not None}
 
-    def skeleton(self, layer: Any, kept: bool) -> Any:
+    def skeleton(self, layer: Any, kept: dict[str, Any]) -> Any:
         from gearshift.models.calibration import matrix
 
         out_features, in_features = matrix(layer).shape
         sizes = in_features, out_features, layer.bias is not None, "meta", layer.weight.dtype
-        return _class(layer)(*sizes, scaled_input=kept, **self.layout()).eval()
+        return _class(layer)(*sizes, **{**self.layout(), **kept}).eval()
 
 
 def _class(layer: Any) -> Any:

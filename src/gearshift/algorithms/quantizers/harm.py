@@ -1,4 +1,23 @@
-"""What each layer's replacement does to a denoiser's answers, measured on a few calls of an example run."""
+"""What each layer's replacement does to a denoiser's answers, measured on a few calls of an example run.
+
+Why this is measured and not told from the layers: on three trained denoisers (DiT, Flux, U-Net; 48, 40 and 70 layers,
+HIGGS at 4 bits), the rank correlation of a measure with the truth, which is the error of the final latents with that
+layer alone replaced; and the SQNR in dB of final latents with the 20 % of layers in float that the measure names, the
+mean of two runs on other prompts and seeds than it was measured on.
+
+| measure                                          | correlation      | SQNR             |
+|--------------------------------------------------|------------------|------------------|
+| the denoiser's answers at the 4 calls of 4 steps | .92   .91   .90  | 33.0  36.7  35.5 |
+| the same at the first call alone                 | .72   .87   .84  | 33.2  36.7  35.2 |
+| the same at 8 calls of 10 steps                  | .92   .88   .89  | 33.0  36.7  35.1 |
+| the layer's own answers, relative                | -.30  .28  -.12  | 30.7  33.5  34.2 |
+| the layer's weight, squared error                | .35   .04  -.29  | 32.4  33.5  35.9 |
+| chance                                           | -.05 -.27  -.09  | 30.8  32.8  34.6 |
+| the truth                                        | 1     1     1    | 33.5  36.0  37.2 |
+| (no layer in float)                              |                  | 29.6  32.0  33.8 |
+
+The weights name the largest layers: in the U-Net's case 59 % of all weights, where the denoiser's answers name 20 %.
+"""
 
 from __future__ import annotations
 

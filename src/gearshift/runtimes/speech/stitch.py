@@ -17,7 +17,7 @@ def join(
     """One text of two, whose sound overlaps.
 
     The cut is made in the middle of the longest run of words that both have at about the same time; where there is
-    none, in the middle of the overlap.
+    none, in the middle of the overlap. Texts of sound that only touches are joined whole, but for such a run.
 
     Args:
         left, right: segments of the pieces before and behind the border, in seconds of the recording.
@@ -29,16 +29,18 @@ def join(
         near -= 1
     tail = [w for s in left[near:] for w in s.words if w.end > begin - slack]
     head = [w for s in right for w in s.words if w.start < end + slack]
-    first, second = border(tail, head, (begin + end) / 2, slack)
+    first, second = _border(tail, head, (begin + end) / 2 if begin < end else None, slack)
     kept = _without(left[near:], set(map(id, tail[first:])))
     return [*left[:near], *kept, *_without(right, set(map(id, head[:second])))]
 
 
-def border(tail: Sequence[Word], head: Sequence[Word], middle: float, slack: float) -> tuple[int, int]:
-    """How many words to keep of `tail`, and how many to leave out of `head`; `middle` is seconds."""
+def _border(tail: Sequence[Word], head: Sequence[Word], middle: float | None, slack: float) -> tuple[int, int]:
+    """How many words to keep of `tail`, and how many to leave out of `head`; `middle` is seconds of an overlap."""
     size, a, b = _longest_run(tail, head, slack)
     if size >= 2 or (size == 1 and len(tail[a].key) >= TELLING):
         return a + (size + 1) // 2, b + (size + 1) // 2
+    if middle is None:
+        return len(tail), 0
     kept = sum(_center(word) < middle for word in tail)
     return kept, sum(_center(word) < middle for word in head)
 

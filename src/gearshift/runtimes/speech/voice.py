@@ -14,6 +14,7 @@ PAUSE, BLIP = 0.2, 0.04  # seconds: shorter dips are no pauses, shorter sounds a
 MARGIN, SHARE = (5.0, 12.0), 0.3  # dB above the quiet parts, and the share of the way to the loud ones
 DEEP, DEEPEST = 25.0, 60.0  # dB that pauses are below the loud parts: at least, or they may be words; at most
 NOTHING = -120.0  # dB of full scale: digital silence
+LIKELY = 0.3  # the network's probability of speech; low, since silence costs less than a lost word
 EMPHASIS = 0.7  # of high frequencies, so that faint consonants count
 
 Span = tuple[int, int]
@@ -38,7 +39,7 @@ def by_energy(samples: np.ndarray) -> list[Span]:
 def by_silero(samples: np.ndarray) -> list[Span]:
     """Spans [start, end) that the Silero network takes for speech (faster-whisper carries it; onnxruntime runs it)."""
     vad: Any = need("faster_whisper.vad", "speech", "Finding speech by the Silero network")
-    options = vad.VadOptions(min_silence_duration_ms=int(1000 * PAUSE), speech_pad_ms=32)
+    options = vad.VadOptions(threshold=LIKELY, min_silence_duration_ms=int(1000 * PAUSE), speech_pad_ms=32)
     found = vad.get_speech_timestamps(np.asarray(samples, np.float32), options) if len(samples) else []
     return [(int(span["start"]), int(span["end"])) for span in found]
 

@@ -1,0 +1,123 @@
+"""Language models that other programs quantized: packed here bit by bit, and read."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from support.tiny import build
+from torch import nn
+
+import gearshift as gs
+from gearshift.algorithms.quantizers.reading import read_checkpoint
+from gearshift.core.errors import BrokenFolder
+from gearshift.models.checkpoints import unpack_words
+
+GROUP = 16
+
+
+def words(numbers, bits):
+    """Numbers end to end in int32 words, as one long whole number."""
+    long = sum(int(n) << bits * i for i, n in enumerate(numbers))
+    count = -(-len(numbers) * bits // 32)
+    return [(long >> 32 * i & 0xFFFFFFFF) - (1 << 32) * (long >> 32 * i + 31 & 1) for i in range(count)]
+
+
+def packed(rows, bits):
+    return torch.tensor([words(row, bits) for row in rows.tolist()], dtype=torch.int32)
+
+
+def parts_of(weight, bits, symmetric=False):
+    """Codes [out, in], scale and whole zero [out, groups], and the weight that they stand for."""
+    groups = weight.unflatten(1, (-1, GROUP))
+    low, high = groups.amin(-1), groups.amax(-1)
+    scale = ((high - low) / (2**bits - 1)).half()
+    zero = (-low / scale.float()).round().clamp(1, 2**bits - 1)
+    if symmetric:
+        scale, zero = (groups.abs().amax(-1) / (2 ** (bits - 1) - 1)).half(), torch.full_like(low, 2 ** (bits - 1))
+    codes = (groups / scale.float()[..., None] + zero[..., None]).round().clamp(0, 2**bits - 1)
+    stands_for = (codes - zero[..., None]) * scale.float()[..., None]
+    return codes.flatten(1).long(), scale, zero.long(), stands_for.flatten(1)
+
+
+def in_gptq(weight, bits, version):
+    codes, scale, zero, stands_for = parts_of(weight, bits)
+    stored = zero - int(version == 1)
+    order = torch.arange(weight.shape[1], dtype=torch.int32) // GROUP
+    parts = {"qweight": packed(codes, bits).T, "qzeros": packed(stored.T, bits), "scales": scale.T, "g_idx": order}
+    return parts, stands_for
+
+
+def in_compressed_tensors(weight, bits, symmetric):
+    codes, scale, zero, stands_for = parts_of(weight, bits, symmetric)
+    parts = {"weight_packed": packed(codes, bits), "weight_scale": scale, "weight_shape": torch.tensor(weight.shape)}
+    if not symmetric:
+        parts["weight_zero_point"] = packed(zero.T, bits).T
+    return parts, stands_for
+
+
+def written(folder, pack, told):
+    """A folder of a tiny Llama, and the float model that it stands for."""
+    model = build("llama").pipe
+    model.save_pretrained(folder)
+    state = model.state_dict()
+    for path, layer in model.named_modules():
+        if type(layer) is nn.Linear and "lm_head" not in path:
+            parts, stands_for = pack(state.pop(f"{path}.weight"))
+            layer.weight.data = stands_for
+            state |= {f"{path}.{name}": tensor.contiguous() for name, tensor in parts.items()}
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "quantization_config": told}))
+    return model
+
+
+GPTQ = {"quant_method": "gptq", "group_size": GROUP}
+PACKED = {"quant_method": "compressed-tensors", "format": "pack-quantized"}
+CASES = {
+    **{f"gptq-{bits}": (lambda w, b=bits: in_gptq(w, b, 1), {**GPTQ, "bits": bits}) for bits in (2, 3, 4, 8)},
+    "gptq-v2": (lambda w: in_gptq(w, 4, 2), {**GPTQ, "bits": 4, "checkpoint_format": "gptq_v2"}),
+    "compressed-symmetric": (lambda w: in_compressed_tensors(w, 4, True), PACKED),
+    "compressed-with-zeros": (lambda w: in_compressed_tensors(w, 4, False), PACKED),
+    "compressed-8": (lambda w: in_compressed_tensors(w, 8, True), PACKED),
+}
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_words_hold_numbers_end_to_end(bits):
+    numbers = torch.randint(0, 2**bits, (3, 64))
+    assert torch.equal(unpack_words(packed(numbers, bits), bits).long(), numbers)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_checkpoint_is_read_exactly_and_saved_as_ours(case, tmp_path):
+    model = written(tmp_path, *CASES[case])
+    read = read_checkpoint(tmp_path)
+    for path, layer in model.named_modules():
+        if type(layer) is nn.Linear:
+            assert torch.allclose(read.get_submodule(path).weight * 1, layer.weight, rtol=1e-5, atol=1e-7)
+    tokens = torch.arange(3, 90)[None]  # more rows than the kernels that round activations take
+    with torch.no_grad():
+        wanted, got = model(input_ids=tokens).logits, read(input_ids=tokens).logits
+        assert torch.allclose(got, wanted, atol=1e-3)
+        gs.save(read, tmp_path / "ours")
+        assert torch.equal(gs.load(tmp_path / "ours")(input_ids=tokens).logits, got)
+    assert gs.status(read).applied[0]["notes"]
+
+
+def test_what_cannot_be_read_is_said(tmp_path):
+    with pytest.raises(BrokenFolder, match="transformers model"):
+        read_checkpoint(tmp_path)
+    pack, told = CASES["gptq-4"]
+    for place, other in (("awq", {"quant_method": "awq"}), ("plain", {})):
+        written(tmp_path / place, pack, other)
+        with pytest.raises(BrokenFolder, match=r"format (awq|float)"):
+            read_checkpoint(tmp_path / place)
+
+    def shuffled(weight):
+        parts, stands_for = pack(weight)
+        return {**parts, "g_idx": parts["g_idx"].flip(0)}, stands_for
+
+    written(tmp_path / "order", shuffled, told)
+    with pytest.raises(BrokenFolder, match="order of its activations"):
+        read_checkpoint(tmp_path / "order")
