@@ -10,6 +10,7 @@ from torch import nn
 import gearshift as gs
 from gearshift.core.errors import BadRecipe, GearshiftWarning
 from gearshift.kernels.modules import Int8Linear
+from gearshift.training.language import SameAnswers, answers
 from gearshift.training.lora import LowRank
 
 
@@ -35,13 +36,27 @@ def test_a_pruned_language_model_gets_better_and_stays_pruned(name):
     gs.optimize(tiny.pipe, "torch_unstructured(sparsity=0.5)")
     zeros = {n: w == 0 for n, w in tiny.pipe.named_parameters() if w.ndim == 2 and (w == 0).any()}
     before = tiny.run()
-    gs.optimize(tiny.pipe, {name: {"learning_rate": 0.01, "num_epochs": 4, "optimizer": "AdamW"}}, data=data)
+    with pytest.warns(GearshiftWarning, match="learns from the next tokens of the text alone"):
+        gs.optimize(tiny.pipe, {name: {"learning_rate": 0.01, "num_epochs": 4, "optimizer": "AdamW"}}, data=data)
     assert figures(tiny.pipe)["loss_after"] < figures(tiny.pipe)["loss_before"]
     assert not torch.equal(tiny.run(), before)
     after = dict(tiny.pipe.named_parameters())
     assert zeros and all((after[n][mask] == 0).all() for n, mask in zeros.items())
     assert not any(isinstance(m, LowRank) for m in tiny.pipe.modules())
     assert not any(p.requires_grad for p in tiny.pipe.parameters())
+
+
+@pytest.mark.parametrize("name", LANGUAGE)
+def test_a_language_model_learns_what_the_original_would_have_said(name):
+    tiny = build("llama")
+    exact = answers(tiny.pipe, [text(tiny)[0].view(-1, 64)])[0]
+    off = SameAnswers(tiny.pipe)
+    assert float(off(exact)) < 1e-5
+    settings = {"learning_rate": 0.01, "num_epochs": 4, "optimizer": "AdamW"}
+    gs.optimize(tiny.pipe, {"torch_unstructured": {"sparsity": 0.5}, name: settings}, data=[exact.tokens])
+    harsh = build("llama").pipe
+    gs.optimize(harsh, "torch_unstructured(sparsity=0.5)")
+    assert float(off(exact)) < 0.9 * float(SameAnswers(harsh)(exact))
 
 
 @pytest.mark.parametrize("name", LANGUAGE)
@@ -93,7 +108,8 @@ def test_half_precision_is_trained_with_masters():
 def test_what_was_trained_in_place_comes_off():
     tiny = build("llama")
     plain = tiny.run()
-    gs.optimize(tiny.pipe, "text_to_text_inplace_perp(learning_rate=0.01)", data=text(tiny))
+    with pytest.warns(GearshiftWarning, match="nothing was done to it before"):
+        gs.optimize(tiny.pipe, "text_to_text_inplace_perp(learning_rate=0.01)", data=text(tiny))
     trained = tiny.run()
     with gs.disabled(tiny.pipe):
         assert torch.equal(tiny.run(), plain)

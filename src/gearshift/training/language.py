@@ -1,8 +1,13 @@
-"""What a language model is trained on: windows of text, the user's or the model's own, and its next-token loss."""
+"""What a language model is trained on: windows of text, the user's or the model's own, and what came next in them.
+
+What came next is the text's own token, or, better where the original is at hand, all of its probabilities (knowledge
+distillation, Hinton et al. 2015, arXiv 1503.02531).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,6 +18,7 @@ from gearshift.core.errors import BadRecipe
 WINDOW = 256
 OWN_WINDOWS = 32
 HELD_OUT = 0.1
+LIKELY = 64  # tokens of each place whose probabilities are kept
 
 
 class NextToken(nn.Module):
@@ -26,6 +32,52 @@ class NextToken(nn.Module):
         tokens = tokens.to(next(self.model.parameters()).device)
         logits = self.model(input_ids=tokens, use_cache=False).logits[:, :-1]
         return nn.functional.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten())
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the original said would come next in a batch of windows.
+
+    Attributes:
+        tokens: [batch, tokens] int64.
+        likely: the likeliest next tokens of each place but the last [batch, tokens - 1, k] int64.
+        logs: the logarithms of their probabilities, float32.
+    """
+
+    tokens: torch.Tensor
+    likely: torch.Tensor
+    logs: torch.Tensor
+
+
+class SameAnswers(nn.Module):
+    """Mean Kullback-Leibler divergence from a batch's `Answers`, in nats; all unlikely tokens count as one."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, answers: Answers) -> torch.Tensor:
+        device = next(self.model.parameters()).device
+        logs = answers.logs.to(device)
+        ours = next_logs(self.model, answers.tokens.to(device)).gather(-1, answers.likely.to(device))
+        rest, our_rest = ((1 - x.exp().sum(-1)).clamp_min(1e-6) for x in (logs, ours))
+        return ((logs.exp() * (logs - ours)).sum(-1) + rest * (rest / our_rest).log()).mean()
+
+
+def next_logs(model: Any, tokens: torch.Tensor) -> torch.Tensor:
+    """Logarithms of the probabilities of all tokens [batch, tokens - 1, vocabulary] float32 behind each but the last."""
+    return model(input_ids=tokens, use_cache=False).logits[:, :-1].float().log_softmax(-1)
+
+
+@torch.no_grad()
+def answers(model: Any, batches: Iterable[torch.Tensor]) -> list[Answers]:
+    """What a model says to batches of windows, kept on the CPU."""
+    device, found = next(model.parameters()).device, []
+    for tokens in batches:
+        logs = next_logs(model, tokens.to(device))
+        top = logs.topk(min(LIKELY, logs.shape[-1]))
+        found.append(Answers(tokens, top.indices.cpu(), top.values.cpu()))
+    return found
 
 
 def window_of(model: Any) -> int:

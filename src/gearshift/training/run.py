@@ -11,6 +11,7 @@ from torch import nn
 from gearshift.core.context import Context
 from gearshift.core.target import Swap, matches
 from gearshift.models.describe import layers_to_leave
+from gearshift.steps.tree import tensors
 from gearshift.training.checkpoint import Checkpoint, digest, home
 from gearshift.training.language import split
 from gearshift.training.lora import LowRank
@@ -64,8 +65,7 @@ def trained(
     algorithm = context.applied.algorithm
     context.change(Trained(parameters))
     examples, held_out = split(lessons)
-    first = [e if isinstance(e, torch.Tensor) else getattr(e, "args", ()) for e in examples[:1]]
-    name = digest((algorithm.name, algorithm.values(), settings, len(examples), *parameters, *first))
+    name = digest((algorithm.name, algorithm.values(), settings, len(examples), *parameters, *_beginning(examples)))
     back = trainable(parameters, *students.values())
     try:
         with torch.enable_grad(), torch.random.fork_rng():
@@ -77,6 +77,11 @@ def trained(
         back()
     _tell(context, curve, parameters, len(examples))
     return curve
+
+
+def _beginning(examples: list[Any]) -> list[Any]:
+    """The tensors of the first example."""
+    return tensors([e if isinstance(e, torch.Tensor) else list(vars(e).values()) for e in examples[:1]])
 
 
 def merged(students: Students, context: Context, paths: Paths) -> Paths:

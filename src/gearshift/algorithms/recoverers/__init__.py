@@ -49,25 +49,25 @@ class Recoverer(Algorithm, base=True):
         in_place: norms, biases and heads are trained.
         adapted: linear layers get LoRA updates.
         without_data: what is said where the recipe has no data.
-        needs_original: the lessons are the original's answers.
+        without_original: what it learns where the original cannot be had for the length of the lessons.
     """
 
     facts = recoverer_facts(Kind.LANGUAGE)
     in_place: ClassVar[bool] = True
     adapted: ClassVar[bool] = True
     without_data: ClassVar[str] = ""
-    needs_original: ClassVar[bool] = False
+    without_original: ClassVar[str] = ""
 
     def settings(self, context: Context) -> Any:
         """A `training.trainer.Settings`."""
         raise NotImplementedError
 
-    def lessons(self, model: Any, context: Context) -> list[Any]:
-        """What is trained on: batches, taken from the model as it is now."""
+    def lessons(self, model: Any, context: Context, original: bool) -> list[Any]:
+        """What is trained on: batches, taken from the model as it is now, which may be the original."""
         raise NotImplementedError
 
-    def objective(self, model: Any) -> Any:
-        """A module that gives the loss of one batch."""
+    def objective(self, model: Any, original: bool) -> Any:
+        """A module that gives the loss of one batch, of lessons with or without the original."""
         raise NotImplementedError
 
     def students(self, model: Any) -> dict[str, Any]:
@@ -81,29 +81,34 @@ class Recoverer(Algorithm, base=True):
     def look(self, model: Any, context: Context) -> None:
         from gearshift.core.errors import CannotLift
 
-        try:
-            with context.record.lifted():
-                context.seen[self.name] = self.lessons(model, context), True
-        except CannotLift:
-            context.seen[self.name] = self.lessons(model, context), False
+        before = [*(applied.algorithm for applied in context.record.applied), *context.recipe.algorithms]
+        reason = "" if any(type(a).facts.stage < Stage.RECOVER for a in before) else "nothing was done to it before"
+        if not reason:
+            try:
+                with context.record.lifted():
+                    context.seen[self.name] = self.lessons(model, context, True), ""
+                return
+            except CannotLift:
+                reason = (
+                    "what was done to it before cannot be taken off; in one recipe with that, it would learn from the "
+                    "original's answers"
+                )
+        context.seen[self.name] = self.lessons(model, context, False), reason
 
     def apply(self, model: Any, context: Context) -> None:
         from gearshift.training.run import adapted, merged, trained, updates
 
         start = time.perf_counter()
-        lessons, original = context.seen.pop(self.name)
-        if self.needs_original and not original:
-            context.warn(
-                f"{self.name} learns from the model as it is, because what was done to it before cannot be taken off. "
-                "Name both algorithms in one recipe, so that it sees the original."
-            )
+        lessons, reason = context.seen.pop(self.name)
+        if reason:
+            context.warn(f"{self.name}: the model learns from {self.without_original}, as {reason}.")
         if context.recipe.data is None:
             context.note(self.without_data)
         values, students = self.values(), self.students(model)
         rank, scale = values.get("r", 0), values.get("alpha_r_ratio", 1.0)
         paths = adapted(model, students, context, rank, scale, self.chosen) if self.adapted else {}
         parameters = list(dict.fromkeys([*updates(students, paths), *self._in_place(model, students)]))
-        trained(students, context, self.settings(context), self.objective(model), parameters, lessons)
+        trained(students, context, self.settings(context), self.objective(model, not reason), parameters, lessons)
         left = merged(students, context, paths)
         context.save(parts=sorted(left), paths=left, rank=rank, scale=scale)
         context.measured(seconds=time.perf_counter() - start)

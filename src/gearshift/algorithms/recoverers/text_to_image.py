@@ -39,14 +39,14 @@ class ImageRecoverer(Recoverer, base=True):
 
     facts = recoverer_facts(Kind.DIFFUSION)
     without_data = "No prompts were given, so they were made up of words that the tokenizer knows, or of class labels."
-    needs_original = True
+    without_original = "its own answers as it is"
 
     def students(self, model: Any) -> dict[str, Any]:
         from gearshift.models.diffusers import denoisers
 
         return denoisers(model)
 
-    def objective(self, model: Any) -> Any:
+    def objective(self, model: Any, original: bool) -> Any:
         from gearshift.training.diffusion import SameOutput
 
         return SameOutput(self.students(model))
@@ -69,7 +69,7 @@ class ImageRecoverer(Recoverer, base=True):
             return [f"{self.name}: `data` is a list of prompts, not one prompt."]
         return []
 
-    def lessons(self, model: Any, context: Context) -> list[Any]:
+    def lessons(self, model: Any, context: Context, original: bool) -> list[Any]:
         from gearshift.training.diffusion import calls_of, lessons
 
         recipe = context.recipe

@@ -34,10 +34,14 @@ QUERY_AND_VALUE = ("q_proj", "v_proj", "query", "value", "c_attn", "query_key_va
 
 
 class LanguageRecoverer(Recoverer, base=True):
-    """Base of the recoverers of language models: next-token loss on the data, or on text of the model's own."""
+    """Base of the recoverers of language models: they learn the original's probabilities of what comes next.
+
+    That is in the data, or in text that the original writes; where the original is gone, they learn the text alone.
+    """
 
     facts = recoverer_facts(Kind.LANGUAGE)
     without_data = "No data was given, so the model was trained on text that it wrote itself."
+    without_original = "the next tokens of the text alone"
 
     def students(self, model: Any) -> dict[str, Any]:
         return {"": model}
@@ -47,10 +51,10 @@ class LanguageRecoverer(Recoverer, base=True):
 
         return head(model)
 
-    def objective(self, model: Any) -> Any:
-        from gearshift.training.language import NextToken
+    def objective(self, model: Any, original: bool) -> Any:
+        from gearshift.training.language import NextToken, SameAnswers
 
-        return NextToken(model)
+        return SameAnswers(model) if original else NextToken(model)
 
     def settings(self, context: Context) -> Any:
         from gearshift.training.trainer import Settings
@@ -73,15 +77,16 @@ class LanguageRecoverer(Recoverer, base=True):
             return [f"{self.name}: `data` holds strings, so it takes a `tokenizer` to read them."]
         return []
 
-    def lessons(self, model: Any, context: Context) -> list[Any]:
-        from gearshift.training.language import own_text, window_of, windows
+    def lessons(self, model: Any, context: Context, original: bool) -> list[Any]:
+        from gearshift.training.language import answers, own_text, window_of, windows
 
         length, recipe = window_of(model), context.recipe
         if recipe.data is None:
             found = own_text(model, length, recipe.seed)
         else:
             found = windows(recipe.data, recipe.tokenizer, length)
-        return list(found.split(self.values()["batch_size"]))
+        batches = found.split(self.values()["batch_size"])
+        return answers(model, batches) if original else list(batches)
 
     def chosen(self, paths: list[str]) -> list[str]:
         if self.values().get("target_modules") == "all-linear":
