@@ -146,9 +146,7 @@ def joint(name: str, images: int) -> tuple[list[Row], list[str]]:
     for times in (3, 5, 8):
         budget = 1 / times
         plans = {"joint plan": together.planned(budget, True), "caching alone": together.planned(budget, False)}
-        half = budget**0.5
-        cached, shifted = together.planned(half, False), search.best(half)
-        plans["both, found apart"] = replace(cached, gears=shifted.schedule)
+        plans["both, found apart"] = apart(together, search, budget)
         read = {}
         for way, plan in plans.items():
             read[way] = subject.psnr(together.images(plan))
@@ -162,6 +160,16 @@ def joint(name: str, images: int) -> tuple[list[Row], list[str]]:
         rival = max((v, n) for n, v in read.items() if n != "joint plan")
         said.append(f"- {name}, {times}x: the joint plan is {read['joint plan'] - rival[0]:+.1f} dB beside {rival[1]}.")
     return found, said
+
+
+def apart(together: Together, search: GearRehearsals, budget: float) -> Joined:
+    """Steps by one planner and gears by the other, each for half of the saving, and less until both keep the budget."""
+    share = budget**0.5
+    cached, gears = together.planned(share, False), search.best(share)
+    while together.cost(found := replace(cached, gears=gears.schedule)) > budget + 0.005:
+        share *= 0.98
+        gears = search.best(share)
+    return found
 
 
 @dataclass

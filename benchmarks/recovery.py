@@ -62,9 +62,10 @@ def speed_of(model: Any) -> float:
     return min(found[1:])
 
 
-def words(harm: str, epochs: float, names: tuple[str, ...] = LANGUAGE) -> Iterator[Row]:
+def words(harm: str, settings: dict[str, Any], names: tuple[str, ...] = LANGUAGE) -> Iterator[Row]:
     """The original, the harmed model, and what each recoverer makes of it."""
     model, tokenizer = language.load_language()
+    written = own_text(model, WINDOW, 0, OWN_WINDOWS)
     original, seconds = perplexity(model, tokenizer), speed_of(model)
     yield Row("original", "", {"perplexity": original, "speed": 1.0})
     gs.optimize(model, harm)
@@ -72,13 +73,10 @@ def words(harm: str, epochs: float, names: tuple[str, ...] = LANGUAGE) -> Iterat
     yield Row(harm, harm, {"perplexity": harmed, "speed": seconds / speed_of(model)})
     for name in names:
         model, tokenizer = language.load_language()
-        settings = {"num_epochs": epochs, "learning_rate": 1e-3, "batch_size": 4}
-        if name != "text_to_text_inplace_perp":
-            settings |= {"target_modules": "all-linear", "r": 16}
-        gs.optimize(model, harm)
-        start = time.perf_counter()
-        gs.optimize(model, {name: settings}, data=[language.calibration_text()], tokenizer=tokenizer)
-        took = time.perf_counter() - start
+        more = {} if name == "text_to_text_inplace_perp" else {"target_modules": "all-linear", "r": 16}
+        recipe = Recipe.of(harm).merged({name: {**settings, **more}})
+        gs.optimize(model, recipe, data=[language.calibration_text(), {"input_ids": written}], tokenizer=tokenizer)
+        took = gs.status(model).applied[-1]["figures"]["seconds"]
         after = perplexity(model, tokenizer)
         back = 100 * math.log(harmed / after) / math.log(harmed / original)
         cells = {"perplexity": after, "back": back, "seconds": took, "speed": seconds / speed_of(model)}

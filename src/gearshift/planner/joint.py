@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 
-from gearshift.planner.plan import CHECKED, Distance, Found, Rehearsals, apart
+from gearshift.planner.plan import CHECKED, Distance, Rehearsals, apart
 from gearshift.planner.recording import Recording, Stopwatch
+from gearshift.planner.solve import moved
 from gearshift.precision.box import Gearbox
 from gearshift.precision.kinds import Precision
 from gearshift.precision.schedule import PrecisionSchedule
 from gearshift.steps.planned import Planned, Schedule
 from gearshift.steps.predict import Predictor
 
-SHIFTS = 12
+PLACED = 12  # moves of steps that are all in one gear
+SHARES = (0.15, 0.3, 0.5, 0.75)  # of the steps that the lower of two gears would allow more than the higher
+REFINED, REFINING = 2, 24  # placements that are refined, and moves of each
+
+Gears = dict[int, Precision]  # of the computed positions
+Rival = tuple[float, Gears]  # and the error that was measured
 
 
 @dataclass(frozen=True)
@@ -69,23 +75,20 @@ class JointRehearsals:
     def best(self, budget: float) -> Joined:
         """The least error whose computed steps cost no more than this share of all steps in the high gear.
 
-        For each gear, and for each two neighboring ones with the higher gear late, as many steps are placed as the
-        budget allows; the best of these placements is refined by moving steps to other gears. The best few of all are
-        fitted to more noise, and proven under noise that none has met.
+        Steps are placed for each gear alone, and for each two neighboring ones, the higher late, for several counts of
+        steps that the budget allows; the best of these placements are refined. The best few of all are fitted to more
+        noise, and proven under noise that none has met.
         """
-        rivals: list[tuple[float, dict[int, Precision]]] = []
-        for gear in self.costs:
-            everywhere = dict.fromkeys(range(self.reference.start, self.reference.start + self.steps), gear)
-            placed = self._placed(everywhere, self.costs[gear], budget)
-            rivals.append((placed.error, dict.fromkeys(placed.schedule.computed, gear)))
-        rivals += [self._mixed(low, high, budget) for low, high in pairwise(self.costs)]
-        error, gears = min(rivals, key=lambda rival: rival[0])
-        rivals.append(self._shifted(gears, error, budget))
+        rivals = [self._placed(gear, budget) for gear in self.costs]
+        for low, high in pairwise(self.costs):
+            rivals += map(self._tried, self._mixed(low, high, budget))
+        if len(self.costs) > 1:
+            rivals.sort(key=lambda rival: rival[0])
+            rivals += [self._refined(error, gears, budget) for error, gears in rivals[:REFINED]]
         references = self._rehearsals({}).references()
         proven = []
         for _, gears in sorted(rivals, key=lambda rival: rival[0])[:CHECKED]:
-            steps = tuple(p - self.reference.start for p in sorted(gears))
-            found = self._rehearsals(gears).proven(steps, references)
+            found = self._rehearsals(gears).proven(self._steps_of(gears), references)
             proven.append(Joined(found.schedule, self.schedule(gears), found.error, self.cost(gears)))
         return min(proven, key=lambda joined: joined.error)
 
@@ -112,39 +115,56 @@ class JointRehearsals:
     def _rehearsals(self, gears: Mapping[int, Precision]) -> Rehearsals:
         return Rehearsals(self.reference, partial(self.run, gears), self.predictor, self.fitted, self.distance)
 
-    def _placed(self, everywhere: Mapping[int, Precision], cost: float, budget: float) -> Found:
-        """Where to compute, if a step costs this much and each position has this gear."""
-        count = min(max(int(budget * self.steps / cost + 1e-9), 2), self.steps)
-        return self._rehearsals(everywhere).nearest(count, SHIFTS)
+    def _steps_of(self, gears: Gears) -> tuple[int, ...]:
+        """The numbers of the computed steps."""
+        return tuple(p - self.reference.start for p in sorted(gears))
 
-    def _mixed(self, low: Precision, high: Precision, budget: float) -> tuple[float, dict[int, Precision]]:
-        """Half of the steps in each of two gears, and then as many of the late ones in the high one as is allowed."""
-        start, middle = self.reference.start, self.reference.start + self.steps // 2
-        everywhere = {p: low if p < middle else high for p in range(start, start + self.steps)}
-        placed = self._placed(everywhere, (self.costs[low] + self.costs[high]) / 2, budget)
-        gears = dict.fromkeys(placed.schedule.computed, low)
-        for p in sorted(gears, reverse=True):
-            if self.cost({**gears, p: high}) > budget + 1e-9:
-                break
-            gears[p] = high
-        return self._rehearsals(gears).trial(tuple(p - start for p in sorted(gears))).found.error, gears
+    def _tried(self, gears: Gears) -> Rival:
+        """The error with these gears at the computed positions."""
+        return self._rehearsals(gears).trial(self._steps_of(gears)).found.error, gears
 
-    def _shifted(self, gears: dict[int, Precision], error: float, budget: float) -> tuple[float, dict[int, Precision]]:
-        """Move two steps to other gears, or give a step up for dearer others, while that helps within the budget."""
-        if len(self.costs) == 1:
-            return error, gears
+    def _placed(self, gear: Precision, budget: float) -> Rival:
+        """The best found places of as many steps in one gear as the budget allows."""
+        everywhere = dict.fromkeys(range(self.reference.start, self.reference.start + self.steps), gear)
+        found = self._rehearsals(everywhere).nearest(self._count(gear, budget), PLACED)
+        return found.error, dict.fromkeys(found.schedule.computed, gear)
+
+    def _count(self, gear: Precision, budget: float) -> int:
+        return min(max(int(budget * self.steps / self.costs[gear] + 1e-9), 2), self.steps)
+
+    def _mixed(self, low: Precision, high: Precision, budget: float) -> Iterator[Gears]:
+        """Schedules of several counts of steps, in the low gear but for as many late ones as the budget allows."""
+        most, least = self._count(low, budget), self._count(high, budget)
+        for count in sorted({least + round(share * (most - least)) for share in SHARES}):
+            for steps in sorted(set(self._rehearsals({}).solved(count))):
+                gears = {p + self.reference.start: low for p in steps}
+                for p in sorted(gears, reverse=True):
+                    if self.cost({**gears, p: high}) > budget + 1e-9:
+                        break
+                    gears[p] = high
+                yield gears
+
+    def _refined(self, error: float, gears: Gears, budget: float) -> Rival:
+        """Change gears, move computed steps and give some up for dearer others, while that helps within the budget."""
         chance = random.Random(0)
-        order = list(self.costs)
-        for _ in range(SHIFTS):
-            trial = dict(gears)
-            for p in chance.sample(sorted(trial), min(chance.choice((1, 2, 3)), len(trial))):
-                near = order.index(trial[p]) + chance.choice((-1, 1))
-                trial[p] = order[min(max(near, 0), len(order) - 1)]
+        for _ in range(REFINING):
+            trial = chance.choice((self._shifted, self._slid))(gears, chance)
             while self.cost(trial) > budget + 1e-9 and len(trial) > 2:
                 del trial[chance.choice([p for p in trial if p != self.reference.start])]
             if trial == gears or self.cost(trial) > budget + 1e-9:
                 continue
-            rival = self._rehearsals(trial).trial(tuple(p - self.reference.start for p in sorted(trial))).found
-            if rival.error < error:
-                gears, error = trial, rival.error
+            error, gears = min((error, gears), self._tried(trial), key=lambda rival: rival[0])
         return error, gears
+
+    def _shifted(self, gears: Gears, chance: random.Random) -> Gears:
+        """One to three steps in the next gear up or down."""
+        trial, order = dict(gears), list(self.costs)
+        for p in chance.sample(sorted(trial), min(chance.choice((1, 2, 3)), len(trial))):
+            near = order.index(trial[p]) + chance.choice((-1, 1))
+            trial[p] = order[min(max(near, 0), len(order) - 1)]
+        return trial
+
+    def _slid(self, gears: Gears, chance: random.Random) -> Gears:
+        """Computed steps elsewhere, in the order of their gears."""
+        steps = moved(list(self._steps_of(gears)), self.steps, chance)
+        return {p + self.reference.start: gears[was] for p, was in zip(sorted(steps), sorted(gears), strict=True)}

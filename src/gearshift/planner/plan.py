@@ -139,7 +139,7 @@ class Rehearsals:
     def nearest(self, count: int, moves: int, seed: int = 0) -> Found:
         """The best schedule under the rehearsals' own noise, after this many moves."""
         chance = random.Random(seed)
-        solved = sorted(set(self._solved(count)))
+        solved = sorted(set(self.solved(count)))
         total = self.done + len(solved) + (moves if len(solved[0]) < self.reference.steps else 0)
         best = min((self.trial(computed, total) for computed in solved), key=lambda r: r.found.error)
         for _ in range(total - self.done):
@@ -179,7 +179,8 @@ class Rehearsals:
         self.done += 1
         return replace(rival.found, error=self.distance(recording, last))
 
-    def _solved(self, count: int) -> Iterator[tuple[int, ...]]:
+    def solved(self, count: int) -> Iterator[tuple[int, ...]]:
+        """Step numbers of so many computed steps that the reference alone suggests, nothing run."""
         for share in TRIED:
             surrogate = surrogate_of(self.reference, share)
             if self.fitted:

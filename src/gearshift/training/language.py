@@ -65,7 +65,7 @@ class SameAnswers(nn.Module):
 
 
 def next_logs(model: Any, tokens: torch.Tensor) -> torch.Tensor:
-    """Logarithms of the probabilities of all tokens [batch, tokens - 1, vocabulary] float32 behind each but the last."""
+    """Logarithms of the probabilities of the next token [batch, tokens - 1, vocabulary], float32."""
     return model(input_ids=tokens, use_cache=False).logits[:, :-1].float().log_softmax(-1)
 
 
