@@ -1,7 +1,7 @@
 """What recoverers win back, and how few steps a distilled pipeline needs.
 
-Language: the zoo's Llama, pruned, quantized or shrunk, then trained on its calibration text; perplexity on the text it
-never saw. Images: the zoo's pipelines, pruned or quantized harshly, then trained on their own runs; judged by the
+Language: the zoo's Llama, pruned, quantized or shrunk, then trained on its calibration text and as much that the original
+wrote; perplexity on the text it never saw. Images: the zoo's pipelines, pruned or quantized harshly, then trained on their own runs; judged by the
 judge on held-out prompts.
 
 usage: python benchmarks/recovery.py [--only pruned quantized shrunk images dit hyper] [--epochs 6] [--images 160]
@@ -22,14 +22,17 @@ import torch
 
 import gearshift as gs
 from gearshift import zoo
+from gearshift.core.recipe import Recipe
 from gearshift.evaluate.cells import Column, Row
 from gearshift.evaluate.table import to_json, to_markdown
 from gearshift.evaluate.timing import machine
+from gearshift.training.language import own_text
 from gearshift.zoo import language
 from gearshift.zoo.data import COLORS, GARMENTS, Prompt, prompt_set
 from gearshift.zoo.judge import Judge
 
 FILE = Path(__file__).with_suffix("")
+WINDOW, OWN_WINDOWS = 256, 110  # tokens of each window that the original writes, and how many there are
 LANGUAGE = ("text_to_text_perp", "text_to_text_inplace_perp", "text_to_text_lora")
 WORDS = [
     Column("perplexity", "perplexity", "", ".2f"),
@@ -74,7 +77,7 @@ def words(harm: str, settings: dict[str, Any], names: tuple[str, ...] = LANGUAGE
     for name in names:
         model, tokenizer = language.load_language()
         more = {} if name == "text_to_text_inplace_perp" else {"target_modules": "all-linear", "r": 16}
-        recipe = Recipe.of(harm).merged({name: {**settings, **more}})
+        recipe = Recipe.of([harm, {name: {**settings, **more}}])
         gs.optimize(model, recipe, data=[language.calibration_text(), {"input_ids": written}], tokenizer=tokenizer)
         took = gs.status(model).applied[-1]["figures"]["seconds"]
         after = perplexity(model, tokenizer)
@@ -128,10 +131,11 @@ def recovered(recipe: dict[str, Any], name: str, guidance: float) -> Callable[[A
 
 
 def sections(options: argparse.Namespace) -> Iterator[tuple[str, list[Column], Iterator[Row]]]:
-    epochs, count = options.epochs, options.images
-    yield "pruned", WORDS, words("torch_unstructured(sparsity=0.5)", epochs)
-    yield "quantized", WORDS, words("hqq(weight_bits=2, group_size=32)", epochs)
-    yield "shrunk", WORDS, words("torch_structured(sparsity=0.3)", epochs, ("text_to_text_perp",))
+    count = options.images
+    settings = {"num_epochs": options.epochs, "learning_rate": 1e-3, "batch_size": 4}
+    yield "pruned", WORDS, words("torch_unstructured(sparsity=0.5)", settings)
+    yield "quantized", WORDS, words("hqq(weight_bits=2, group_size=32)", settings)
+    yield "shrunk", WORDS, words("torch_structured(sparsity=0.3)", settings, ("text_to_text_perp",))
     perp = {"num_epochs": 3, "learning_rate": 1e-3, "r": 16, "alpha_r_ratio": 1.0}
     harsh = {"hqq_diffusers": {"weight_bits": 2, "group_size": 32}}
     ways = {
