@@ -1,8 +1,8 @@
 """What recoverers win back, and how few steps a distilled pipeline needs.
 
-Language: the zoo's Llama, pruned, quantized or shrunk, then trained on its calibration text and as much that the original
-wrote; perplexity on the text it never saw. Images: the zoo's pipelines, pruned or quantized harshly, then trained on their own runs; judged by the
-judge on held-out prompts.
+Language: the zoo's Llama, pruned, quantized or shrunk, then trained on its calibration text and as much that the
+original wrote; perplexity on the text it never saw. Images: the zoo's pipelines, pruned or quantized harshly, then
+trained on their own runs; judged by the judge on held-out prompts.
 
 usage: python benchmarks/recovery.py [--only pruned quantized shrunk images dit hyper] [--epochs 6] [--images 160]
 """

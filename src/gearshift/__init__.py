@@ -27,6 +27,7 @@ __all__ = [
     "optimize",
     "plan",
     "problems",
+    "read_checkpoint",
     "restore",
     "sampling",
     "save",
@@ -46,6 +47,13 @@ def load(folder: str | os.PathLike[str], device: str | None = None, verify: bool
     from gearshift.core import reload
 
     return reload.load(folder, device, verify)
+
+
+def read_checkpoint(folder: str | os.PathLike[str]) -> Any:
+    """A language model that another program quantized. See `gearshift.algorithms.quantizers.reading`."""
+    from gearshift.algorithms.quantizers import reading
+
+    return reading.read_checkpoint(folder)
 
 
 _RUNTIMES = {

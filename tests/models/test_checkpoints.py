@@ -9,7 +9,7 @@ from support.tiny import build
 from torch import nn
 
 import gearshift as gs
-from gearshift.algorithms.quantizers.reading import read_checkpoint
+from gearshift import read_checkpoint
 from gearshift.core.errors import BrokenFolder
 from gearshift.models.checkpoints import unpack_words
 

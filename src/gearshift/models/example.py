@@ -15,6 +15,7 @@ def example_call(model: Any, data: Any = None) -> Callable[[], Any] | None:
         model: a pipeline or a module.
         data: an iterable whose first item is a dict of the model's arguments, or what it takes as its only one; without
             it, a pipeline that reads prompts gets an empty one and a language model a few tokens, as it does for text.
+            Encoder-decoder models take more than one argument, so nothing but a dict is known to fit them.
     """
     given = next(iter(data), None) if data is not None else None
     if not hasattr(model, "forward"):
@@ -23,10 +24,12 @@ def example_call(model: Any, data: Any = None) -> Callable[[], Any] | None:
         elif not isinstance(given, Mapping):
             given = {"prompt": given}
         return None if given is None else lambda: _quietly(model, {**_brief(model), **given})
+    if isinstance(given, Mapping):
+        return lambda: model(**given)
     speaks = hasattr(model, "generate") and hasattr(model, "get_input_embeddings")
-    if given is not None and not (speaks and not isinstance(given, Mapping)):
-        return lambda: model(**given) if isinstance(given, Mapping) else model(given)
-    if speaks:
+    if given is not None and not speaks:
+        return lambda: model(given)
+    if speaks and not model.config.is_encoder_decoder:
         import torch
 
         tokens = torch.zeros(1, 32, dtype=torch.long, device=next(model.parameters()).device)
