@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -18,9 +18,12 @@ class FrozenLinear(nn.Linear):
     any floating input dtype and any leading dimensions; the gradient of the input is grad @ weight.
 
     Attributes:
+        transposed: whether `weight` is written [in, out], as in transformers' Conv1D (GPT-2).
         dtype: of the float layer that this one replaces, and of `weight`.
         bias: [out] or None; trainable if asked to be.
     """
+
+    transposed: ClassVar[bool] = False
 
     def __init__(
         self, in_features: int, out_features: int, bias: bool, device: Any = None, dtype: torch.dtype | None = None
@@ -49,10 +52,14 @@ class FrozenLinear(nn.Linear):
     def weight(self) -> torch.Tensor:
         """The float weight that the buffers stand for: to read, not to write."""
         if torch.compiler.is_compiling():
-            return self.dequantized(self.dtype)
+            return self._written()
         place = next(b.device for b in self._buffers.values() if b is not None)
-        shape = torch.Size((self.out_features, self.in_features))
-        return LazyWeight(lambda: self.dequantized(self.dtype), shape, self.dtype, place)
+        sizes = (self.in_features, self.out_features) if self.transposed else (self.out_features, self.in_features)
+        return LazyWeight(self._written, torch.Size(sizes), self.dtype, place)
+
+    def _written(self) -> torch.Tensor:
+        weight = self.dequantized(self.dtype)
+        return weight.T if self.transposed else weight
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         rows = input.reshape(-1, self.in_features)

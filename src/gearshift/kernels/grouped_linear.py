@@ -9,7 +9,6 @@ import torch
 from gearshift.kernels import grouped_cuda, weight_only
 from gearshift.kernels.frozen import FrozenLinear
 from gearshift.kernels.grouped import Grouped, dequantize, multiply, row_bytes
-from gearshift.kernels.lazy_weight import LazyWeight
 
 INSTRUCTIONS = {  # torch's questions about them
     torch.bfloat16: ("_is_avx512_bf16_supported", "_is_amx_tile_supported"),
@@ -95,12 +94,7 @@ class GroupedLinear(FrozenLinear):
 class GroupedConv1D(GroupedLinear):
     """The same in the place of transformers' Conv1D (GPT-2), a linear layer whose weight is written [in, out]."""
 
-    @property
-    def weight(self) -> torch.Tensor:
-        if torch.compiler.is_compiling():
-            return self.dequantized(self.dtype).T
-        shape = torch.Size((self.in_features, self.out_features))
-        return LazyWeight(lambda: self.dequantized(self.dtype).T, shape, self.dtype, self.codes.device)
+    transposed = True
 
 
 def has_arithmetic(dtype: torch.dtype) -> bool:

@@ -10,7 +10,6 @@ from torch.nn import functional as F
 
 from gearshift.kernels import grid_codes, grids, hadamard, higgs_flute
 from gearshift.kernels.frozen import FrozenLinear
-from gearshift.kernels.lazy_weight import LazyWeight
 
 CHUNK = 2**20  # weights that are floats at a time where the activations are rotated: the fastest, and little memory
 
@@ -116,12 +115,7 @@ class HiggsLinear(FrozenLinear):
 class HiggsConv1D(HiggsLinear):
     """The same in the place of transformers' Conv1D (GPT-2), a linear layer whose weight is written [in, out]."""
 
-    @property
-    def weight(self) -> torch.Tensor:
-        if torch.compiler.is_compiling():
-            return self.dequantized(self.dtype).T
-        shape = torch.Size((self.in_features, self.out_features))
-        return LazyWeight(lambda: self.dequantized(self.dtype).T, shape, self.dtype, self.codes.device)
+    transposed = True
 
 
 def group_size(width: int, most: int) -> int:
