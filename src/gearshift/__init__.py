@@ -13,7 +13,7 @@ from typing import Any
 import gearshift.algorithms  # noqa: F401  first, so that importing it later does not take the verb's name
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.recipe import Recipe
-from gearshift.verbs import algorithms, disabled, follow, optimize, plan, problems, restore, status
+from gearshift.verbs import algorithms, disabled, follow, optimize, plan, problems, restore, status, warm_up
 
 __version__ = "0.1.0"
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "sampling",
     "save",
     "status",
+    "warm_up",
 ]
 
 

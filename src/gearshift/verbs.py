@@ -200,6 +200,36 @@ def _applied(model: M, wanted: Recipe, keep_original: bool, saved: dict[str, Any
     return model
 
 
+def warm_up(
+    model: Any,
+    *,
+    resolutions: Any = None,
+    batch_sizes: Any = (1,),
+    lengths: Any = None,
+    steps: int | None = None,
+    data: Any = None,
+) -> list[Any]:
+    """Call a model twice at each size it will be used at, so that what compiles or is captured is there in advance.
+
+    Args:
+        model: a pipeline, a language model or a runtime that generates.
+        resolutions: (height, width) pairs of a pipeline's images, pixels; None: the pipeline's own.
+        batch_sizes: images or texts at once, each with each resolution or length.
+        lengths: tokens of a language model's prompts; None: 32.
+        steps: of a pipeline's calls; None: the pipeline's own number, which meets every gear of a schedule.
+        data: a list whose first item is a dict of the pipeline's arguments; not needed where it reads prompts.
+
+    Returns:
+        A `gearshift.models.warming.Warmed` for each size: seconds of its first and of a later call, graphs made.
+
+    Raises:
+        BadValue: for sizes that the model has none of, or a model of which no call is known.
+    """
+    from gearshift.models.warming import warm_up
+
+    return warm_up(model, resolutions, batch_sizes, lengths, steps, data)
+
+
 @contextmanager
 def disabled(model: M) -> Iterator[M]:
     """The original model for the length of a block, bit for bit.

@@ -16,9 +16,10 @@ from gearshift.algorithms.compilers import later
 from gearshift.algorithms.compilers.torch_compile import Compiled
 from gearshift.algorithms.quantizers.torchao_autoquant import Trials
 from gearshift.core.errors import GearshiftWarning
+from gearshift.core.folders import cache_folder
 from gearshift.kernels import timings
 from gearshift.kernels.candidates import CANDIDATES, candidates
-from gearshift.kernels.timings import Timings, cache_folder, compiled, in_turns
+from gearshift.kernels.timings import Timings, compiled, in_turns
 from gearshift.steps.gate import Gate, gate_of
 from gearshift.steps.install import gates_below
 

@@ -8,7 +8,9 @@ from support.tiny import build
 from torch import nn
 
 import gearshift as gs
+from gearshift.algorithms.compilers.tally import Tally
 from gearshift.algorithms.compilers.tracing import Traced
+from gearshift.core.record import Applied
 from gearshift.steps.decision import Action
 
 
@@ -68,9 +70,10 @@ class Branching(nn.Module):
 
 
 def test_a_graph_is_given_up_where_it_differs_and_made_anew_where_weights_change():
-    said = []
+    tally = Tally(Applied(None))
+    said = tally.applied.notes
     module = Branching().eval().requires_grad_(False)
-    traced, x = Traced(module, said.append), torch.ones(1, 4)
+    traced, x = Traced(module, tally), torch.ones(1, 4)
     close(traced(x), module(x))
     module.inner.weight.add_(1.0)
     close(traced(x), module(x))
@@ -78,10 +81,11 @@ def test_a_graph_is_given_up_where_it_differs_and_made_anew_where_weights_change
     close(traced(-x), module(-x))
     assert len(said) == 1 and "runs as it is, not traced: its output was off" in said[0]
     close(traced(x), module(x))
+    assert tally.applied.figures == {"graphs": 2, "recompiles": 1}
 
 
 def test_gradients_pass_through_the_module_itself():
     module = nn.Linear(4, 4)
     x = torch.ones(1, 4, requires_grad=True)
-    Traced(module, print)(x).sum().backward()
+    Traced(module, Tally(Applied(None)))(x).sum().backward()
     torch.testing.assert_close(x.grad[0], module.weight.sum(0))

@@ -41,6 +41,8 @@ def test_a_cached_transformer_compiles_into_as_few_graphs(recipe, wanted):
     (log,) = gs.status(compiled.pipe).last_run.values()
     assert log.steps(Action.FILL) == [3, 5]
     assert graphs() == wanted
+    (entry,) = (a for a in gs.status(compiled.pipe).applied if a["name"] == "torch_compile")
+    assert entry["figures"]["graphs"] == wanted
 
 
 def test_a_language_model_generates_the_same_tokens():

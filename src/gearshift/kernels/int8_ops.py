@@ -21,7 +21,7 @@ def linear(
     bias: torch.Tensor | None,
 ) -> torch.Tensor:
     """x @ weight.T + bias, x [..., in] of any floating dtype, answered in that dtype."""
-    run = _linear_op if _needs_operator(x, bias) else _linear
+    run = _linear_op if needs_operator(x, bias) else _linear
     return run(x, *quantized, bias)
 
 
@@ -35,11 +35,11 @@ def conv2d(
     """A convolution of x [batch, in, height, width] or [in, height, width], answered in x's dtype."""
     if x.ndim == 3:
         return conv2d(x[None], quantized, bias, stride, padding)[0]
-    run = _conv2d_op if _needs_operator(x, bias) else _conv2d
+    run = _conv2d_op if needs_operator(x, bias) else _conv2d
     return run(x, *quantized, bias, stride, padding)
 
 
-def _needs_operator(x: torch.Tensor, bias: torch.Tensor | None) -> bool:
+def needs_operator(x: torch.Tensor, bias: torch.Tensor | None) -> bool:
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return True
     return torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad))

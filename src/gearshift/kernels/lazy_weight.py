@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_map
 
 
 class LazyWeight(torch.Tensor):
-    """The dequantized weight of an int8 layer, which costs nothing while only its dtype, shape or device are read.
+    """The dequantized weight of a quantized layer, which costs nothing while only its dtype, shape or device are read.
 
     T5 and several diffusers models cast activations to `layer.weight.dtype` in every forward pass: that has to be a
     floating dtype, or the activations would be cast to integers, and reading it must not dequantize. Any operation
@@ -38,8 +38,8 @@ class LazyWeight(torch.Tensor):
         places = zip(args, func._schema.arguments, strict=False)
         if any(isinstance(a, LazyWeight) and place.alias_info and place.alias_info.is_write for a, place in places):
             raise RuntimeError(
-                "The weight of an int8 layer is read-only: it is computed from `qweight` and `scale`. "
-                "Build a float layer with to_float(), change that, and quantize it again."
+                "The weight of a quantized layer is read-only: it is computed from fewer bits anew at each use. "
+                "Change the weight of the float layer, and quantize that."
             )
         args, kwargs = tree_map(_computed, (args, kwargs or {}))
         return func(*args, **kwargs)

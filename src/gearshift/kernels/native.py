@@ -18,6 +18,8 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+from gearshift.core.folders import cache_folder
+
 SOURCES = Path(__file__).parent / "csrc"
 ALWAYS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-w")
 # the first that the compiler takes; all but the last are for the CPU at hand, and may use what others do not have
@@ -50,7 +52,7 @@ def native(stem: str) -> Native:
 
 
 def _load(compiler: str, source: Path, flags: tuple[str, ...]) -> ctypes.CDLL:
-    cache = _cache()
+    cache = _writable_cache()
     kept = None if cache is None else cache / f"{source.stem}-{_key(compiler, source, flags)}.so"
     if kept is not None and kept.is_file():
         with contextlib.suppress(OSError):  # damaged: make it again
@@ -74,10 +76,10 @@ def _run(*command: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=SECONDS).stdout
 
 
-def _cache() -> Path | None:
-    """The user's own folder, never a shared one: what lies in it is run. None if it cannot be written to."""
+def _writable_cache() -> Path | None:
+    """The user's own folder, as what lies in it is run. None if it cannot be written to."""
     try:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gearshift"
+        folder = cache_folder()
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError):
         return None

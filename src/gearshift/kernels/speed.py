@@ -46,16 +46,16 @@ def faster_than_float(layer: nn.Module, example_input: torch.Tensor, budget: flo
 @torch.inference_mode()
 def compared(real: nn.Module, twin: nn.Module, example_input: torch.Tensor, budget: float = 50.0) -> float:
     """How many times faster `twin` answers `example_input` than `real` does; see `faster_than_float`."""
-    clock = _clock(example_input)
+    tick = clock_for(example_input)
     best = [float("inf"), float("inf")]
     for candidate in (real, twin):
         candidate(example_input)
     started = time.perf_counter()
     while best[1] == float("inf") or time.perf_counter() - started < budget / 1000:
         for index, candidate in enumerate((real, twin)):
-            before = clock()
+            before = tick()
             candidate(example_input)
-            best[index] = min(best[index], clock() - before)
+            best[index] = min(best[index], tick() - before)
     return best[0] / max(best[1], 1e-9)
 
 
@@ -75,7 +75,7 @@ def sparse_over_dense(linear: nn.Linear, example_input: torch.Tensor, budget: fl
     return compared(linear, Sparse(), example_input, budget)
 
 
-def _clock(x: torch.Tensor) -> Callable[[], float]:
+def clock_for(x: torch.Tensor) -> Callable[[], float]:
     if x.is_cuda:
         return lambda: (torch.cuda.synchronize(x.device), time.perf_counter())[1]
     return time.process_time if torch.get_num_threads() == 1 else time.perf_counter

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from gearshift.kernels import int8_cuda, int8_pack
 from gearshift.kernels.int8 import Quantized, as_signed, column, dequantize
-from gearshift.kernels.int8_ops import _needs_operator as needs_operator
+from gearshift.kernels.int8_ops import needs_operator
 
 CENTER = 128
 MIDDLE = 127.5

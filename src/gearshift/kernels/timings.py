@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from gearshift.kernels.speed import _clock
+from gearshift.core.folders import cache_folder
+from gearshift.kernels.speed import clock_for
 
 Seconds = dict[str, float]
 
@@ -63,12 +64,6 @@ class Timings:
             return {}
 
 
-def cache_folder() -> Path:
-    """Where gearshift keeps what it can make again: $XDG_CACHE_HOME/gearshift, or ~/.cache/gearshift."""
-    root = os.environ.get("XDG_CACHE_HOME")
-    return (Path(root) if root else Path.home() / ".cache") / "gearshift"
-
-
 def machine(device: torch.device) -> str:
     """What decides how fast a device is: its name, threads, and the versions of what computes."""
     versions = f"torch {torch.__version__}, gearshift {version('gearshift')}"
@@ -94,7 +89,7 @@ def in_turns(functions: dict[str, Callable[[torch.Tensor], Any]], x: torch.Tenso
     Args:
         budget: milliseconds for the turns of each.
     """
-    clock = _clock(x)
+    tick = clock_for(x)
     best = dict.fromkeys(functions, float("inf"))
     for function in functions.values():
         function(x)
@@ -102,9 +97,9 @@ def in_turns(functions: dict[str, Callable[[torch.Tensor], Any]], x: torch.Tenso
     while turns < 3 or time.perf_counter() - started < len(functions) * budget / 1000:
         turns += 1
         for name, function in functions.items():
-            before = clock()
+            before = tick()
             function(x)
-            best[name] = min(best[name], clock() - before)
+            best[name] = min(best[name], tick() - before)
     return best
 
 

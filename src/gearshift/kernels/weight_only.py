@@ -152,7 +152,7 @@ def problem() -> str | None:
 
 
 def _matmul(x: torch.Tensor, packed: Packed, bias: torch.Tensor | None) -> torch.Tensor:
-    if int8_ops._needs_operator(x, bias):
+    if int8_ops.needs_operator(x, bias):
         zero = None if isinstance(packed, Quantized) else packed.zero
         return _linear_op(x, packed[0], packed.scale, zero, bias)
     return _product(x, packed, bias)

@@ -20,10 +20,10 @@ def example_call(model: Any, data: Any = None) -> Callable[[], Any] | None:
     given = next(iter(data), None) if data is not None else None
     if not hasattr(model, "forward"):
         if given is None:
-            given = {"prompt": ""} if _reads_prompts(model) else None
+            given = {"prompt": ""} if reads_prompts(model) else None
         elif not isinstance(given, Mapping):
             given = {"prompt": given}
-        return None if given is None else lambda: _quietly(model, {**_brief(model), **given})
+        return None if given is None else lambda: quietly(model, {**_brief(model), **given})
     if isinstance(given, Mapping):
         return lambda: model(**given)
     speaks = hasattr(model, "generate") and hasattr(model, "get_input_embeddings")
@@ -64,7 +64,7 @@ def layer_inputs(model: Any, data: Any = None) -> dict[Any, Any]:
     return seen
 
 
-def _quietly(pipe: Any, call: Mapping[str, Any]) -> Any:
+def quietly(pipe: Any, call: Mapping[str, Any]) -> Any:
     """Call a pipeline without a progress bar, and leave torch's random state as it was."""
     import torch
 
@@ -86,7 +86,7 @@ def silent(pipe: Any) -> Iterator[None]:
         pipe.set_progress_bar_config(**shown)
 
 
-def _reads_prompts(pipe: Any) -> bool:
+def reads_prompts(pipe: Any) -> bool:
     return "prompt" in inspect.signature(type(pipe).__call__).parameters and any(
         getattr(pipe, name, None) is not None for name in ("text_encoder", "text_encoder_2", "text_encoder_3")
     )

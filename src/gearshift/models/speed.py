@@ -49,15 +49,17 @@ def seconds_of(call: Callable[[], Any] | None) -> float | None:
     """Wall-clock seconds of the fastest of some calls after one to warm up; None without a call."""
     if call is None:
         return None
+    once(call)
+    return min(once(call) for _ in range(REPEATS))
+
+
+def once(call: Callable[[], Any]) -> float:
+    """Wall-clock seconds of one call without gradients, with what it put on the GPU's queue."""
     import torch
 
-    def once() -> float:
-        start = time.perf_counter()
-        with torch.no_grad():
-            call()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        return time.perf_counter() - start
-
-    once()
-    return min(once() for _ in range(REPEATS))
+    start = time.perf_counter()
+    with torch.no_grad():
+        call()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterable
@@ -15,14 +14,15 @@ from typing import Any
 import torch
 
 from gearshift.core.errors import BrokenFolder
+from gearshift.core.folders import cache_folder
 from gearshift.core.store import read_weights
 
 FILE = "state.safetensors"
 
 
 def home() -> Path:
-    """The folder of unfinished runs: in XDG_CACHE_HOME, or ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gearshift" / "training"
+    """The folder of unfinished runs."""
+    return cache_folder() / "training"
 
 
 def digest(parts: Iterable[Any]) -> str:

@@ -83,14 +83,14 @@ def _gates(denoiser: Any, outer: Any, context: Context, blocks: bool) -> list[An
 
     row = describe_denoiser(denoiser)
     if any(gates_below(denoiser)):
-        return [gate_at(module, context) for module in _around_gates(denoiser)]
+        return [gate_at(module, context) for module in around_gates(denoiser)]
     if blocks:
         members = block_stack(denoiser, row) if row.unet else block(denoiser, row)
         return [gate_at(m, context) for (m,) in members]
     return [outer]
 
 
-def _around_gates(module: Any) -> Iterator[Any]:
+def around_gates(module: Any) -> Iterator[Any]:
     """The largest modules with no gate inside, among the gated ones and the members of module lists."""
     from torch import nn
 
@@ -102,9 +102,9 @@ def _around_gates(module: Any) -> Iterator[Any]:
     for child in module.children():
         if isinstance(child, nn.ModuleList):
             for item in child:
-                yield from _around_gates(item)
+                yield from around_gates(item)
         elif _is_gated(child) or any(gates_below(child)):
-            yield from _around_gates(child)
+            yield from around_gates(child)
 
 
 def _is_gated(module: Any) -> bool:

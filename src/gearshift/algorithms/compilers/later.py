@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from gearshift.algorithms.compilers import _around_gates
+from gearshift.algorithms.compilers import around_gates
+from gearshift.algorithms.compilers.tally import Tally
 from gearshift.algorithms.compilers.torch_compile import Compiled
 
 OPTIONS = {"mode": "default", "backend": "inductor", "fullgraph": False, "dynamic": None}
@@ -19,9 +20,9 @@ class CompiledLater:
         gate: the outermost gate of what is compiled.
     """
 
-    def __init__(self, gate: Any) -> None:
-        self.gate = gate
-        self._whole = Compiled(gate.module, OPTIONS)
+    def __init__(self, gate: Any, tally: Tally) -> None:
+        self.gate, self.tally = gate, tally
+        self._whole = Compiled(gate.module, OPTIONS, tally)
         self._inside: list[Any] = []  # other algorithms' gates, when it was last decided what to compile
         self._compiled: list[Any] = []  # gates around them that have a compiled forward
         self._own: list[Any] = []  # those of these that stand only for this
@@ -53,13 +54,13 @@ class CompiledLater:
         from gearshift.steps.gate import Gate, gate_of
 
         self._inside = inside
-        for module in list(_around_gates(self.gate.module)) if inside else []:
+        for module in list(around_gates(self.gate.module)) if inside else []:
             gate = gate_of(module)
             if gate is None:
                 gate = Gate(module)
                 gate.stand()
                 self._own.append(gate)
-            gate.compiled = Compiled(module, OPTIONS)
+            gate.compiled = Compiled(module, OPTIONS, self.tally)
             self._compiled.append(gate)
 
     def _clear(self) -> None:
@@ -79,4 +80,4 @@ def compile_later(model: Any, context: Any) -> None:
     found = denoisers(model)
     gates: list[Any] = [watch(model, denoiser, context) for denoiser in found.values()]
     for gate in gates or [gate_at(part, context) for part in parts(model).values()]:
-        context.change(CompiledLater(gate))
+        context.change(CompiledLater(gate, Tally.of(context)))

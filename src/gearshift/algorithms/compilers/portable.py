@@ -6,7 +6,8 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from gearshift.algorithms.compilers.tracing import Graph, Traced, flat, inputs_of, teller
+from gearshift.algorithms.compilers.tally import Tally
+from gearshift.algorithms.compilers.tracing import Graph, Traced, flat, inputs_of
 from gearshift.core.context import Context
 from gearshift.core.store import scratch
 
@@ -27,12 +28,13 @@ class Portable(Traced):
     word = "compiled ahead of time"
 
     def __init__(self, module: Any, number: int, context: Context, tuned: bool) -> None:
-        super().__init__(module, teller(context))
-        assert context.applied is not None
+        super().__init__(module, Tally.of(context))
         self.number, self.tuned = number, tuned
-        self.files = context.applied.files
+        self.files = self.tally.applied.files
         if context.saved.get("machine", machine()) != machine():
-            self.tell(f"The packages that were saved are for {context.saved['machine']}, so they are made anew here.")
+            self.tally.tell(
+                f"The packages that were saved are for {context.saved['machine']}, so they are made anew here."
+            )
             self.files.clear()
         self.compiled = 0
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from gearshift.algorithms.compilers import Compiling, compiler_facts, gates_to_compile
-from gearshift.algorithms.compilers.tracing import Traced, teller
+from gearshift.algorithms.compilers.tally import Tally
+from gearshift.algorithms.compilers.tracing import Traced
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.context import Context
 from gearshift.core.facts import Kind
@@ -24,7 +25,7 @@ class StableFast(Algorithm):
     def apply(self, model: Any, context: Context) -> None:
         for gate in gates_to_compile(model, context):
             context.change(ChannelsLast(gate.module))
-            context.change(Compiling(gate, Traced(gate.module, teller(context))))
+            context.change(Compiling(gate, Traced(gate.module, Tally.of(context))))
 
 
 class ChannelsLast:

@@ -9,8 +9,10 @@ import types
 from typing import Any
 
 from gearshift.algorithms.compilers import Compiling, compiler_facts, gates_to_compile
+from gearshift.algorithms.compilers.tally import Tally
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.context import Context
+from gearshift.core.errors import GearshiftError
 from gearshift.core.extras import installed
 from gearshift.core.param import param
 
@@ -78,7 +80,7 @@ class TorchCompile(Algorithm):
         gates = gates_to_compile(model, context, self.target == "module_list")
         if not self.make_portable:
             for gate in gates:
-                context.change(Compiling(gate, Compiled(gate.module, options)))
+                context.change(Compiling(gate, Compiled(gate.module, options, Tally.of(context))))
             return
         from gearshift.algorithms.compilers.portable import Portable, machine
 
@@ -104,9 +106,8 @@ class Compiled:
     Outputs of CUDA graphs are overwritten by the next call, so they are copied out.
     """
 
-    def __init__(self, module: Any, options: dict[str, Any]) -> None:
-        self.module = module
-        self.options = options
+    def __init__(self, module: Any, options: dict[str, Any], tally: Tally) -> None:
+        self.module, self.options, self.tally = module, options, tally
         self._calls: dict[Any, Any] = {}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -117,19 +118,37 @@ class Compiled:
 
         run = current()
         gear = None if run is None else run.gear
-        if gear not in self._calls:
+        new = gear not in self._calls
+        if new:
             for module in self.module.modules():
                 gate = gate_of(module)
                 if gate is not None and gate.traced:
                     gate.prepare(run)
             own = _forward(type(self.module).forward, gear)
             self._calls[gear] = torch.compile(own.__get__(self.module), **self.options)
-        output = self._calls[gear](*args, **kwargs)
+        output = self._counted(self._calls[gear], new, args, kwargs)
         if self.options["mode"] in ("reduce-overhead", "max-autotune") or self.options["backend"] == "cudagraphs":
             from gearshift.steps.tree import replaced, tensors
 
             output = replaced(output, [t.clone() for t in tensors(output)])
         return output
+
+    def _counted(self, call: Any, new: bool, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """The compiled call's output; graphs that it made are counted."""
+        from torch._dynamo import exc, utils
+
+        before = utils.counters["stats"]["unique_graphs"]
+        try:
+            return call(*args, **kwargs)
+        except exc.FailOnRecompileLimitHit:
+            raise GearshiftError(
+                f"{type(self.module).__name__} was compiled for as many shapes as torch allows "
+                "(torch._dynamo.config.recompile_limit); take dynamic=True, or fewer shapes."
+            ) from None
+        finally:
+            graphs = utils.counters["stats"]["unique_graphs"] - before
+            if graphs:
+                self.tally.count(graphs, again=not new)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_calls": {}}

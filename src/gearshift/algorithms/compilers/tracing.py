@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from gearshift.core.context import Context
+from gearshift.algorithms.compilers.tally import Tally
 
 CLOSE = 1e-2  # relative distance of a traced output from the module's own, above which the trace is dropped
 CHECKS = 2  # calls of a shape that are computed both ways
@@ -21,13 +21,13 @@ class Traced:
     captured (torch.cuda.CUDAGraph), and outputs are copied out of it.
 
     Args:
-        tell: takes a sentence for the user.
+        tally: takes sentences for the user and counts graphs.
     """
 
     word = "traced"
 
-    def __init__(self, module: Any, tell: Callable[[str], None]) -> None:
-        self.module, self.tell = module, tell
+    def __init__(self, module: Any, tally: Tally) -> None:
+        self.module, self.tally = module, tally
         self._graphs: dict[Any, Graph | None] = {}
         self._weights: list[Any] = []
 
@@ -80,17 +80,19 @@ class Traced:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                return self.make(args, kwargs)
+                graph = self.make(args, kwargs)
         except Exception as error:  # whatever tracing stumbles over, the module itself still runs
             self._say(f"it could not be {self.word} ({' '.join(str(error).split())[:120]})")
             return None
+        self.tally.count(1, again=any(self._graphs.values()))
+        return graph
 
     def _give_up(self, key: tuple, reason: str) -> None:
         self._graphs[key] = None
         self._say(reason)
 
     def _say(self, reason: str) -> None:
-        self.tell(f"{type(self.module).__name__} runs as it is, not {self.word}: {reason}.")
+        self.tally.tell(f"{type(self.module).__name__} runs as it is, not {self.word}: {reason}.")
 
 
 class Graph:
@@ -168,18 +170,6 @@ def _captured(run: Callable[..., Any], example: tuple) -> Callable[..., Any]:
         return tuple(t.clone() for t in ([outputs] if isinstance(outputs, torch.Tensor) else outputs))
 
     return replay
-
-
-def teller(context: Context) -> Callable[[str], None]:
-    """Takes sentences of later calls into the status, each once."""
-    applied = context.applied
-    assert applied is not None
-
-    def tell(sentence: str) -> None:
-        if sentence not in applied.notes:
-            applied.notes.append(sentence)
-
-    return tell
 
 
 def inputs_of(args: tuple, kwargs: dict[str, Any]) -> list[Any]:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from gearshift.algorithms.compilers import Compiling, compiler_facts, gates_to_compile, repeated
-from gearshift.algorithms.compilers.tracing import Traced, teller
+from gearshift.algorithms.compilers.tally import Tally
+from gearshift.algorithms.compilers.tracing import Traced
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.context import Context
 from gearshift.core.extras import installed
@@ -30,7 +31,7 @@ class XFast(Algorithm):
 
         gates = gates_to_compile(model, context) if denoisers(model) else _stateless(model)
         for gate in gates if denoisers(model) else [gate_at(module, context) for module in gates]:
-            context.change(Compiling(gate, Traced(gate.module, teller(context))))
+            context.change(Compiling(gate, Traced(gate.module, Tally.of(context))))
         if self.xformers:
             _attend(model, context)
 

@@ -7,7 +7,7 @@ and what a saved folder keeps. One of them is a file with a `twin` and a `skelet
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,7 +90,7 @@ class LayerQuantizer(Algorithm, base=True):
         from gearshift.core.target import Swap
 
         started, before = time.perf_counter(), size_bytes(model)
-        places = list(_places(model, context, self.types()))
+        places = self.places(model, context)
         prepared = self.prepare(model, context, places)
         report = Report()
         kept: dict[str, dict[str, Any]] = {place.part: {} for place in places}
@@ -107,6 +107,15 @@ class LayerQuantizer(Algorithm, base=True):
         context.save(parts=list(kept), paths=kept)
         context.measured(size_before=before, size_after=size_bytes(model), seconds=time.perf_counter() - started)
         report.tell(context, self.name)
+
+    def places(self, model: Any, context: Context) -> list[Place]:
+        """The layers that a recipe quantizes, each with an input it was seen to have."""
+        from gearshift.models.describe import chosen
+        from gearshift.models.example import layer_inputs
+
+        seen = layer_inputs(model, context.recipe.data)
+        found = chosen(model, self.types(), context.recipe)
+        return [Place(part, root, path, seen.get(root.get_submodule(path))) for part, root, path in found]
 
     def rebuild(self, model: Any, context: Context) -> None:
         from gearshift.core.model import parts
@@ -167,16 +176,6 @@ def sqnr(exact: Any, rounded: Any) -> float:
     exact = exact.detach().float()
     noise = (rounded.detach().float().to(exact.device) - exact).square().sum()
     return 200.0 if not noise else float(10 * (exact.square().sum() / noise).log10())
-
-
-def _places(model: Any, context: Context, types: tuple[type, ...]) -> Iterator[Place]:
-    """The layers that a recipe quantizes, each with an input it was seen to have."""
-    from gearshift.models.describe import chosen
-    from gearshift.models.example import layer_inputs
-
-    seen = layer_inputs(model, context.recipe.data)
-    for part, root, path in chosen(model, types, context.recipe):
-        yield Place(part, root, path, seen.get(root.get_submodule(path)))
 
 
 def _reasons(left: dict[str, str]) -> str:

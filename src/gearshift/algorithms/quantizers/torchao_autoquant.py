@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from gearshift.algorithms.quantizers import LayerQuantizer, _places, quantizer_facts, sqnr
+from gearshift.algorithms.quantizers import LayerQuantizer, quantizer_facts, sqnr
 from gearshift.core.context import Context
 from gearshift.core.facts import ANY_KIND, Slot
 from gearshift.core.param import param
@@ -41,7 +41,7 @@ class TorchaoAutoquant(LayerQuantizer):
         rows: dict[str, dict[str, Any]] = {}
         left: dict[str, str] = {}
         kept: dict[str, dict[str, str]] = {}
-        for place in list(_places(model, context, self.types())):
+        for place in self.places(model, context):
             layer = place.layer
             kept.setdefault(place.part, {})
             found = trials.fastest(layer, place.input)
