@@ -18,7 +18,6 @@ from gearshift.core.extras import need
         ("fora, taylor", "would both decide which steps are computed"),
         ("half, torch_dynamic", "would both decide the number format of the weights"),
         ("torch_compile(backend=tvm)", "backend 'tvm' needs the package tvm"),
-        ("torch_compile(backend=tvm)", "needs the package tvm"),
     ],
 )
 def test_a_recipe_that_cannot_be_is_refused_before_anything_changes(recipe, words):

@@ -18,7 +18,8 @@ from gearshift.core.param import param
 
 LENGTHS = (100, 200, 400, 512, 800, 1600, 3200, 6400, 12800, 25600, 51200, 102400)
 BACKENDS = ("inductor", "cudagraphs", "onnxrt", "tvm", "openvino", "openxla")
-PACKAGES = {"onnxrt": "onnxruntime", "tvm": "tvm", "openvino": "openvino", "openxla": "torch_xla"}
+CONVERTED = {"openvino": ("openvino",), "onnxrt": ("onnxruntime", "onnx", "onnxscript")}  # and what these need
+NEEDED = {**CONVERTED, "tvm": ("tvm",), "openxla": ("torch_xla",)}
 
 
 class TorchCompile(Algorithm):
@@ -57,19 +58,34 @@ class TorchCompile(Algorithm):
     def check_model(self, model: Any, context: Context) -> list[str]:
         import torch
 
+        from gearshift.models.describe import describe
+
         found = []
         if self.seqlen_manual_cuda_graph >= self.max_kv_cache_size:
             found.append("torch_compile: seqlen_manual_cuda_graph must be below max_kv_cache_size.")
-        package = PACKAGES.get(self.backend)
-        if package and not installed(package):
-            found.append(f"torch_compile: backend {self.backend!r} needs the package {package}; 'inductor' needs none.")
+        lacking = [p for p in NEEDED.get(self.backend, ()) if not installed(p)]
+        if lacking:
+            words = f"the package {lacking[0]}" if len(lacking) == 1 else f"the packages {', '.join(lacking)}"
+            found.append(f"torch_compile: backend {self.backend!r} needs {words}; 'inductor' needs none.")
+        elif self.backend in CONVERTED:
+            if describe(model).device != "cpu":
+                found.append(f"torch_compile: backend {self.backend!r} runs on the CPU here; the model is elsewhere.")
         elif self.backend not in torch._dynamo.list_backends(exclude_tags=None):
             found.append(f"torch_compile: torch {torch.__version__} has no backend {self.backend!r}; take 'inductor'.")
+        if (self.make_portable or self.backend in CONVERTED) and hasattr(model, "generate"):
+            what = "make_portable" if self.make_portable else f"backend {self.backend!r}"
+            found.append(
+                f"torch_compile: {what} is for modules that take nothing but tensors; {type(model).__name__} keeps a "
+                "cache between its calls. It compiles with 'inductor' as it is."
+            )
         if self.backend == "inductor" and not (shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++")):
             found.append("torch_compile: inductor needs a C++ compiler, and none was found (install g++ or set CXX).")
         return found
 
     def apply(self, model: Any, context: Context) -> None:
+        if self.backend in CONVERTED:
+            self._convert(model, context)
+            return
         options = {k: getattr(self, k) for k in ("mode", "backend", "fullgraph", "dynamic")}
         from gearshift.algorithms.compilers.static_cache import StaticGeneration
         from gearshift.core.facts import Kind
@@ -87,6 +103,18 @@ class TorchCompile(Algorithm):
         for number, gate in enumerate(gates):
             context.change(Compiling(gate, Portable(gate.module, number, context, "max-autotune" in self.mode)))
         context.save(machine=machine())
+
+    def _convert(self, model: Any, context: Context) -> None:
+        """Another runtime behind the gates, for each shape; it has no modes, and no dynamic shapes."""
+        from gearshift.algorithms.compilers.converted import Converted
+
+        for gate in gates_to_compile(model, context, self.target == "module_list"):
+            context.change(Compiling(gate, Converted(gate.module, self.backend, Tally.of(context))))
+        ignored = [n for n in ("mode", "dynamic") if getattr(self, n) != getattr(type(self)(), n)]
+        if ignored:
+            context.warn(
+                f"{self.backend} converts the model for each shape by itself; it has no {' or '.join(ignored)}."
+            )
 
 
 @functools.cache

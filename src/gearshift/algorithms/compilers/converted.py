@@ -1,0 +1,78 @@
+"""Forwards in OpenVINO and ONNX Runtime, converted directly: torch.compile's own ways to them are gone or broken."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gearshift.algorithms.compilers.tally import Tally
+from gearshift.algorithms.compilers.tracing import Graph, Traced, flat, inputs_of
+
+
+class Converted(Traced):
+    """A module's forward in another runtime on the CPU, for each shape of its arguments and each gear.
+
+    The runtime holds a copy of the weights; the module's own stay, for other shapes and for taking it off.
+
+    Args:
+        backend: one of `RUNTIMES`.
+    """
+
+    word = "converted"
+
+    def __init__(self, module: Any, backend: str, tally: Tally) -> None:
+        super().__init__(module, tally)
+        self.backend = backend
+
+    def make(self, args: tuple, kwargs: dict[str, Any]) -> Graph:
+        import torch
+
+        template: dict[str, Any] = {}
+        holder = flat(self.module, self._own, args, kwargs, template)
+        example = tuple(inputs_of(args, kwargs))
+        with torch.no_grad():
+            holder(*example)
+            return Graph(RUNTIMES[self.backend](holder, example), template["output"])
+
+
+def _openvino(holder: Any, example: tuple) -> Callable[..., Any]:
+    """Through OpenVINO's own reader of torch modules."""
+    import openvino
+    import torch
+
+    converted = openvino.convert_model(holder, example_input=example, input=[list(t.shape) for t in example])
+    options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    request = openvino.compile_model(converted, "CPU", options).create_infer_request()
+
+    def run(*given: Any) -> tuple:
+        outputs = request.infer([t.contiguous().numpy() for t in given], share_inputs=True)
+        return tuple(torch.from_numpy(outputs[i]) for i in range(len(outputs)))
+
+    return run
+
+
+def _onnxruntime(holder: Any, example: tuple) -> Callable[..., Any]:
+    """Through an ONNX file, which is gone afterwards."""
+    import onnxruntime
+    import torch
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "graph.onnx"
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it lists what it would need for other graphs
+        torch.onnx.export(holder, example, str(path), dynamo=True, verbose=False)
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    names = [node.name for node in session.get_inputs()]
+
+    def run(*given: Any) -> tuple:
+        outputs = session.run(None, {n: t.contiguous().numpy() for n, t in zip(names, given, strict=True)})
+        return tuple(torch.from_numpy(output) for output in outputs)
+
+    return run
+
+
+RUNTIMES: dict[str, Callable[[Any, tuple], Callable[..., Any]]] = {"openvino": _openvino, "onnxrt": _onnxruntime}

@@ -1,0 +1,54 @@
+"""torch_compile's openvino and onnxrt: the same numbers from another runtime, behind the gates of others."""
+
+import pytest
+import torch
+from support.tiny import build
+
+import gearshift as gs
+from gearshift.algorithms.compilers.torch_compile import CONVERTED
+from gearshift.core.errors import BadRecipe, GearshiftWarning
+from gearshift.core.extras import installed
+from gearshift.steps.decision import Action
+
+pytestmark = pytest.mark.compiled
+BACKENDS = [
+    pytest.param(
+        name,
+        marks=pytest.mark.skipif(not all(map(installed, packages)), reason=f"{', '.join(packages)} not installed"),
+    )
+    for name, packages in CONVERTED.items()
+]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", ["dit", "flux"])
+def test_a_converted_pipeline_gives_the_same_and_comes_back(tinies, tmp_path, name, backend):
+    tiny, plain = tinies(name)
+    gs.optimize(tiny.pipe, "taylor(order=1)")
+    cached = tiny.run(steps=8)
+    gs.optimize(tiny.pipe, {"torch_compile": {"backend": backend}})
+    torch.testing.assert_close(tiny.run(steps=8), cached, rtol=1e-3, atol=1e-3)
+    (entry,) = (a for a in gs.status(tiny.pipe).applied if a["name"] == "torch_compile")
+    assert entry["figures"]["graphs"] == 1 and not entry["notes"]
+    (log,) = gs.status(tiny.pipe).last_run.values()
+    assert log.steps(Action.FILL)
+    gs.save(tiny.pipe, tmp_path / "m")
+    again = tiny.run(steps=8, pipe=gs.load(tmp_path / "m"))
+    torch.testing.assert_close(again, cached, rtol=1e-3, atol=1e-3)
+    gs.restore(tiny.pipe)
+    assert torch.equal(tiny.run(steps=8), plain)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_other_runtimes_do_not_have_is_said(backend):
+    with pytest.raises(BadRecipe, match="keeps a cache between its calls"):
+        gs.optimize(build("llama").pipe, {"torch_compile": {"backend": backend}})
+    with pytest.warns(GearshiftWarning, match="it has no mode or dynamic"):
+        gs.optimize(build("dit").pipe, {"torch_compile": {"backend": backend, "mode": "max-autotune", "dynamic": True}})
+
+
+def test_packages_that_are_missing_are_all_named(monkeypatch):
+    module = gs.algorithms()["torch_compile"].__module__
+    monkeypatch.setattr(f"{module}.installed", lambda package: package == "onnxruntime")
+    with pytest.raises(BadRecipe, match="'onnxrt' needs the packages onnx, onnxscript"):
+        gs.optimize(build("dit").pipe, "torch_compile(backend=onnxrt)")
