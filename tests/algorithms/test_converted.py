@@ -1,5 +1,7 @@
 """torch_compile's openvino and onnxrt: the same numbers from another runtime, behind the gates of others."""
 
+import sys
+
 import pytest
 import torch
 from support.tiny import build
@@ -21,9 +23,8 @@ BACKENDS = [
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("name", ["dit", "flux"])
-def test_a_converted_pipeline_gives_the_same_and_comes_back(tinies, tmp_path, name, backend):
-    tiny, plain = tinies(name)
+def test_a_converted_pipeline_gives_the_same_and_comes_back(tinies, tmp_path, backend):
+    tiny, plain = tinies("dit")
     gs.optimize(tiny.pipe, "taylor(order=1)")
     cached = tiny.run(steps=8)
     gs.optimize(tiny.pipe, {"torch_compile": {"backend": backend}})
@@ -43,12 +44,12 @@ def test_a_converted_pipeline_gives_the_same_and_comes_back(tinies, tmp_path, na
 def test_what_other_runtimes_do_not_have_is_said(backend):
     with pytest.raises(BadRecipe, match="keeps a cache between its calls"):
         gs.optimize(build("llama").pipe, {"torch_compile": {"backend": backend}})
-    with pytest.warns(GearshiftWarning, match="it has no mode or dynamic"):
+    with pytest.warns(GearshiftWarning, match="it has no modes or dynamic shapes"):
         gs.optimize(build("dit").pipe, {"torch_compile": {"backend": backend, "mode": "max-autotune", "dynamic": True}})
 
 
 def test_packages_that_are_missing_are_all_named(monkeypatch):
-    module = gs.algorithms()["torch_compile"].__module__
-    monkeypatch.setattr(f"{module}.installed", lambda package: package == "onnxruntime")
+    module = sys.modules[gs.algorithms()["torch_compile"].__module__]
+    monkeypatch.setattr(module, "installed", lambda package: package == "onnxruntime")
     with pytest.raises(BadRecipe, match="'onnxrt' needs the packages onnx, onnxscript"):
         gs.optimize(build("dit").pipe, "torch_compile(backend=onnxrt)")

@@ -110,11 +110,8 @@ class TorchCompile(Algorithm):
 
         for gate in gates_to_compile(model, context, self.target == "module_list"):
             context.change(Compiling(gate, Converted(gate.module, self.backend, Tally.of(context))))
-        ignored = [n for n in ("mode", "dynamic") if getattr(self, n) != getattr(type(self)(), n)]
-        if ignored:
-            context.warn(
-                f"{self.backend} converts the model for each shape by itself; it has no {' or '.join(ignored)}."
-            )
+        if self.mode != "default" or self.dynamic is not None:
+            context.warn(f"{self.backend} converts the model anew for each shape; it has no modes or dynamic shapes.")
 
 
 @functools.cache
