@@ -4,7 +4,7 @@ Language: the zoo's Llama, pruned, quantized or shrunk, then trained on its cali
 original wrote; perplexity on the text it never saw. Images: the zoo's pipelines, pruned or quantized harshly, then
 trained on their own runs; judged by the judge on held-out prompts.
 
-usage: python benchmarks/recovery.py [--only pruned quantized shrunk images dit hyper] [--epochs 6] [--images 160]
+usage: python benchmarks/recovery.py [--only pruned quantized shrunk images dit hyper] [--epochs 4] [--images 160]
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from gearshift import zoo
 from gearshift.core.recipe import Recipe
 from gearshift.evaluate.cells import Column, Row
 from gearshift.evaluate.table import to_json, to_markdown
-from gearshift.evaluate.timing import machine
+from gearshift.evaluate.timing import interleaved, machine
 from gearshift.training.language import own_text
 from gearshift.zoo import language
 from gearshift.zoo.data import COLORS, GARMENTS, Prompt, prompt_set
@@ -54,26 +55,23 @@ def perplexity(model: Any, tokenizer: Any) -> float:
 
 
 def speed_of(model: Any) -> float:
-    """Seconds of a batch of four windows, the best of five."""
+    """Of a batch of four windows, over the original's in turns with it."""
     tokens = torch.zeros(4, 256, dtype=torch.long)
-    found = []
+    models = {"original": language.load_language()[0], "other": model}
     with torch.no_grad():
-        for _ in range(6):
-            start = time.perf_counter()
-            model(input_ids=tokens)
-            found.append(time.perf_counter() - start)
-    return min(found[1:])
+        times = interleaved({n: partial(m, input_ids=tokens) for n, m in models.items()}, repeats=9)
+    return times["original"].median / times["other"].median
 
 
 def words(harm: str, settings: dict[str, Any], names: tuple[str, ...] = LANGUAGE) -> Iterator[Row]:
     """The original, the harmed model, and what each recoverer makes of it."""
     model, tokenizer = language.load_language()
     written = own_text(model, WINDOW, 0, OWN_WINDOWS)
-    original, seconds = perplexity(model, tokenizer), speed_of(model)
+    original = perplexity(model, tokenizer)
     yield Row("original", "", {"perplexity": original, "speed": 1.0})
     gs.optimize(model, harm)
     harmed = perplexity(model, tokenizer)
-    yield Row(harm, harm, {"perplexity": harmed, "speed": seconds / speed_of(model)})
+    yield Row(harm, harm, {"perplexity": harmed, "speed": speed_of(model)})
     for name in names:
         model, tokenizer = language.load_language()
         more = {} if name == "text_to_text_inplace_perp" else {"target_modules": "all-linear", "r": 16}
@@ -82,7 +80,7 @@ def words(harm: str, settings: dict[str, Any], names: tuple[str, ...] = LANGUAGE
         took = gs.status(model).applied[-1]["figures"]["seconds"]
         after = perplexity(model, tokenizer)
         back = 100 * math.log(harmed / after) / math.log(harmed / original)
-        cells = {"perplexity": after, "back": back, "seconds": took, "speed": seconds / speed_of(model)}
+        cells = {"perplexity": after, "back": back, "seconds": took, "speed": speed_of(model)}
         yield Row(f"{harm}, then {name}", name, cells)
 
 
@@ -161,7 +159,7 @@ def sections(options: argparse.Namespace) -> Iterator[tuple[str, list[Column], I
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", metavar="SECTION")
-    parser.add_argument("--epochs", type=float, default=6.0)
+    parser.add_argument("--epochs", type=float, default=4.0)
     parser.add_argument("--images", type=int, default=160)
     options = parser.parse_args()
     warnings.simplefilter("ignore")

@@ -31,7 +31,9 @@ def batches(count=24):
 
 def fit(objective, settings, checkpoint=None, on_step=None):
     data = batches()
-    made = Trainer(settings, objective, list(objective.parameters()), data[4:], data[:4], print, checkpoint)
+    made = Trainer(
+        settings, objective, dict.fromkeys(objective.parameters(), 1.0), data[4:], data[:4], print, checkpoint
+    )
     return made.run(on_step)
 
 

@@ -13,20 +13,30 @@ from gearshift.core.extras import installed
 EIGHT_BIT = {"AdamW8bit": "AdamW8bit", "PagedAdamW8bit": "PagedAdamW8bit"}
 
 
-def optimizer(name: str, parameters: list[nn.Parameter], rate: float, tell: Callable[[str], None]) -> Any:
-    """A torch optimizer over these parameters; 8-bit ones come from bitsandbytes, or are 32-bit, which is said."""
+def optimizer(
+    name: str, parameters: list[nn.Parameter], times: list[float], rate: float, tell: Callable[[str], None]
+) -> Any:
+    """A torch optimizer over these parameters; 8-bit ones come from bitsandbytes, or are 32-bit, which is said.
+
+    Args:
+        times: for each parameter the factor of its learning rate, which its group has under 'times'.
+    """
+    groups = [
+        {"params": [p for p, t in zip(parameters, times, strict=True) if t == factor], "times": factor}
+        for factor in dict.fromkeys(times)
+    ]
     if name in EIGHT_BIT:
         if installed("bitsandbytes"):
             try:
                 import bitsandbytes
 
-                return getattr(bitsandbytes.optim, EIGHT_BIT[name])(parameters, lr=rate)
+                return getattr(bitsandbytes.optim, EIGHT_BIT[name])(groups, lr=rate)
             except Exception as error:
                 tell(f"{name} does not run here ({' '.join(str(error).split())[:100]}); AdamW in 32 bits is used.")
         else:
             tell(f"{name} needs the package bitsandbytes, which is not installed; AdamW in 32 bits is used.")
     kind = torch.optim.Adam if name == "Adam" else torch.optim.AdamW
-    return kind(parameters, lr=rate)
+    return kind(groups, lr=rate)
 
 
 class Masters:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -46,10 +46,10 @@ def adapted(
     return found
 
 
-def updates(students: Students, paths: Paths) -> list[nn.Parameter]:
-    """The parameters of the updates."""
+def updates(students: Students, paths: Paths) -> dict[nn.Parameter, float]:
+    """The parameters of the updates, which learn at the rate that is asked for."""
     layers = [students[part].get_submodule(path) for part, names in paths.items() for path in names]
-    return [parameter for layer in layers if isinstance(layer, LowRank) for parameter in (layer.down, layer.up)]
+    return {p: 1.0 for layer in layers if isinstance(layer, LowRank) for p in (layer.down, layer.up)}
 
 
 def trained(
@@ -57,16 +57,20 @@ def trained(
     context: Context,
     settings: Settings,
     objective: nn.Module,
-    parameters: list[nn.Parameter],
+    parameters: Mapping[nn.Parameter, float],
     lessons: list[Any],
 ) -> Curve:
-    """Train parameters on some lessons and hold the rest out; a run like it that was stopped goes on."""
+    """Train parameters on some lessons and hold the rest out; a run like it that was stopped goes on.
+
+    Args:
+        parameters: with the factors of their learning rates.
+    """
     assert context.applied is not None
     algorithm = context.applied.algorithm
-    context.change(Trained(parameters))
+    context.change(Trained(list(parameters)))
     examples, held_out = split(lessons)
     name = digest((algorithm.name, algorithm.values(), settings, len(examples), *parameters, *_beginning(examples)))
-    back = trainable(parameters, *students.values())
+    back = trainable(list(parameters), *students.values())
     try:
         with torch.enable_grad(), torch.random.fork_rng():
             torch.manual_seed(settings.seed)
@@ -104,7 +108,7 @@ def merged(students: Students, context: Context, paths: Paths) -> Paths:
     return left
 
 
-def _tell(context: Context, curve: Curve, parameters: list[nn.Parameter], examples: int) -> None:
+def _tell(context: Context, curve: Curve, parameters: Iterable[nn.Parameter], examples: int) -> None:
     context.measured(
         trained_parameters=sum(p.numel() for p in parameters),
         batches=examples,

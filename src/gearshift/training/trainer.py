@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,7 +54,7 @@ class Trainer:
 
     Args:
         objective: a module whose forward gives the loss of one example; an example is a whole batch.
-        parameters: those that are trained, of the objective's modules.
+        parameters: those that are trained, of the objective's modules, with the factors of their learning rates.
         examples: to train on, and `held_out` to validate on.
         checkpoint: where it goes on from, and leaves off; None: nowhere.
         tell: takes sentences for the user.
@@ -64,7 +64,7 @@ class Trainer:
         self,
         settings: Settings,
         objective: nn.Module,
-        parameters: list[nn.Parameter],
+        parameters: Mapping[nn.Parameter, float],
         examples: Sequence[Any],
         held_out: Sequence[Any],
         tell: Callable[[str], None],
@@ -79,9 +79,11 @@ class Trainer:
         if reports:
             self.accelerator.init_trackers("gearshift")
         self.settings, self.examples, self.held_out = settings, examples, held_out
-        self.parameters, self.masters = parameters, Masters(parameters)
+        self.parameters = list(parameters)
+        self.masters = Masters(self.parameters)
         self.checkpoint, self.curve = checkpoint, Curve()
-        self.optimizer = optimizer(settings.optimizer, self.masters.masters, settings.rate, tell)
+        times = list(parameters.values())
+        self.optimizer = optimizer(settings.optimizer, self.masters.masters, times, settings.rate, tell)
         self.objective = self.accelerator.prepare(objective) if self.accelerator.num_processes > 1 else objective
         share = self.accelerator.num_processes * settings.accumulation
         self.steps = math.ceil(settings.epochs * len(examples) / share) if examples else 0
@@ -116,8 +118,9 @@ class Trainer:
 
     def _step(self, step: int) -> float:
         """One update, from as many examples as are accumulated, in an order that the seed and the step decide."""
-        group = self.optimizer.param_groups[0]
-        group["lr"] = self.settings.rate * self._slope(step)
+        rate = self.settings.rate * self._slope(step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["times"]
         total = 0.0
         for part in range(self.settings.accumulation):
             loss = self.objective(self.examples[self._place(step, part)]) / self.settings.accumulation
@@ -129,7 +132,7 @@ class Trainer:
         self.optimizer.zero_grad()
         self.masters.give_back()
         if self.settings.report_to != "none":
-            self.accelerator.log({"loss": total, "rate": group["lr"]}, step=step)
+            self.accelerator.log({"loss": total, "rate": rate}, step=step)
         return total
 
     def _place(self, step: int, part: int) -> int:

@@ -74,9 +74,9 @@ class Recoverer(Algorithm, base=True):
         """The modules that are trained, by part."""
         raise NotImplementedError
 
-    def heads(self, model: Any) -> list[Any]:
-        """Further parameters that are trained in place."""
-        return []
+    def heads(self, model: Any) -> dict[Any, float]:
+        """Further parameters that are trained in place, with the factors of their learning rates."""
+        return {}
 
     def look(self, model: Any, context: Context) -> None:
         from gearshift.core.errors import CannotLift
@@ -107,7 +107,7 @@ class Recoverer(Algorithm, base=True):
         values, students = self.values(), self.students(model)
         rank, scale = values.get("r", 0), values.get("alpha_r_ratio", 1.0)
         paths = adapted(model, students, context, rank, scale, self.chosen) if self.adapted else {}
-        parameters = list(dict.fromkeys([*updates(students, paths), *self._in_place(model, students)]))
+        parameters = {**updates(students, paths), **self._in_place(model, students)}
         trained(students, context, self.settings(context), self.objective(model, not reason), parameters, lessons)
         left = merged(students, context, paths)
         context.save(parts=sorted(left), paths=left, rank=rank, scale=scale)
@@ -129,9 +129,10 @@ class Recoverer(Algorithm, base=True):
         """Which of the linear layers get updates; all of them by default."""
         return paths
 
-    def _in_place(self, model: Any, students: dict[str, Any]) -> list[Any]:
+    def _in_place(self, model: Any, students: dict[str, Any]) -> dict[Any, float]:
+        """Parameters that are trained in place, with the factors of their learning rates."""
         from gearshift.training.trainable import norms_and_biases
 
         if not self.in_place:
-            return []
-        return [*(p for root in students.values() for p in norms_and_biases(root)), *self.heads(model)]
+            return {}
+        return self.heads(model) | {p: t for root in students.values() for p, t in norms_and_biases(root).items()}

@@ -46,7 +46,7 @@ class LanguageRecoverer(Recoverer, base=True):
     def students(self, model: Any) -> dict[str, Any]:
         return {"": model}
 
-    def heads(self, model: Any) -> list[Any]:
+    def heads(self, model: Any) -> dict[Any, float]:
         from gearshift.training.trainable import head
 
         return head(model)
