@@ -44,7 +44,7 @@ def run(pair: tuple[str, str]) -> str:
         if gs.problems(tiny.pipe, list(pair)):
             continue
         data = [tiny.call(256)] if model == "llama" else [{**tiny.parts.call(1), "num_inference_steps": 3}]
-        trained = any(c.facts.family is Family.RECOVERER for c in registry() if c.name in pair)
+        trained = any(c.facts.family in (Family.RECOVERER, Family.DISTILLER) for c in registry() if c.name in pair)
         made = gs.optimize(tiny.pipe, list(pair), data=data if trained else None)
         if made is not tiny.pipe:
             continue  # a runtime answers with tokens; tests/runtimes has its own

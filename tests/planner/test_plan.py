@@ -188,3 +188,19 @@ def test_a_plan_for_speed_takes_gears_only_where_they_are_faster(monkeypatch):
     times[Precision.INT8] = 0.4
     plan = gs.plan(tiny.pipe, speed=2.0, data=[call])
     assert Precision.INT4 not in plan.gears.precisions and "8" in plan.line
+
+
+def test_a_plan_for_quality_takes_gears_where_they_are_faster(monkeypatch):
+    from gearshift.algorithms.schedulers import shifting
+    from gearshift.precision import Precision
+
+    tiny = build("dit")
+    call = {**tiny.parts.call(1), "num_inference_steps": 8, "output_type": "np"}
+    times = {Precision.INT4: 2.0, Precision.INT8: 0.3, Precision.FP32: 1.0}
+    monkeypatch.setattr(shifting, "measured_times", lambda model, data: times)
+    plan = gs.plan(tiny.pipe, quality=30.0, data=[call])
+    assert plan.error <= 10 ** (-30 / 20) and "8" in plan.line
+    exact = gs.plan(tiny.pipe, quality=119.0, data=[call])
+    assert exact.line == "#" * 8 and exact.error == 0.0
+    times[Precision.INT8] = 1.5
+    assert gs.plan(tiny.pipe, quality=30.0, data=[call]).gears is None

@@ -19,6 +19,7 @@ from gearshift.steps.predict import Predictor
 
 PLACED = 12  # moves of steps that are all in one gear
 SHARES = (0.15, 0.3, 0.5, 0.75)  # of the steps that the lower of two gears would allow more than the higher
+HALVINGS, LARGER = 6, 1.12  # of the budget that a quality takes, and by how much it grows where that was too small
 REFINED, REFINING = 2, 24  # placements that are refined, and moves of each
 
 Gears = dict[int, Precision]  # of the computed positions
@@ -79,9 +80,7 @@ class JointRehearsals:
         steps that the budget allows; the best of these placements are refined. The best few of all are fitted to more
         noise, and proven under noise that none has met.
         """
-        rivals = [self._placed(gear, budget) for gear in self.costs]
-        for low, high in pairwise(self.costs):
-            rivals += map(self._tried, self._mixed(low, high, budget))
+        rivals = self._rivals(budget, PLACED)
         if len(self.costs) > 1:
             rivals.sort(key=lambda rival: rival[0])
             rivals += [self._refined(error, gears, budget) for error, gears in rivals[:REFINED]]
@@ -91,6 +90,25 @@ class JointRehearsals:
             found = self._rehearsals(gears).proven(self._steps_of(gears), references)
             proven.append(Joined(found.schedule, self.schedule(gears), found.error, self.cost(gears)))
         return min(proven, key=lambda joined: joined.error)
+
+    def cheapest(self, allowed: float) -> Joined:
+        """The least cost whose error under new noise is no more than allowed; the high gear throughout has none.
+
+        The budget is found by bisection, on placements that nothing was refined in; where the best plan of a budget
+        does not hold under new noise, the next larger one is taken.
+        """
+        low, high = min(self.costs.values()) * 2 / self.steps, 1.0
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            good = min(error for error, _ in self._rivals(middle, 0)) <= allowed
+            low, high = (low, middle) if good else (middle, high)
+        while high < 1:
+            found = self.best(high)
+            if found.error <= allowed:
+                return found
+            high *= LARGER
+        whole = dict.fromkeys(range(self.reference.start, self.reference.start + self.steps), self.high)
+        return Joined(Schedule(tuple(whole)), self.schedule(whole), 0.0, 1.0)
 
     def schedule(self, gears: Mapping[int, Precision]) -> PrecisionSchedule:
         """The gears of all positions; those that are filled in are written down as in the high one."""
@@ -123,10 +141,17 @@ class JointRehearsals:
         """The error with these gears at the computed positions."""
         return self._rehearsals(gears).trial(self._steps_of(gears)).found.error, gears
 
-    def _placed(self, gear: Precision, budget: float) -> Rival:
+    def _rivals(self, budget: float, moves: int) -> list[Rival]:
+        """Placements that the budget allows: in each gear alone, and in each two neighboring ones."""
+        rivals = [self._placed(gear, budget, moves) for gear in self.costs]
+        for low, high in pairwise(self.costs):
+            rivals += map(self._tried, self._mixed(low, high, budget))
+        return rivals
+
+    def _placed(self, gear: Precision, budget: float, moves: int) -> Rival:
         """The best found places of as many steps in one gear as the budget allows."""
         everywhere = dict.fromkeys(range(self.reference.start, self.reference.start + self.steps), gear)
-        found = self._rehearsals(everywhere).nearest(self._count(gear, budget), PLACED)
+        found = self._rehearsals(everywhere).nearest(self._count(gear, budget), moves)
         return found.error, dict.fromkeys(found.schedule.computed, gear)
 
     def _count(self, gear: Precision, budget: float) -> int:

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 def costs_for(model: Any, goal: Goal, data: Any) -> Mapping[Precision, float]:
     """Cost of a step in each gear that serves the goal, over the high gear's; nothing but the high gear: no gears.
 
-    For memory all gears serve; for speed those that were measured to save time here, at the shapes of the call.
+    For memory all gears serve; for speed or a quality those that were measured to save time here, at the call's shapes.
     """
     from gearshift.algorithms.schedulers import shifting
     from gearshift.models.diffusers import denoisers
     from gearshift.precision.gears import high_gear
 
     modules = list(denoisers(model).values())
-    if len(modules) != 1 or (goal.memory is None and goal.fraction is None):
+    if len(modules) != 1:
         return {}
     own = high_gear(modules[0])
     if goal.memory is not None:
@@ -53,7 +53,10 @@ def find(model: Any, context: Context, goal: Goal, data: Any, costs: Mapping[Pre
     watch, full = rehearsals.timed({}, None)
     told = ", ".join(f"{p.name} {cost:.2f}" for p, cost in costs.items())
     say(f"gearshift is planning steps and gears for {goal} (cost of a step: {told}); a call takes {full:.1f} s.")
-    joined = rehearsals.best(_budget(goal, watch, full))
+    if goal.quality is not None:
+        joined = rehearsals.cheapest(10 ** (-goal.quality / 20))
+    else:
+        joined = rehearsals.best(_budget(goal, watch, full))
     gears = {p: joined.gears.precisions[p] for p in joined.schedule.computed}
     _, seconds = rehearsals.timed(gears, joined.schedule)
     read = sum(1.0 if g is box.own else g.memory_ratio() for g in gears.values()) / rehearsals.steps
