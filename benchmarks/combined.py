@@ -50,7 +50,7 @@ def pipelines(model: str, speeds: list[float]) -> dict[str, Any]:
     for speed, plan in plans.items():
         for compiler in COMPILERS if plan else COMPILERS[1:]:
             pipe = zoo.load(model) if plan is None else plan.apply(zoo.load(model))
-            words = [f"planned for {speed:g}x"] * bool(plan) + [str(gs.Recipe.of(compiler))] * bool(compiler)
+            words = ([f"planned for {speed:g}x"] if plan else []) + ([str(gs.Recipe.of(compiler))] if compiler else [])
             try:
                 found[", ".join(words)] = gs.optimize(pipe, compiler) if compiler else pipe
             except BadRecipe as error:

@@ -4,7 +4,7 @@ Language: the zoo's Llama, pruned, quantized or shrunk, then trained on its cali
 original wrote; perplexity on the text it never saw. Images: the zoo's pipelines, pruned or quantized harshly, then
 trained on their own runs; judged by the judge on held-out prompts.
 
-usage: python benchmarks/recovery.py [--only pruned quantized shrunk images dit hyper] [--epochs 4] [--images 160]
+usage: python benchmarks/recovery.py [--only pruned quantized shrunk images dit hyper] [--epochs 6] [--images 160]
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ def sections(options: argparse.Namespace) -> Iterator[tuple[str, list[Column], I
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", metavar="SECTION")
-    parser.add_argument("--epochs", type=float, default=4.0)
+    parser.add_argument("--epochs", type=float, default=6.0)
     parser.add_argument("--images", type=int, default=160)
     options = parser.parse_args()
     warnings.simplefilter("ignore")

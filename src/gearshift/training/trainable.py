@@ -9,27 +9,34 @@ from typing import Any
 import torch
 from torch import nn
 
-GAINS = 12.0  # how much faster norms' weights learn than matrices do: they are few, and of size one
-HEADS = 0.2  # heads are large, and soon know the lessons by heart
 
+def norms_and_biases(module: nn.Module, gain: float = 1.0) -> dict[nn.Parameter, float]:
+    """Weights of normalization layers and biases of all layers, with the factors of their learning rates.
 
-def norms_and_biases(module: nn.Module) -> dict[nn.Parameter, float]:
-    """Weights of normalization layers and biases of all layers, with the factors of their learning rates."""
+    Args:
+        gain: the factor of the weights'.
+    """
     found: dict[nn.Parameter, float] = {}
     for part in module.modules():
         norm = "norm" in type(part).__name__.lower()
         for name, parameter in part.named_parameters(recurse=False):
             if parameter.is_floating_point() and (name == "bias" or (norm and parameter.ndim <= 1)):
-                found[parameter] = 1.0 if name == "bias" else GAINS
+                found[parameter] = 1.0 if name == "bias" else gain
     return found
 
 
-def head(model: Any) -> dict[nn.Parameter, float]:
-    """The output head of a language model, also where the embedding shares it; none where it is no float layer."""
+def head(model: Any, shared: bool) -> list[nn.Parameter]:
+    """The output head of a language model; none where it is no float layer.
+
+    Args:
+        shared: also where it is the embedding's weight too.
+    """
     get = getattr(model, "get_output_embeddings", None)
     layer = get() if get else None
     weight = layer._parameters.get("weight") if isinstance(layer, nn.Module) else None
-    return {weight: HEADS} if weight is not None and weight.is_floating_point() else {}
+    if weight is None or not weight.is_floating_point():
+        return []
+    return [weight] if shared or weight is not model.get_input_embeddings().weight else []
 
 
 @dataclass(eq=False)

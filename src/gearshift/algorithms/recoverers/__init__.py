@@ -48,6 +48,8 @@ class Recoverer(Algorithm, base=True):
     Attributes:
         in_place: norms, biases and heads are trained.
         adapted: linear layers get LoRA updates.
+        gain_rate: factor of the learning rate of norms' weights.
+        head_rate: of heads.
         without_data: what is said where the recipe has no data.
         without_original: what it learns where the original cannot be had for the length of the lessons.
     """
@@ -55,6 +57,8 @@ class Recoverer(Algorithm, base=True):
     facts = recoverer_facts(Kind.LANGUAGE)
     in_place: ClassVar[bool] = True
     adapted: ClassVar[bool] = True
+    gain_rate: ClassVar[float] = 1.0
+    head_rate: ClassVar[float] = 1.0
     without_data: ClassVar[str] = ""
     without_original: ClassVar[str] = ""
 
@@ -74,9 +78,9 @@ class Recoverer(Algorithm, base=True):
         """The modules that are trained, by part."""
         raise NotImplementedError
 
-    def heads(self, model: Any) -> dict[Any, float]:
-        """Further parameters that are trained in place, with the factors of their learning rates."""
-        return {}
+    def heads(self, model: Any) -> list[Any]:
+        """Further parameters that are trained in place."""
+        return []
 
     def look(self, model: Any, context: Context) -> None:
         from gearshift.core.errors import CannotLift
@@ -135,4 +139,7 @@ class Recoverer(Algorithm, base=True):
 
         if not self.in_place:
             return {}
-        return self.heads(model) | {p: t for root in students.values() for p, t in norms_and_biases(root).items()}
+        found = dict.fromkeys(self.heads(model), self.head_rate)
+        for root in students.values():
+            found |= norms_and_biases(root, self.gain_rate)
+        return found

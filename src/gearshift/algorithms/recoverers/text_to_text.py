@@ -46,10 +46,10 @@ class LanguageRecoverer(Recoverer, base=True):
     def students(self, model: Any) -> dict[str, Any]:
         return {"": model}
 
-    def heads(self, model: Any) -> dict[Any, float]:
+    def heads(self, model: Any) -> list[Any]:
         from gearshift.training.trainable import head
 
-        return head(model)
+        return head(model, shared=not self.adapted)
 
     def objective(self, model: Any, original: bool) -> Any:
         from gearshift.training.language import NextToken, SameAnswers
