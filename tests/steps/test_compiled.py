@@ -5,6 +5,7 @@ import torch
 from support.tiny import build
 
 import gearshift as gs
+from gearshift.core.errors import GearshiftError
 from gearshift.steps.decision import Action
 
 pytestmark = pytest.mark.compiled
@@ -75,3 +76,24 @@ def test_one_graph_for_each_gear():
     assert graphs() == 3
     gs.restore(tiny.pipe)
     assert torch.equal(tiny.run(steps=10), plain)
+
+
+class Sized(torch.nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.layer = torch.nn.Linear(width, width)
+
+    def forward(self, x):
+        return self.layer(x).relu()
+
+
+def test_graphs_of_other_models_do_not_count_towards_the_limit(monkeypatch):
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 1)
+    for width in (4, 6):
+        model, x = Sized(width), torch.ones(2, width)
+        plain = model(x)
+        gs.optimize(model, "torch_compile(dynamic=false)")
+        torch.testing.assert_close(model(x), plain)
+    with pytest.raises(GearshiftError, match="as many shapes as torch allows"):
+        model(torch.ones(3, 6))
+    assert gs.status(model).applied[0]["figures"]["graphs"] == 1

@@ -79,5 +79,6 @@ def compile_later(model: Any, context: Any) -> None:
 
     found = denoisers(model)
     gates: list[Any] = [watch(model, denoiser, context) for denoiser in found.values()]
+    tally = Tally.of(context)
     for gate in gates or [gate_at(part, context) for part in parts(model).values()]:
-        context.change(CompiledLater(gate, Tally.of(context)))
+        context.change(CompiledLater(gate, tally))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import types
+from dataclasses import dataclass, field
+from typing import Any
 
 from gearshift.core.context import Context
 from gearshift.core.record import Applied
@@ -14,14 +16,31 @@ class Tally:
 
     Attributes:
         applied: its figures 'graphs' and 'recompiles' count up, and its notes take sentences.
+        functions: what torch.compile was given, by the forward and the gear.
     """
 
     applied: Applied
+    functions: dict[tuple[Any, Any], Any] = field(default_factory=dict)
 
     @staticmethod
     def of(context: Context) -> Tally:
         assert context.applied is not None
         return Tally(context.applied)
+
+    def function(self, forward: Any, gear: Any) -> Any:
+        """A forward with a code object of this model's and gear's own; its modules of one class share it.
+
+        Graphs belong to code objects, and torch allows each only so many: other models' would count.
+        """
+        if (forward, gear) not in self.functions:
+            code = forward.__code__.replace()
+            own = types.FunctionType(code, forward.__globals__, code.co_name, forward.__defaults__, forward.__closure__)
+            own.__kwdefaults__ = forward.__kwdefaults__
+            self.functions[forward, gear] = own
+        return self.functions[forward, gear]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "functions": {}}
 
     def tell(self, sentence: str) -> None:
         """A note, once."""

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import shutil
-import types
 from typing import Any
 
 from gearshift.algorithms.compilers import Compiling, compiler_facts, gates_to_compile
@@ -95,8 +93,9 @@ class TorchCompile(Algorithm):
             context.change(StaticGeneration(model, self.max_kv_cache_size, self.seqlen_manual_cuda_graph))
         gates = gates_to_compile(model, context, self.target == "module_list")
         if not self.make_portable:
+            tally = Tally.of(context)
             for gate in gates:
-                context.change(Compiling(gate, Compiled(gate.module, options, Tally.of(context))))
+                context.change(Compiling(gate, Compiled(gate.module, options, tally)))
             return
         from gearshift.algorithms.compilers.portable import Portable, machine
 
@@ -112,17 +111,6 @@ class TorchCompile(Algorithm):
             context.change(Compiling(gate, Converted(gate.module, self.backend, Tally.of(context))))
         if self.mode != "default" or self.dynamic is not None:
             context.warn(f"{self.backend} converts the model anew for each shape; it has no modes or dynamic shapes.")
-
-
-@functools.cache
-def _forward(function: Any, gear: Any) -> Any:
-    """A forward with a code object for each gear, as graphs belong to code objects; modules of a class share it."""
-    if gear is None:
-        return function
-    code = function.__code__.replace()
-    own = types.FunctionType(code, function.__globals__, code.co_name, function.__defaults__, function.__closure__)
-    own.__kwdefaults__ = function.__kwdefaults__
-    return own
 
 
 class Compiled:
@@ -149,7 +137,7 @@ class Compiled:
                 gate = gate_of(module)
                 if gate is not None and gate.traced:
                     gate.prepare(run)
-            own = _forward(type(self.module).forward, gear)
+            own = self.tally.function(type(self.module).forward, gear)
             self._calls[gear] = torch.compile(own.__get__(self.module), **self.options)
         output = self._counted(self._calls[gear], new, args, kwargs)
         if self.options["mode"] in ("reduce-overhead", "max-autotune") or self.options["backend"] == "cudagraphs":
