@@ -53,3 +53,29 @@ def test_packages_that_are_missing_are_all_named(monkeypatch):
     monkeypatch.setattr(module, "installed", lambda package: package == "onnxruntime")
     with pytest.raises(BadRecipe, match="'onnxrt' needs the packages onnx, onnxscript"):
         gs.optimize(build("dit").pipe, "torch_compile(backend=onnxrt)")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_type_that_a_runtime_does_not_take_is_said_and_runs_as_it_is(backend):
+    from torch import nn
+
+    model, x = nn.Sequential(nn.Linear(4, 4), nn.ReLU()).bfloat16().eval(), torch.ones(2, 4, dtype=torch.bfloat16)
+    plain = model(x)
+    gs.optimize(model, {"torch_compile": {"backend": backend}})
+    with pytest.warns(GearshiftWarning, match="runs as it is, not converted"):
+        assert torch.equal(model(x), plain)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_threads_share_a_converted_model(backend):
+    from concurrent.futures import ThreadPoolExecutor
+
+    model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU()).eval().requires_grad_(False)
+    inputs = [torch.randn(8, 64) for _ in range(64)]
+    plain = [model(x) for x in inputs]
+    gs.optimize(model, {"torch_compile": {"backend": backend}})
+    for _ in range(3):
+        model(inputs[0])
+    with ThreadPoolExecutor(4) as pool:
+        for got, wanted in zip(pool.map(model, inputs), plain, strict=True):
+            torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)

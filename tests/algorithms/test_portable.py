@@ -7,7 +7,7 @@ from support.tiny import build
 import gearshift as gs
 from gearshift.algorithms.compilers import portable
 from gearshift.algorithms.compilers.portable import Portable
-from gearshift.core.errors import BadRecipe
+from gearshift.core.errors import BadRecipe, GearshiftWarning
 
 pytestmark = pytest.mark.compiled
 RECIPE = "taylor(order=1), torch_compile(make_portable=True)"
@@ -33,7 +33,8 @@ def test_a_saved_package_starts_without_compiling(tinies, tmp_path, monkeypatch)
     assert [p.compiled for p in portables(there)] == [0]
 
     monkeypatch.setattr(portable, "machine", lambda: "another machine")
-    elsewhere = gs.load(tmp_path / "m")
+    with pytest.warns(GearshiftWarning, match="made anew here"):
+        elsewhere = gs.load(tmp_path / "m")
     (package,) = portables(elsewhere)
     assert not package.files and "made anew" in gs.status(elsewhere).applied[-1]["notes"][0]
 

@@ -43,8 +43,15 @@ def test_language_models_are_warmed_at_lengths(name):
     ("name", "wrong", "words"),
     [
         ("dit", {"resolutions": [(8, 8)], "data": [{"class_labels": [0]}]}, "takes no height and width"),
-        ("dit", {"batch_sizes": [0], "data": [{"class_labels": [0]}]}, "batch_sizes are whole numbers of 1 or more"),
-        ("dit", {"steps": 0, "data": [{"class_labels": [0]}]}, "steps are whole numbers"),
+        (
+            "dit",
+            {"batch_sizes": [0], "data": [{"class_labels": [0]}]},
+            "batch_sizes has to list whole numbers of 1 or more",
+        ),
+        ("dit", {"steps": 0, "data": [{"class_labels": [0]}]}, "steps has to list whole numbers"),
+        ("dit", {"batch_sizes": 3}, "batch_sizes has to list whole numbers of 1 or more. Got 3"),
+        ("flux", {"resolutions": [32], "data": [{"prompt": ""}]}, r"\(height, width\) pairs. Got 32"),
+        ("flux", {"resolutions": (32, 0), "data": [{"prompt": ""}]}, r"\(height, width\) pairs"),
         ("dit", {"lengths": [4]}, "`lengths` is for language models"),
         ("llama", {"steps": 4}, "has no resolution or steps"),
         ("whisper", {}, "no call is known"),
@@ -56,4 +63,4 @@ def test_sizes_that_a_model_does_not_have_are_told(name, wrong, words):
 
 
 def test_a_size_prints_as_a_line():
-    assert str(Warmed("batch 1", 61.24, 0.123, 2)) == "batch 1: 61.2 s, then 0.12 s; 2 graphs"
+    assert str(Warmed("batch 1", 61.24, 0.123, 2)) == "batch 1: 61.2 s, then 0.12 s; graphs made: 2"

@@ -32,7 +32,7 @@ class Warmed:
     graphs: int
 
     def __str__(self) -> str:
-        return f"{self.size}: {self.first:.1f} s, then {self.later:.2f} s; {self.graphs} graphs"
+        return f"{self.size}: {self.first:.1f} s, then {self.later:.2f} s; graphs made: {self.graphs}"
 
 
 def warm_up(
@@ -72,7 +72,8 @@ def _sizes(
     Raises:
         BadValue: for sizes that the model has none of, or a model of which no call is known.
     """
-    batches = [_positive("batch_sizes", b) for b in batch_sizes]
+    batches = _positive("batch_sizes", batch_sizes)
+    _positive("steps", [1 if steps is None else steps])
     if not hasattr(model, "forward") and hasattr(model, "scheduler"):
         if lengths is not None:
             raise BadValue("A pipeline is warmed up at resolutions and batch sizes; `lengths` is for language models.")
@@ -80,7 +81,7 @@ def _sizes(
     elif hasattr(model, "generate") and not getattr(model.config, "is_encoder_decoder", False):
         if resolutions is not None or steps is not None:
             raise BadValue("A language model is warmed up at lengths and batch sizes; it has no resolution or steps.")
-        yield from _of_language(model, batches, [_positive("lengths", n) for n in lengths or (32,)])
+        yield from _of_language(model, batches, _positive("lengths", (32,) if lengths is None else lengths))
     else:
         raise BadValue(f"Of {type(model).__name__} no call is known; call it yourself at each size to warm it up.")
 
@@ -96,11 +97,11 @@ def _of_pipeline(
         raise BadValue(f"The call of {type(pipe).__name__} takes no height and width, so it has no other resolutions.")
     shared = {k: v for k, v in given.items() if k != "generator"}
     if steps is not None:
-        shared["num_inference_steps"] = _positive("steps", steps)
-    for resolution in [None] if resolutions is None else resolutions:
+        shared["num_inference_steps"] = steps
+    for resolution in [None] if resolutions is None else _pairs(resolutions):
         sized = dict(shared)
         if resolution is not None:
-            sized["height"], sized["width"] = (_positive("resolutions", n) for n in resolution)
+            sized["height"], sized["width"] = resolution
         for batch in batches:
             words = "" if resolution is None else f"{sized['height']} x {sized['width']}, "
             yield f"{words}batch {batch}", partial(quietly, pipe, _batched(sized, batch))
@@ -139,7 +140,17 @@ def _graphs(model: Any) -> int:
     return sum(a.figures.get("graphs", 0) for a in record.applied) if record else 0
 
 
-def _positive(name: str, value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise BadValue(f"{name} are whole numbers of 1 or more. Got {value!r} instead.")
-    return value
+def _pairs(resolutions: Any) -> list[tuple[int, int]]:
+    found = list(resolutions) if isinstance(resolutions, Iterable) else [resolutions]
+    for pair in found:
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise BadValue(f"resolutions are (height, width) pairs. Got {pair!r} instead.")
+        _positive("resolutions", pair)
+    return found
+
+
+def _positive(name: str, values: Any) -> list[int]:
+    found = list(values) if isinstance(values, Iterable) else []
+    if not found or not all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in found):
+        raise BadValue(f"{name} has to list whole numbers of 1 or more. Got {values!r} instead.")
+    return found

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from gearshift.algorithms.compilers.tally import Tally
-from gearshift.algorithms.compilers.tracing import Graph, Traced, flat, inputs_of
+from gearshift.algorithms.compilers.tracing import Traced
 
 
 class Converted(Traced):
@@ -27,15 +28,8 @@ class Converted(Traced):
         super().__init__(module, tally)
         self.backend = backend
 
-    def make(self, args: tuple, kwargs: dict[str, Any]) -> Graph:
-        import torch
-
-        template: dict[str, Any] = {}
-        holder = flat(self.module, self._own, args, kwargs, template)
-        example = tuple(inputs_of(args, kwargs))
-        with torch.no_grad():
-            holder(*example)
-            return Graph(RUNTIMES[self.backend](holder, example), template["output"])
+    def form(self, holder: Any, example: tuple, key: tuple) -> Callable[..., Any]:
+        return RUNTIMES[self.backend](holder, example)
 
 
 def _openvino(holder: Any, example: tuple) -> Callable[..., Any]:
@@ -45,10 +39,12 @@ def _openvino(holder: Any, example: tuple) -> Callable[..., Any]:
 
     converted = openvino.convert_model(holder, example_input=example, input=[list(t.shape) for t in example])
     options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-    request = openvino.compile_model(converted, "CPU", options).create_infer_request()
+    compiled, requests = openvino.compile_model(converted, "CPU", options), threading.local()
 
     def run(*given: Any) -> tuple:
-        outputs = request.infer([t.contiguous().numpy() for t in given], share_inputs=True)
+        if not hasattr(requests, "own"):
+            requests.own = compiled.create_infer_request()  # one serves one thread at a time
+        outputs = requests.own.infer([t.contiguous().numpy() for t in given], share_inputs=True)
         return tuple(torch.from_numpy(outputs[i]) for i in range(len(outputs)))
 
     return run

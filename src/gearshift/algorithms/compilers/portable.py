@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from gearshift.algorithms.compilers.tally import Tally
-from gearshift.algorithms.compilers.tracing import Graph, Traced, flat, inputs_of
+from gearshift.algorithms.compilers.tracing import Traced
 from gearshift.core.context import Context
 from gearshift.core.store import scratch
 
@@ -38,26 +39,12 @@ class Portable(Traced):
             self.files.clear()
         self.compiled = 0
 
-    def make(self, args: tuple, kwargs: dict[str, Any]) -> Graph:
-        import torch
-
-        from gearshift.steps.gate import gate_of
-        from gearshift.steps.run import current
-
-        for module in self.module.modules():
-            gate = gate_of(module)
-            if gate is not None and gate.traced:
-                gate.prepare(current())
-        digest = hashlib.sha256(repr(self._key(args, kwargs)[:-2]).encode()).hexdigest()[:16]
+    def form(self, holder: Any, example: tuple, key: tuple) -> Callable[..., Any]:
+        digest = hashlib.sha256(repr(key[:-2]).encode()).hexdigest()[:16]
         name = f"{self.number}-{digest}.pt2"
-        template: dict[str, Any] = {}
-        holder = flat(self.module, self._own, args, kwargs, template)
-        example = tuple(inputs_of(args, kwargs))
-        with torch.no_grad():
-            if name not in self.files:
-                self.files[name] = self._package(holder, example, name)
-            holder(*example)
-        return Graph(_loaded(self.files[name], holder), template["output"])
+        if name not in self.files:
+            self.files[name] = self._package(holder, example, name)
+        return _loaded(self.files[name], holder)
 
     def _package(self, holder: Any, example: tuple, name: str) -> Path:
         import torch

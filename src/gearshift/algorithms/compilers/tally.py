@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import types
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
 from gearshift.core.context import Context
+from gearshift.core.errors import GearshiftWarning
 from gearshift.core.record import Applied
 
 
@@ -43,9 +45,10 @@ class Tally:
         return {**vars(self), "functions": {}}
 
     def tell(self, sentence: str) -> None:
-        """A note, once."""
+        """What the user should not miss: said now and kept in the status, once."""
         if sentence not in self.applied.notes:
             self.applied.notes.append(sentence)
+            warnings.warn(sentence, GearshiftWarning, stacklevel=2)
 
     def count(self, graphs: int, again: bool) -> None:
         """Graphs that a call made; `again`: for a module that had some, as shapes or arguments were new."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from gearshift.algorithms.compilers import Compiling, compiler_facts, gates_to_compile
 from gearshift.algorithms.compilers.tally import Tally
+from gearshift.algorithms.compilers.tracing import prepare
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.context import Context
 from gearshift.core.errors import GearshiftError
@@ -126,17 +127,13 @@ class Compiled:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         import torch
 
-        from gearshift.steps.gate import gate_of
         from gearshift.steps.run import current
 
         run = current()
         gear = None if run is None else run.gear
         new = gear not in self._calls
         if new:
-            for module in self.module.modules():
-                gate = gate_of(module)
-                if gate is not None and gate.traced:
-                    gate.prepare(run)
+            prepare(self.module)
             own = self.tally.function(type(self.module).forward, gear)
             self._calls[gear] = torch.compile(own.__get__(self.module), **self.options)
         output = self._counted(self._calls[gear], new, args, kwargs)

@@ -40,7 +40,7 @@ class Traced:
         if key not in self._graphs:
             if len(self._graphs) >= KEPT:
                 self._graphs.pop(next(iter(self._graphs)))
-            self._graphs[key] = self._made(args, kwargs)
+            self._graphs[key] = self._made(key, args, kwargs)
         graph = self._graphs[key]
         if graph is None:
             return self._own(*args, **kwargs)
@@ -72,15 +72,34 @@ class Traced:
         shapes = (repr(signature(args, kwargs)), repr(_plain(args)), repr(_plain(kwargs)))
         return (*shapes, repr(None if run is None else run.gear), written, where)
 
-    def make(self, args: tuple, kwargs: dict[str, Any]) -> Graph:
-        """The forward in its other form."""
-        return _traced(self.module, self._own, args, kwargs)
+    def form(self, holder: Any, example: tuple, key: tuple) -> Callable[..., Any]:
+        """The forward in its other form: takes the tensors of a call, and gives those of its output.
 
-    def _made(self, args: tuple, kwargs: dict[str, Any]) -> Graph | None:
+        Args:
+            holder: a module that does so in torch.
+            example: the tensors of this call.
+            key: of the call among others.
+        """
+        return _traced(holder, example)
+
+    def _make(self, key: tuple, args: tuple, kwargs: dict[str, Any]) -> Graph:
+        import torch
+
+        template: dict[str, Any] = {}
+        holder = flat(self.module, self._own, args, kwargs, template)
+        example = tuple(inputs_of(args, kwargs))
+        with torch.no_grad():
+            prepare(self.module)
+            run = self.form(holder, example, key)
+            run(*example)
+            holder(*example)  # for the structure of the output
+        return Graph(run, template["output"])
+
+    def _made(self, key: tuple, args: tuple, kwargs: dict[str, Any]) -> Graph | None:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                graph = self.make(args, kwargs)
+                graph = self._make(key, args, kwargs)
         except Exception as error:  # whatever tracing stumbles over, the module itself still runs
             self._say(f"it could not be {self.word} ({' '.join(str(error).split())[:120]})")
             return None
@@ -132,20 +151,24 @@ def flat(module: Any, own: Callable[..., Any], args: tuple, kwargs: dict[str, An
     return Flat()
 
 
-def _traced(module: Any, own: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Graph:
+def prepare(module: Any) -> None:
+    """Tell the gates that a graph looks into that it is about to be made, for the current run."""
+    from gearshift.steps.gate import gate_of
+    from gearshift.steps.run import current
+
+    for inner in module.modules():
+        gate = gate_of(inner)
+        if gate is not None and gate.traced:
+            gate.prepare(current())
+
+
+def _traced(holder: Any, example: tuple) -> Callable[..., Any]:
     """The forward traced, frozen, and on CUDA captured."""
     import torch
 
-    from gearshift.steps.tree import mapped
-
-    template: dict[str, Any] = {}
-    example = tuple(inputs_of(args, kwargs))
-    with torch.no_grad():
-        traced = torch.jit.trace(flat(module, own, args, kwargs, template), example, check_trace=False)
-        run = torch.jit.optimize_for_inference(torch.jit.freeze(traced.eval()))
-        if example and example[0].is_cuda:
-            run = _captured(run, example)
-    return Graph(run, mapped(template["output"], torch.Tensor.detach))
+    traced = torch.jit.trace(holder, example, check_trace=False)
+    run = torch.jit.optimize_for_inference(torch.jit.freeze(traced.eval()))
+    return _captured(run, example) if example and example[0].is_cuda else run
 
 
 def _captured(run: Callable[..., Any], example: tuple) -> Callable[..., Any]:
