@@ -14,6 +14,12 @@ MADE, PLAIN = {}, {}
 
 
 @pytest.fixture(autouse=True)
+def same_numbers():
+    """Every test draws the same numbers whenever and in whatever company it runs."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
 def no_leftover_run():
     """Every test starts and ends without an open sampling run."""
     from gearshift.steps import run

@@ -1,14 +1,10 @@
-"""HIGGS: how exact, how small, which layers are left; the layer as a module; FLUTE in a stand-in."""
+"""HIGGS: how exact, how small, which layers are left; the layer as a module."""
 
 from __future__ import annotations
 
 import copy
-import gc
 import io
-import sys
 import warnings
-import weakref
-from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -21,9 +17,7 @@ from gearshift import zoo
 from gearshift.core.errors import GearshiftWarning
 from gearshift.core.recipe import Recipe
 from gearshift.core.target import put
-from gearshift.kernels import higgs_flute, higgs_linear
-from gearshift.kernels.grid_codes import numbers, pack
-from gearshift.kernels.grids import pairs
+from gearshift.kernels import higgs_linear
 from gearshift.kernels.grouped import dequantize, nbytes, quantize
 from gearshift.kernels.higgs_linear import HiggsConv1D, HiggsLinear, group_size
 from gearshift.models.describe import chosen
@@ -92,8 +86,8 @@ def test_what_each_width_reaches(bits, p):
     layer = HiggsLinear.from_float(nn.Linear(512, 64), bits, p)
     floor = {(2, 1): 9.3, (2, 2): 9.7, (3, 1): 14.7, (3, 2): 15.3, (4, 1): 20.5, (4, 2): 21.2}
     assert sqnr(nn.Linear(512, 64).weight, layer.weight) < 0  # another layer's
-    weight = torch.randn(64, 512)
-    linear = nn.Linear(512, 64)
+    weight = torch.randn(1024, 512)  # few rows would differ by a tenth of a dB from draw to draw
+    linear = nn.Linear(512, 1024)
     linear.weight.data = weight
     assert sqnr(weight, HiggsLinear.from_float(linear, bits, p).weight) > floor[bits, p]
     assert layer_bytes(layer) == 64 * 512 * bits // 8 + 64 * 2 * 2 + 64
@@ -292,90 +286,3 @@ def test_measuring_that_would_take_too_long_is_not_begun(monkeypatch):
     with pytest.warns(GearshiftWarning):
         gs.optimize(tiny.pipe, "diffusers_higgs", data=[tiny.parts.call(1)])
     assert any("would have taken" in note for note in gs.status(tiny.pipe).applied[0]["notes"])
-
-
-class Flute:
-    """FLUTE's functions as its documentation describes them, in plain torch."""
-
-    def __init__(self, off: float = 1.0, kernel: bool = True) -> None:
-        self.off, self.kernel, self.calls = off, kernel, []
-
-    def prepare_data_transposed(self, codes, scales, grid, *, num_bits, group_size, vector_size, dtype, device, **more):
-        if not self.kernel:
-            raise RuntimeError("CUDA error: invalid argument")
-        assert codes.dtype == torch.uint8 and scales.dtype == grid.dtype == dtype and vector_size == 2
-        assert grid.shape == (4**num_bits, 2) and scales.shape[1] == 2 * codes.shape[1] // group_size
-        weight = grid[codes.int()].flatten(1) * scales.repeat_interleave(group_size, 1)
-        return weight, None, None, None, SimpleNamespace(rows=more["example_batch_size"])
-
-    def qgemm_v2(self, x, weight, scales, table, table2, workspace, tuned):
-        self.calls.append((len(x), tuned.rows))
-        return F.linear(x, weight) * self.off
-
-    def get_workspace_streamk(self, device):
-        return torch.zeros(1)
-
-
-@pytest.fixture
-def flute(monkeypatch):
-    """Puts a stand-in where FLUTE would be, and says which one is the faster."""
-
-    def install(stand_in, ratio=2.0):
-        modules = {name: ModuleType(name) for name in ("flute", "flute.integrations", "flute.utils", "flute.tune")}
-        modules["flute.integrations.higgs"] = higgs = ModuleType("flute.integrations.higgs")
-        higgs.prepare_data_transposed = stand_in.prepare_data_transposed
-        modules["flute.tune"].qgemm_v2 = stand_in.qgemm_v2
-        modules["flute.utils"].get_workspace_streamk = stand_in.get_workspace_streamk
-        for name, module in modules.items():
-            monkeypatch.setitem(sys.modules, name, module)
-        monkeypatch.setattr(higgs_flute, "compared", lambda *_: ratio)
-        return stand_in
-
-    return install
-
-
-@each_setting
-def test_flute_gets_what_it_asks_for(flute, bits, p):
-    stand_in = flute(Flute())
-    codes, scale = torch.randint(4**bits, (6, 32), dtype=torch.uint8), torch.rand(6, 1).half()
-    weight = pack(codes, bits), scale, pairs(bits, p), bits
-    x = torch.randn(2, 64).half()
-    got = higgs_flute.multiply(x, *weight, 2)
-    assert stand_in.calls[-1] == (2, 2)
-    assert torch.allclose(got, F.linear(x, numbers(*weight, torch.float16)), atol=0.02)
-    higgs_flute.multiply(x, *weight, 2)
-    assert len(stand_in.calls) == 3, "once to compare, then once a call"
-    kept, codes = weakref.ref(weight[0]), None
-    del weight
-    gc.collect()
-    assert kept() is None, "what was chosen for a weight keeps it alive"
-
-
-@pytest.mark.parametrize(("stand_in", "ratio"), [(Flute(off=1.5), 2.0), (Flute(kernel=False), 2.0), (Flute(), 0.5)])
-def test_flute_is_left_where_it_is_wrong_has_no_kernel_or_is_slower(flute, stand_in, ratio):
-    flute(stand_in, ratio)
-    weight = torch.zeros(6, 32, dtype=torch.uint8), torch.rand(6, 1).half(), pairs(4, 2), 4
-    x = torch.randn(1, 64).half()
-    assert torch.equal(higgs_flute.multiply(x, *weight, 1), F.linear(x, numbers(*weight, torch.float16)))
-    assert len(stand_in.calls) <= 1
-
-
-def test_flute_is_asked_only_on_cuda_in_16_bits_for_as_many_rows(monkeypatch):
-    monkeypatch.setattr(higgs_flute, "INSTALLED", True)
-    for dtype, cuda, rows, asked in [
-        (torch.float16, True, 2, True),
-        (torch.bfloat16, True, 1, True),
-        (torch.float16, True, 3, False),
-        (torch.float32, True, 2, False),
-        (torch.float16, False, 2, False),
-    ]:
-        x = SimpleNamespace(dtype=dtype, is_cuda=cuda, shape=(rows, 64))
-        assert higgs_flute.serves(x, 2) is asked
-
-
-def test_what_flute_lacks_is_said_in_words(flute):
-    if not higgs_flute.INSTALLED:
-        assert "pip install 'gearshift[flute]'" in higgs_flute.missing("cuda")
-    flute(Flute())
-    assert higgs_flute.missing("cuda") is None
-    assert "the model is on cpu" in higgs_flute.missing("cpu")

@@ -196,3 +196,11 @@ class ToneTranscriber(Transcriber):
 
     def find(self, samples):
         return by_energy(samples)
+
+
+TOKENS = ToneEngine().tokens
+TIME = TOKENS.first_time
+
+
+def say(tokens):
+    return "".join(f" w{token}" for token in tokens)
