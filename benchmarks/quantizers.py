@@ -1,10 +1,10 @@
 """Every quantizer on every model of the zoo: size, speed, fidelity, and how long quantizing takes.
 
-Speed is that of whole eager calls against the float32 original, in turns in the same run. Fidelity is the SQNR of the
-final latents to the same seeds, or the perplexity on text that the language model never saw. Every quantized model is
-saved, loaded and compared bit for bit.
+Speed is that of whole calls against the eager float32 original, in turns in the same run: as it is, and with torch_compile
+(inductor) behind the quantizer, both warm. Fidelity is the SQNR of the final latents to the same seeds, or the perplexity
+on text that the language model never saw. Every quantized model is saved, loaded and compared bit for bit.
 
-usage: python benchmarks/quantizers.py [--models text-to-image dit flux llama] [--steps 20] [--images 4]
+usage: python benchmarks/quantizers.py [--models text-to-image dit flux llama] [--steps 20] [--images 4] [--eager]
 """
 
 from __future__ import annotations
@@ -13,9 +13,7 @@ import argparse
 import json
 import math
 import tempfile
-import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +27,7 @@ from gearshift.core.model import size_bytes
 from gearshift.core.registry import registry
 from gearshift.evaluate.cells import Column, Row
 from gearshift.evaluate.table import to_json, to_markdown
-from gearshift.evaluate.timing import machine
+from gearshift.evaluate.timing import clock, interleaved, machine
 from gearshift.zoo import language
 
 FILE = Path(__file__).with_suffix("")
@@ -48,9 +46,11 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
 }
 COLUMNS = [
     Column("size", "size over the original", "x", ".2f"),
-    Column("speed", "speed over the original", "x", ".2f", "higher"),
+    Column("speed", "eager over the original", "x", ".2f", "higher", worse="slower"),
+    Column("compiled", "compiled over the original", "x", ".2f", "higher", worse="slower"),
     Column("fidelity", "SQNR (dB), or perplexity", "", ".2f"),
     Column("seconds", "quantizing", "s", ".1f"),
+    Column("compiling", "first compiled call", "s", ".0f"),
     Column("exact", "saved and loaded, equal bits", "", ".0f"),
 ]
 
@@ -59,7 +59,7 @@ class Subject:
     """One model of the zoo, how it is called and judged."""
 
     def __init__(self, name: str, options: argparse.Namespace) -> None:
-        self.name, self.steps = name, options.steps
+        self.name, self.steps, self.compiling = name, options.steps, not options.eager
         if name == "llama":
             self.data: Any = [language.calibration_text()[:40_000]]
             self.tokenizer: Any = language.load_language()[1]
@@ -70,6 +70,9 @@ class Subject:
             call = {**caching.arguments(name, caching.prompt_set("search", 4)), "num_inference_steps": 8}
             call.pop("generator")
             self.data = [{**call, "output_type": "latent"}]
+
+    def optimize(self, model: Any, recipe: dict[str, Any]) -> Any:
+        return gs.optimize(model, recipe, data=self.data, tokenizer=self.tokenizer)
 
     def load(self) -> Any:
         return language.load_language()[0] if self.name == "llama" else zoo.load(self.name)
@@ -89,23 +92,15 @@ class Subject:
         return float(10 * (reference.double().square().sum() / off.clamp_min(1e-30)).log10())
 
 
-def seconds(call: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
-
-
 def row(subject: Subject, name: str, values: dict[str, Any], original: Any, reference: torch.Tensor) -> Row:
     model, recipe = subject.load(), {name: values}
-    took = seconds(lambda: gs.optimize(model, recipe, data=subject.data, tokenizer=subject.tokenizer))
-    subject.call(model)
-    turns = [(seconds(lambda: subject.call(original)), seconds(lambda: subject.call(model))) for _ in range(3)]
+    took = clock(lambda: subject.optimize(model, recipe))
     with tempfile.TemporaryDirectory() as folder:
         gs.save(model, Path(folder) / "m")
         equal = torch.equal(subject.call(gs.load(Path(folder) / "m")), subject.call(model))
     cells = {
         "size": size_bytes(model) / size_bytes(original),
-        "speed": min(t[0] for t in turns) / min(t[1] for t in turns),
+        **speeds(subject, original, model, recipe),
         "fidelity": subject.fidelity(model, reference),
         "seconds": took,
         "exact": float(equal),
@@ -114,10 +109,25 @@ def row(subject: Subject, name: str, values: dict[str, Any], original: Any, refe
     return Row(f"{name}({words})" if words else name, name, cells)
 
 
+def speeds(subject: Subject, original: Any, model: Any, recipe: dict[str, Any]) -> dict[str, float]:
+    """Eager and compiled, in turns with the original; what does not compile has no speed compiled."""
+    calls, compiling = {"original": lambda: subject.call(original), "speed": lambda: subject.call(model)}, {}
+    if subject.compiling:
+        try:
+            compiled = subject.optimize(subject.load(), {**recipe, "torch_compile": {}})
+            compiling["compiling"] = clock(lambda: subject.call(compiled))
+            calls["compiled"] = lambda: subject.call(compiled)
+        except Exception as error:
+            print(subject.name, recipe, "does not compile:", " ".join(str(error).split())[:200], flush=True)
+    times = interleaved(calls, repeats=3)
+    first = times.pop("original").median
+    return {name: first / timing.median for name, timing in times.items()} | compiling
+
+
 def rows(subject: Subject) -> list[Row]:
     original = subject.load()
     reference = subject.call(original)
-    start = {"size": 1.0, "speed": 1.0}
+    start = {"size": 1.0, **speeds(subject, original, original, {})}
     if subject.name == "llama":
         start["fidelity"] = subject.fidelity(original, reference)
     found = [Row("original", "", start)]
@@ -139,12 +149,13 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--images", type=int, default=4)
+    parser.add_argument("--eager", action="store_true", help="without compiling, which takes most of the time")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     path = FILE.with_suffix(".json")
-    data = json.loads(path.read_text()) if path.exists() else {}
     for name in options.models:
         table = rows(Subject(name, options))
+        data = json.loads(path.read_text()) if path.exists() else {}
         about = f"{machine()}; {options.images} images of {options.steps} steps, or 4 windows of 256 tokens."
         data[name] = {"about": about, "rows": json.loads(to_json(COLUMNS, table)), "text": to_markdown(COLUMNS, table)}
         path.write_text(json.dumps(data, indent=1) + "\n")
