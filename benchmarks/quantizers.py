@@ -1,8 +1,9 @@
 """Every quantizer on every model of the zoo: size, speed, fidelity, and how long quantizing takes.
 
-Speed is that of whole calls against the eager float32 original, in turns in the same run: as it is, and with torch_compile
-(inductor) behind the quantizer, both warm. Fidelity is the SQNR of the final latents to the same seeds, or the perplexity
-on text that the language model never saw. Every quantized model is saved, loaded and compared bit for bit.
+Speed is that of whole calls against the eager float32 original, in turns in the same run: as it is, and with
+torch_compile (inductor) behind the quantizer, both warm. Fidelity is the SQNR of the final latents to the same seeds,
+or the perplexity on text that the language model never saw. Every quantized model is saved, loaded and compared bit
+for bit.
 
 usage: python benchmarks/quantizers.py [--models text-to-image dit flux llama] [--steps 20] [--images 4] [--eager]
 """

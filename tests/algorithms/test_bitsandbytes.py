@@ -50,7 +50,16 @@ def test_four_bits_equal_the_library_s_own_layer(kind, double):
     ours, x = layers.FourBitLinear.from_float(linear(), kind, double), torch.randn(5, 64)
     theirs = bnb.nn.Linear4bit(64, 32, quant_type=kind, compress_statistics=double)
     theirs.load_state_dict(linear().state_dict())
+    theirs.support_avx512bf16_for_cpu = False  # with which it computes in bfloat16
     assert torch.equal(ours(x), theirs.to("cpu").eval()(x))
+
+
+@pytest.mark.parametrize("inputs", [32, 96, 160])
+@pytest.mark.parametrize("kind", ["fp4", "nf4"])
+def test_rows_may_end_within_a_block(kind, inputs):
+    twin = layers.FourBitLinear.from_float(linear(inputs), kind, False)
+    values = twin.dequantized(torch.float32).reshape(-1, 64) / twin.absmax[:, None]
+    assert len(values.mul(1000).round().unique()) <= 16
 
 
 def test_eight_bits_are_as_near_as_the_library_s_own_layer():

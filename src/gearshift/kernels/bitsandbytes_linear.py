@@ -136,6 +136,8 @@ class FourBitLinear(FrozenLinear):
     def product(self, rows: torch.Tensor) -> torch.Tensor:
         if rows.dtype not in COMPUTES_IN:
             return self.product(rows.float()).to(rows.dtype)
+        if rows.device.type == "cpu":
+            return F.linear(rows, self.dequantized(rows.dtype))
         nested = (self.absmax, self.nested_code, self.offset) if self.nested_absmax is not None else ()
         scales = self.absmax if self.nested_absmax is None else self.nested_absmax
         shape = [self.out_features, self.in_features]
@@ -148,10 +150,12 @@ class FourBitLinear(FrozenLinear):
                 self.absmax, self.nested_absmax, self.nested_code, SCALES_BLOCK, torch.float32
             )
             scales = scales + self.offset
-        shape = [self.out_features, self.in_features]
+        # as one row: where rows end within a block, the library's AVX-512 kernel takes the next block's scale
+        shape = [1, self.out_features * self.in_features]
         computed = dtype if dtype in COMPUTES_IN else torch.float32
         dequantize = torch.ops.bitsandbytes.dequantize_4bit
-        return dequantize(self.packed, scales, BLOCK, self.quant_type, shape, computed).to(dtype)
+        weight = dequantize(self.packed, scales, BLOCK, self.quant_type, shape, computed)
+        return weight.view(self.out_features, self.in_features).to(dtype)
 
 
 @functools.cache

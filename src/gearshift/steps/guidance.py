@@ -12,7 +12,6 @@ from gearshift.models.denoiser import Denoiser
 from gearshift.steps.decision import Action
 from gearshift.steps.gate import Gate
 from gearshift.steps.memory import Kept, Memory
-from gearshift.steps.predict import Predictor
 from gearshift.steps.rule import Rule
 from gearshift.steps.run import Run
 from gearshift.steps.tree import mapped, replaced, tensors
@@ -78,11 +77,8 @@ class GuidanceRule(Rule):
 
     A run without an unconditional pass is let through and leaves no log.
 
-    Attributes:
-        predictor: makes the difference to be added of those kept.
+    What is kept, and predicted, is the difference between the two.
     """
-
-    predictor: Predictor
 
     def call(self, run: Run, gate: Gate, args: tuple, kwargs: dict[str, Any]) -> Any:
         row = gate.row  # type: ignore[attr-defined]  # this rule stands at backbones only
@@ -152,7 +148,7 @@ class GuidanceRule(Rule):
         return run.memory_of(self, 0, self.predictor.depth)
 
     def _keep(self, run: Run, conditional: Any, unconditional: Any) -> None:
-        if not torch.is_grad_enabled():
+        if self._keeps(run):
             pairs = zip(tensors(conditional), tensors(unconditional), strict=True)
             self._memory(run).keep(run.x, [u - c for c, u in pairs])
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -119,6 +120,26 @@ def watch(model: Any, module: Any, context: Context) -> Backbone:
         context.change(Clock(scheduler))
     row = describe_denoiser(module)
     return cast(Backbone, _standing(module, lambda: Backbone(module, row), context))
+
+
+@contextmanager
+def watched(model: Any) -> Iterator[None]:
+    """Let `run.current` tell the step of each call of a model's denoisers, for the length of a block."""
+    scheduler, gates = getattr(model, "scheduler", None), []
+    clock = Clock(scheduler) if is_scheduler(scheduler) and not is_heard(scheduler) else None
+    try:
+        if clock is not None:
+            clock.lay()
+        for module in denoisers(model).values():
+            if gate_of(module) is None:
+                gates.append(Backbone(module, describe_denoiser(module)))
+                gates[-1].stand()
+        yield
+    finally:
+        for gate in gates:
+            gate.leave()
+        if clock is not None:
+            clock.lift()
 
 
 def gate_at(module: Any, context: Context) -> Gate:

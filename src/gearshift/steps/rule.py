@@ -44,6 +44,7 @@ class Rule(ABC):
         site: the site's name, for logs.
         record: the model's record, where the log of the newest run goes.
         alone: the algorithm has this one rule for a denoiser.
+        predictor: makes what is filled in of what was kept.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Rule(ABC):
     trigger: Trigger
     record: Record
     alone: bool
+    predictor: Predictor
 
     @abstractmethod
     def call(self, run: Run, gate: Gate, args: tuple, kwargs: dict[str, Any]) -> Any:
@@ -75,11 +77,15 @@ class Rule(ABC):
             stacklevel=2,
         )
 
+    def _keeps(self, run: Run) -> bool:
+        """Whether outputs are kept now: without gradients, or where gradients are to flow through them."""
+        return run.trained or not torch.is_grad_enabled()
+
     def _reason(self, run: Run) -> str | None:
         """Why a step is computed; the trigger is asked once a step, so that all places and branches go the same way."""
         state = run.states.setdefault(self, {})
         if state.get("step") != run.step:
-            reason = "gradients are on" if torch.is_grad_enabled() else self.trigger.reason_to_compute(run, state)
+            reason = self.trigger.reason_to_compute(run, state) if self._keeps(run) else "gradients are on"
             state.update(step=run.step, reason=reason, decisions={})
         return state["reason"]
 
@@ -105,8 +111,6 @@ class Rule(ABC):
 class OutputRule(Rule):
     """Fills in a place's output from its last computed ones."""
 
-    predictor: Predictor
-
     def call(self, run: Run, gate: Gate, args: tuple, kwargs: dict[str, Any]) -> Any:
         place = gate.place
         assert place is not None
@@ -119,7 +123,7 @@ class OutputRule(Rule):
         if memory.filling is not None:
             return memory.filling
         output = self._compute(run, gate, args, kwargs)
-        if gate is place.gates[-1] and not torch.is_grad_enabled():
+        if gate is place.gates[-1] and self._keeps(run):
             memory.keep(run.x, run.share(output) if run.share else output)
         return output
 

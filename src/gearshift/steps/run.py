@@ -70,6 +70,7 @@ class Run:
         share: takes the conditional half of what was computed for both halves at once; None: outputs are kept whole.
         marked_by_caller: the caller's own `tick` marks the steps.
         marked, last: timestep and latent of the current step where there is no scheduler.
+        trained: gradients flow through what is kept and filled in; else nothing is filled in while they are on.
     """
 
     def __init__(self, scheduler: Any = None, marked_by_caller: bool = False) -> None:
@@ -86,6 +87,7 @@ class Run:
         self.share: Callable[[Any], Any] | None = None
         self.marked: float | None = None
         self.last: Any = None
+        self.trained = False
         self.logs: dict[Rule, RunLog] = {}
         self.states: dict[Rule, dict[str, Any]] = {}
         self._timesteps: list[float] = []
@@ -116,6 +118,13 @@ class Run:
     def place(self, coordinates: list[float]) -> None:
         """Say where each step is on the noise schedule."""
         self._coordinates = coordinates
+
+    def again(self, step: int) -> Run:
+        """A run along the same steps, from one of them on, for calls that are trained on; nothing is kept in it yet."""
+        run = Run(self.scheduler)
+        run._timesteps, run._coordinates = self._timesteps, self._coordinates
+        run.step, run.position, run.trained = step, self.position - self.step + step, True
+        return run
 
     @property
     def located(self) -> bool:

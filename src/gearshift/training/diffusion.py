@@ -15,6 +15,8 @@ from gearshift.core.errors import BadRecipe
 from gearshift.core.model import parts
 from gearshift.models.diffusers import denoisers
 from gearshift.models.example import silent
+from gearshift.steps.install import watched
+from gearshift.steps.run import Run, current
 from gearshift.steps.tree import mapped, tensors
 
 OWN_CALLS = 8
@@ -28,12 +30,15 @@ class Lesson:
 
     Attributes:
         part: the denoiser's name in the pipeline.
+        run, step: the sampling run and its step, from 0, that the call belongs to; None where nothing tells.
     """
 
     part: str
     args: tuple
     kwargs: dict[str, Any]
     output: Any
+    run: Run | None = None
+    step: int = 0
 
 
 class SameOutput(nn.Module):
@@ -111,8 +116,9 @@ def lessons(pipe: Any, calls: list[dict[str, Any]], seed: int) -> list[Lesson]:
 def _listening(pipe: Any, found: list[Lesson]) -> Iterator[None]:
     def listener(part: str) -> Any:
         def listen(module: Any, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
-            kept = mapped(output, lambda t: t.detach().clone())
-            found.append(Lesson(part, mapped(args, torch.Tensor.detach), mapped(kwargs, torch.Tensor.detach), kept))
+            kept, run = mapped(output, lambda t: t.detach().clone()), current()
+            given = mapped(args, torch.Tensor.detach), mapped(kwargs, torch.Tensor.detach)
+            found.append(Lesson(part, *given, kept, run, run.step if run is not None else 0))
 
         return listen
 
@@ -120,7 +126,8 @@ def _listening(pipe: Any, found: list[Lesson]) -> Iterator[None]:
         module.register_forward_hook(listener(part), with_kwargs=True) for part, module in denoisers(pipe).items()
     ]
     try:
-        yield
+        with watched(pipe):
+            yield
     finally:
         for handle in handles:
             handle.remove()

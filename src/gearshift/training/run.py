@@ -15,6 +15,7 @@ from gearshift.steps.tree import tensors
 from gearshift.training.checkpoint import Checkpoint, digest, home
 from gearshift.training.language import split
 from gearshift.training.lora import LowRank
+from gearshift.training.through import Stretch
 from gearshift.training.trainable import Merged, Trained, linears, trainable
 from gearshift.training.trainer import Curve, Settings, Trainer, with_bar
 
@@ -84,8 +85,9 @@ def trained(
 
 
 def _beginning(examples: list[Any]) -> list[Any]:
-    """The tensors of the first example."""
-    return tensors([e if isinstance(e, torch.Tensor) else list(vars(e).values()) for e in examples[:1]])
+    """The tensors of the first example, or of the first call of one."""
+    first = [example.lessons[0] if isinstance(example, Stretch) else example for example in examples[:1]]
+    return tensors([e if isinstance(e, torch.Tensor) else list(vars(e).values()) for e in first])
 
 
 def merged(students: Students, context: Context, paths: Paths) -> Paths:

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 from gearshift.core.algorithm import Algorithm
@@ -85,11 +87,12 @@ class Recoverer(Algorithm, base=True):
     def look(self, model: Any, context: Context) -> None:
         from gearshift.core.errors import CannotLift
 
-        before = [*(applied.algorithm for applied in context.record.applied), *context.recipe.algorithms]
-        reason = "" if any(type(a).facts.stage < Stage.RECOVER for a in before) else "nothing was done to it before"
+        record = context.record
+        before = [*(applied.algorithm for applied in record.applied), *context.recipe.algorithms]
+        reason = "" if any(_costs_quality(a) for a in before) else "nothing was done to it before"
         if not reason:
             try:
-                with context.record.lifted():
+                with record.lifted():
                     context.seen[self.name] = self.lessons(model, context, True), ""
                 return
             except CannotLift:
@@ -97,7 +100,8 @@ class Recoverer(Algorithm, base=True):
                     "what was done to it before cannot be taken off; in one recipe with that, it would learn from the "
                     "original's answers"
                 )
-        context.seen[self.name] = self.lessons(model, context, False), reason
+        with record.lifted(sum(type(applied.algorithm).facts.stage <= Stage.RECOVER for applied in record.applied)):
+            context.seen[self.name] = self.lessons(model, context, False), reason
 
     def apply(self, model: Any, context: Context) -> None:
         from gearshift.training.run import adapted, merged, trained, updates
@@ -112,7 +116,8 @@ class Recoverer(Algorithm, base=True):
         rank, scale = values.get("r", 0), values.get("alpha_r_ratio", 1.0)
         paths = adapted(model, students, context, rank, scale, self.chosen) if self.adapted else {}
         parameters = {**updates(students, paths), **self._in_place(model, students)}
-        trained(students, context, self.settings(context), self.objective(model, not reason), parameters, lessons)
+        with self.taught(model, context, lessons, not reason) as (objective, examples):
+            trained(students, context, self.settings(context), objective, parameters, examples)
         left = merged(students, context, paths)
         context.save(parts=sorted(left), paths=left, rank=rank, scale=scale)
         context.measured(seconds=time.perf_counter() - start)
@@ -129,6 +134,11 @@ class Recoverer(Algorithm, base=True):
                 update = LowRank(base, context.saved["rank"], context.saved["scale"], "meta").eval()
                 context.change(Swap(root, path, update, base, self.name))
 
+    @contextmanager
+    def taught(self, model: Any, context: Context, lessons: list[Any], original: bool) -> Iterator[tuple[Any, Any]]:
+        """The objective and what it is minimized over, for the length of the training."""
+        yield self.objective(model, original), lessons
+
     def chosen(self, paths: list[str]) -> list[str]:
         """Which of the linear layers get updates; all of them by default."""
         return paths
@@ -143,3 +153,9 @@ class Recoverer(Algorithm, base=True):
         for root in students.values():
             found |= norms_and_biases(root, self.gain_rate)
         return found
+
+
+def _costs_quality(algorithm: Algorithm) -> bool:
+    """Whether an algorithm changes what a model answers, so that there is something to win back."""
+    facts = type(algorithm).facts
+    return facts.stage < Stage.RECOVER or facts.family is Family.CACHER

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from gearshift.algorithms.recoverers import Recoverer, recoverer_facts
@@ -33,8 +35,9 @@ def optimizer_param() -> Any:
 class ImageRecoverer(Recoverer, base=True):
     """Base of the recoverers of pipelines: the denoiser learns to answer as the original did along its own runs.
 
-    The calls are recorded before the recipe's other algorithms are applied. `data` is prompts, or dicts of the
-    pipeline's arguments; without it prompts are made up of words that the tokenizer knows.
+    The calls are recorded before the recipe's other algorithms are applied. A cacher that fills in steps is trained
+    through: the denoiser learns to leave behind what the original's outputs can be filled in from. `data` is prompts,
+    or dicts of the pipeline's arguments; without it prompts are made up of words that the tokenizer knows.
     """
 
     facts = recoverer_facts(Kind.DIFFUSION)
@@ -75,6 +78,19 @@ class ImageRecoverer(Recoverer, base=True):
         recipe = context.recipe
         calls = calls_of(model, recipe.data, self.values()["batch_size"] or recipe.batch_size, recipe.seed)
         return lessons(model, calls, recipe.seed)
+
+    @contextmanager
+    def taught(self, model: Any, context: Context, lessons: list[Any], original: bool) -> Iterator[tuple[Any, Any]]:
+        from gearshift.training.through import ThroughCachers, cachers_on, stretches
+
+        with cachers_on(model, context) as names:
+            students = self.students(model)
+            through = stretches(lessons, students) if names else []
+            if through:
+                context.note(f"Trained through {' and '.join(names)}: what is filled in learns from the original too.")
+                yield ThroughCachers(students), through
+            else:
+                yield self.objective(model, original), lessons
 
     def apply(self, model: Any, context: Context) -> None:
         from gearshift.training.diffusion import offloaded
