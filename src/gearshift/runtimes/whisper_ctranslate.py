@@ -76,9 +76,9 @@ class CTranslateTranscriber(Transcriber):
         return f"{type(self).__name__}({self.runtime!r})"
 
     def _open(self) -> None:
-        if self.int8 and self.runtime.weight_bits != 8:
-            self.runtime.engine = None  # at most one copy of the weights
-            self.runtime.engine = self._worker()
+        self._computing = "int8" if self.int8 else self.runtime.compute_type
+        self.runtime.engine = None  # at most one copy of the weights
+        self.runtime.engine = self._worker(self.batch_size)
         self.engine = CTranslateEngine(
             self.runtime.engine,
             self._sampled,
@@ -87,14 +87,17 @@ class CTranslateTranscriber(Transcriber):
             self.runtime.generation_config,
         )
 
-    def _worker(self) -> Any:
-        device = self.runtime.device
+    def _worker(self, batch: int = 1) -> Any:
+        """The engine. On a CPU pieces of a batch share the threads: one piece in one thread wastes none of it."""
+        device, threads = self.runtime.device, torch.get_num_threads()
+        places = min(batch, threads) if device.type == "cpu" else 1
         return engine().models.Whisper(
             str(self.runtime.folder),
             device=device.type,
             device_index=device.index or 0,
-            compute_type="int8" if self.int8 else self.runtime.compute_type,
-            intra_threads=torch.get_num_threads(),
+            compute_type=self._computing,
+            inter_threads=places,
+            intra_threads=threads // places,
         )
 
     def _sampled(self, seed: int, run: Callable[[Any], T]) -> T:

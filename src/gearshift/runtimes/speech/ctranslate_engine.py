@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from math import ceil
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -13,6 +15,9 @@ from gearshift.runtimes.speech.audio import RATE
 from gearshift.runtimes.speech.engines import Output, features
 from gearshift.runtimes.speech.rules import FIRST
 from gearshift.runtimes.speech.tokens import TICK, Tokens
+
+A = TypeVar("A")
+B = TypeVar("B")
 
 
 class CTranslateEngine:
@@ -36,8 +41,11 @@ class CTranslateEngine:
         self.tokens = Tokens.of(config, generation_config)
 
     def encode(self, pieces: Sequence[np.ndarray]) -> Any:
-        sound = features(self.extractor, pieces, self.tokens.window)
-        return self.model.encode(_view(sound.numpy()), to_cpu=True)
+        sound = features(self.extractor, pieces, self.tokens.window).numpy()
+        if self.model.device != "cpu":
+            return self.model.encode(_view(sound), to_cpu=True)
+        ones = [sound[i : i + 1] for i in range(len(sound))]  # several at once would fall out of a core's cache
+        return _view(np.concatenate(self._side_by_side(lambda one: np.array(self.model.encode(_view(one))), ones)))
 
     def pick(self, encoded: Any, rows: Sequence[int]) -> Any:
         return _view(np.array(encoded)[list(rows)])
@@ -51,7 +59,7 @@ class CTranslateEngine:
         self, encoded: Any, prompts: Sequence[Sequence[int]], temperature: float, seeds: Sequence[int]
     ) -> list[Output]:
         if temperature == 0:
-            return self._decoded(self.model, encoded, prompts)
+            return self._greedy(encoded, prompts)
         found = []
         for row, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
             found += self._drawn(self.pick(encoded, [row]), prompt, temperature, seed)
@@ -68,6 +76,23 @@ class CTranslateEngine:
             firsts = np.flatnonzero(np.diff(tokens, prepend=-1))
             found.append(moments[firsts] * TICK)
         return found
+
+    def _greedy(self, encoded: Any, prompts: Sequence[Sequence[int]]) -> list[Output]:
+        """As many parts of a batch side by side as the engine has workers."""
+        rows = range(len(prompts))
+        size = ceil(len(rows) / self.model.num_workers)
+        parts = [rows[i : i + size] for i in rows[::size]]
+        if len(parts) == 1:
+            return self._decoded(self.model, encoded, prompts)
+        found = self._side_by_side(
+            lambda part: self._decoded(self.model, self.pick(encoded, part), [prompts[row] for row in part]), parts
+        )
+        return [output for part in found for output in part]
+
+    def _side_by_side(self, call: Callable[[A], B], items: Sequence[A]) -> list[B]:
+        """A call for each item, in as many threads as the engine has workers; it computes without Python's lock."""
+        with ThreadPoolExecutor(self.model.num_workers) as pool:
+            return list(pool.map(call, items))
 
     def _drawn(self, encoded: Any, prompt: Sequence[int], temperature: float, seed: int) -> list[Output]:
         sampling = {"sampling_topk": 0, "sampling_temperature": temperature}
