@@ -40,7 +40,18 @@ def heard(monkeypatch):
     from gearshift.runtimes import whisper_ctranslate
     from gearshift.runtimes.speech.voice import by_energy
 
-    monkeypatch.setattr(whisper_ctranslate, "by_silero", by_energy)
+    monkeypatch.setattr(whisper_ctranslate, "by_silero", lambda samples, threads: by_energy(samples))
+
+
+def test_pieces_share_the_threads_and_torch_keeps_its_own():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        model = optimized("whisper_s2t", batch_size=2)
+        assert model.runtime.engine.num_workers == 2
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("recipe", RECIPES + BEHIND)

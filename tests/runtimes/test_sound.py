@@ -12,7 +12,7 @@ from support.whisper import spoken
 from gearshift.core.errors import BadValue
 from gearshift.runtimes.speech.audio import RATE, as_samples, read_audio, resample
 from gearshift.runtimes.speech.pieces import Piece, next_piece, sections
-from gearshift.runtimes.speech.voice import by_energy
+from gearshift.runtimes.speech.voice import by_energy, by_silero
 
 
 def sine(rate, seconds=0.5, hertz=440.0):
@@ -147,3 +147,20 @@ def test_a_time_in_a_piece_is_one_in_the_recording():
     piece = Piece(((RATE, 2 * RATE), (5 * RATE, 6 * RATE)))
     assert [piece.moment(t) for t in (0.0, 0.5, 1.0, 1.5, 9.0)] == [1.0, 1.5, 5.0, 5.5, 6.0]
     assert piece.moment(1.0, closing=True) == 2.0
+
+
+def test_what_is_searched_in_parts_is_what_is_searched_whole(monkeypatch):
+    """A network that hears whatever is loud: speech that goes on across an edge stays one span."""
+    vad = pytest.importorskip("faster_whisper.vad")
+
+    def loud(samples, options):
+        return [{"start": start, "end": end} for start, end in by_energy(samples)]
+
+    monkeypatch.setattr(vad, "get_speech_timestamps", loud)
+    samples = np.zeros(200 * RATE, np.float32)
+    for start, end in ((1, 40), (80, 120), (121, 130)):
+        samples[start * RATE : end * RATE] = np.sin(np.arange((end - start) * RATE) / 5)
+    whole, parts = by_silero(samples), by_silero(samples, 2)
+    assert len(whole) == len(parts) == 3
+    assert np.abs(np.array(whole) - np.array(parts)).max() <= 0.03 * RATE
+    assert by_silero(samples[:0], 2) == []

@@ -1,6 +1,7 @@
 """Recoverers win back what compression took, and leave what they must not touch."""
 
 import warnings
+from itertools import groupby
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from torch import nn
 import gearshift as gs
 from gearshift.core.errors import BadRecipe, GearshiftWarning
 from gearshift.kernels.modules import Int8Linear
+from gearshift.steps.tree import tensors
+from gearshift.training.diffusion import lessons
 from gearshift.training.language import SameAnswers, answers
 from gearshift.training.lora import LowRank
 
@@ -93,6 +96,32 @@ def test_a_denoiser_learns_from_the_original(model, name):
     assert found["loss_after"] < 0.9 * found["loss_before"]
     lost, left = (harsh.run() - plain).norm(), (tiny.run() - plain).norm()
     assert left < lost
+
+
+@pytest.mark.parametrize("model", ["sd", "flux"])
+def test_a_denoiser_learns_from_images_of_ones_own(model):
+    tiny = build(model)
+    picture = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(2))
+    call = {**tiny.parts.call(1), "num_inference_steps": 4, "image": picture}
+    taught = lessons(tiny.pipe, [call] * 4, 0)
+    assert [len(list(steps)) for _, steps in groupby(taught, lambda lesson: lesson.run)] == [2, 4, 1, 3]
+    other = lessons(tiny.pipe, [{**call, "image": 1 - picture}] * 4, 0)
+    assert not torch.equal(first_tensor(taught[0]), first_tensor(other[0]))
+    settings = {"learning_rate": 0.003, "num_epochs": 4}
+    gs.optimize(tiny.pipe, {"torch_unstructured": {"sparsity": 0.4}, "text_to_image_perp": settings}, data=[call] * 4)
+    assert figures(tiny.pipe)["loss_after"] < 0.9 * figures(tiny.pipe)["loss_before"]
+
+
+def first_tensor(lesson):
+    return tensors((lesson.args, lesson.kwargs))[0]
+
+
+def test_images_without_a_pipeline_that_starts_from_them_are_refused():
+    tiny = build("dit")
+    recipe = {"torch_unstructured": {"sparsity": 0.4}, "text_to_image_perp": {}}
+    with pytest.raises(BadRecipe, match="no image-to-image pipeline for DiTPipeline"):
+        gs.optimize(tiny.pipe, recipe, data=[{"class_labels": [1], "image": torch.rand(1, 3, 16, 16)}])
+    assert not gs.status(tiny.pipe).applied
 
 
 def test_half_precision_is_trained_with_masters():

@@ -55,6 +55,18 @@ def engine() -> Any:
     return need("ctranslate2", EXTRA, "A model that CTranslate2 runs")
 
 
+def opened(maker: Any, folder: Path, device: torch.device, **settings: Any) -> Any:
+    """A CTranslate2 model of a folder, made by its class.
+
+    To load one sets how many OpenMP threads the caller's thread uses, which are torch's too; they are set back.
+    """
+    threads = torch.get_num_threads()
+    try:
+        return maker(str(folder), device=device.type, device_index=device.index or 0, **settings)
+    finally:
+        torch.set_num_threads(threads)
+
+
 def architectures(endings: tuple[str, ...]) -> list[str]:
     """Names of the model classes that CTranslate2 takes, of those whose name ends so."""
     found = {_class_name(config, loader) for config, loader in _loaders().items()}

@@ -19,7 +19,7 @@ from gearshift.core.extras import installed
 from gearshift.core.model import Runtime, size_bytes
 from gearshift.core.target import Replaced
 from gearshift.kernels.int8_pack import saturates
-from gearshift.runtimes.conversion import EXTRA, architectures, convert, engine, has_adapters
+from gearshift.runtimes.conversion import EXTRA, architectures, convert, engine, has_adapters, opened
 from gearshift.runtimes.decoding import NEVER, Decoding, beyond, refuse_unknown
 
 ENGINE_FILES = ("model.bin", "config.json", "*vocabulary.json")
@@ -171,13 +171,9 @@ class CTranslateModel(Runtime):
         able = package.get_supported_compute_types(kind)
         wide = "float16" if "float16" in able else "float32"
         self.engine = None  # at most one copy of the weights
-        self.engine = maker(
-            str(self.folder),
-            device=kind,
-            device_index=self.device.index or 0,
-            compute_type="int8" if self.weight_bits == 8 else wide,
-            intra_threads=torch.get_num_threads(),
-        )
+        computing = "int8" if self.weight_bits == 8 else wide
+        threads = torch.get_num_threads()
+        self.engine = opened(maker, self.folder, self.device, compute_type=computing, intra_threads=threads)
 
     def _decoding(self, known: tuple[str, ...], given: dict[str, Any], config: Any, length: int) -> Decoding:
         """The arguments of a call, filled up from a configuration given with it and from the model's own."""

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from gearshift.runtimes.conversion import engine
+from gearshift.runtimes.conversion import engine, opened
 from gearshift.runtimes.decoding import NEVER
 from gearshift.runtimes.speech.ctranslate_engine import CTranslateEngine
 from gearshift.runtimes.speech.voice import Span, by_silero
@@ -38,7 +38,7 @@ class CTranslateTranscriber(Transcriber):
         self._open()
 
     def find(self, samples: np.ndarray) -> list[Span]:
-        return by_silero(samples)
+        return by_silero(samples, torch.get_num_threads())
 
     def to(self, device: Any) -> CTranslateTranscriber:
         """Move to a device: its weights are read anew."""
@@ -91,10 +91,10 @@ class CTranslateTranscriber(Transcriber):
         """The engine. On a CPU pieces of a batch share the threads: one piece in one thread wastes none of it."""
         device, threads = self.runtime.device, torch.get_num_threads()
         places = min(batch, threads) if device.type == "cpu" else 1
-        return engine().models.Whisper(
-            str(self.runtime.folder),
-            device=device.type,
-            device_index=device.index or 0,
+        return opened(
+            engine().models.Whisper,
+            self.runtime.folder,
+            device,
             compute_type=self._computing,
             inter_threads=places,
             intra_threads=threads // places,

@@ -15,6 +15,7 @@ from gearshift.core.errors import BadRecipe
 from gearshift.core.model import parts
 from gearshift.models.diffusers import denoisers
 from gearshift.models.example import silent
+from gearshift.models.sibling import image_to_image, image_to_image_class
 from gearshift.steps.install import watched
 from gearshift.steps.run import Run, current
 from gearshift.steps.tree import mapped, tensors
@@ -22,6 +23,8 @@ from gearshift.steps.tree import mapped, tensors
 OWN_CALLS = 8
 OWN_STEPS = 20
 WORDS = 4  # of a prompt that is made up
+GUIDED = 1e-4  # share of the square of what the scheduler gets that guidance may leave unexplained
+STRENGTHS = (0.5, 1.0, 0.25, 0.75)  # shares of the schedule, in turns, of calls that start from images of one's own
 
 
 @dataclass
@@ -31,6 +34,8 @@ class Lesson:
     Attributes:
         part: the denoiser's name in the pipeline.
         run, step: the sampling run and its step, from 0, that the call belongs to; None where nothing tells.
+        guidance: how the pipeline combined the halves of a doubled batch: first + guidance * (second - first); None if
+            it did not.
     """
 
     part: str
@@ -39,10 +44,21 @@ class Lesson:
     output: Any
     run: Run | None = None
     step: int = 0
+    guidance: float | None = None
+
+    def combined(self, output: Any) -> list[torch.Tensor]:
+        """The tensors of an output of this call as the pipeline goes on with them, float32."""
+        found = [t.float() for t in tensors(output)]
+        if self.guidance is None:
+            return found
+        return [first + self.guidance * (second - first) for first, second in (t.chunk(2) for t in found)]
 
 
 class SameOutput(nn.Module):
-    """Mean squared error of a denoiser's output in one recorded call, over the mean square of the original's."""
+    """Mean squared error of a denoiser's output in one recorded call, over the mean square of the original's.
+
+    Guidance is part of the output: it makes errors larger that the two passes do not share.
+    """
 
     def __init__(self, modules: Mapping[str, nn.Module]) -> None:
         super().__init__()
@@ -51,20 +67,20 @@ class SameOutput(nn.Module):
 
     def forward(self, lesson: Lesson) -> torch.Tensor:
         given = self.modules_by_part[lesson.part](*lesson.args, **lesson.kwargs)
-        pairs = list(zip(tensors(given), tensors(lesson.output), strict=True))
-        off = [(a.float() - b.float()).square().mean() / b.float().square().mean().clamp_min(1e-12) for a, b in pairs]
-        return torch.stack(off).mean()
+        pairs = zip(lesson.combined(given), lesson.combined(lesson.output), strict=True)
+        return torch.stack([(a - b).square().mean() / b.square().mean().clamp_min(1e-12) for a, b in pairs]).mean()
 
 
 def calls_of(pipe: Any, data: Any, batch: int, seed: int) -> list[dict[str, Any]]:
     """The calls of a pipeline that it is to learn from.
 
     Args:
-        data: dicts of the pipeline's arguments, or prompts, of which `batch` make one call; None: prompts of random
-            words of its tokenizer's vocabulary, or random class labels.
+        data: dicts of the pipeline's arguments, which may have an `image` to start from, or prompts, of which `batch`
+            make one call; None: prompts of random words of its tokenizer's vocabulary, or random class labels.
 
     Raises:
-        BadRecipe: if none are given and the pipeline reads neither prompts nor class labels.
+        BadRecipe: if none are given and the pipeline reads neither prompts nor class labels, or if images are given
+            and diffusers has no image-to-image pipeline of its kind.
     """
     if data is None:
         return _made_up(pipe, batch, seed)
@@ -76,6 +92,9 @@ def calls_of(pipe: Any, data: Any, batch: int, seed: int) -> list[dict[str, Any]
             prompts.append(item)
         else:
             raise BadRecipe([f"An item of data is a prompt or a dict of arguments. Got {type(item).__name__}."])
+    if any("image" in call for call in calls) and image_to_image_class(pipe) is None:
+        reason = f"diffusers has no image-to-image pipeline for {type(pipe).__name__}"
+        raise BadRecipe([f"Images among the data cannot be learnt from: {reason}."])
     return calls + [{"prompt": prompts[i : i + batch]} for i in range(0, len(prompts), batch)]
 
 
@@ -102,14 +121,50 @@ def _is_word(token: str) -> bool:
 
 @torch.no_grad()
 def lessons(pipe: Any, calls: list[dict[str, Any]], seed: int) -> list[Lesson]:
-    """Run the calls and write down what every denoiser was asked and answered, each with noise of its own."""
+    """Run the calls and write down what every denoiser was asked and answered, each with noise of its own.
+
+    Calls with an `image` start from it, noised as far as a share of the schedule, each call by another one.
+    """
     found: list[Lesson] = []
-    with _listening(pipe, found), silent(pipe), torch.random.fork_rng():
+    sibling = image_to_image(pipe) if any("image" in call for call in calls) else pipe
+    with _listening(pipe, found), silent(pipe), silent(sibling), torch.random.fork_rng():
         for number, call in enumerate(calls):
             generator = torch.Generator().manual_seed(seed + number)
-            given = {"num_inference_steps": OWN_STEPS, "output_type": "latent", "generator": generator, **call}
-            pipe(**given)
+            given = {"num_inference_steps": OWN_STEPS, "output_type": "latent", "generator": generator}
+            start = {"strength": STRENGTHS[number % len(STRENGTHS)]} if "image" in call else {}
+            (sibling if start else pipe)(**{**given, **start, **call})
     return found
+
+
+class Guidance:
+    """Hears what the scheduler is given on each step, and tells the step's lessons how guidance made it."""
+
+    def __init__(self, found: list[Lesson]) -> None:
+        self.found = found
+
+    def note(self, run: Run, output: Any, sample: Any, result: Any) -> Any:
+        for lesson in reversed(self.found):
+            if lesson.run is not run or lesson.step != run.step:
+                break
+            lesson.guidance = _guidance(tensors(lesson.output), output)
+        return result
+
+
+def _guidance(answers: list[torch.Tensor], made: torch.Tensor) -> float | None:
+    """See `Lesson.guidance`; more channels than the scheduler gets, and equal halves that it gets, do no harm."""
+    if len(answers) != 1 or len(answers[0]) % 2:
+        return None
+    first, second = answers[0].float().chunk(2)
+    made = made.float()
+    if len(made) == len(answers[0]) and torch.equal(*made.chunk(2)):
+        made = made.chunk(2)[0]
+    first, second = first[:, : made.shape[1]], second[:, : made.shape[1]]
+    if first.shape != made.shape:
+        return None
+    apart = second - first
+    weight = ((made - first) * apart).sum() / apart.square().sum().clamp_min(1e-30)
+    left = made - first - weight * apart
+    return float(weight) if left.square().sum() <= GUIDED * made.square().sum() else None
 
 
 @contextmanager
@@ -117,6 +172,8 @@ def _listening(pipe: Any, found: list[Lesson]) -> Iterator[None]:
     def listener(part: str) -> Any:
         def listen(module: Any, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
             kept, run = mapped(output, lambda t: t.detach().clone()), current()
+            if run is not None:
+                run.recording = Guidance(found)
             given = mapped(args, torch.Tensor.detach), mapped(kwargs, torch.Tensor.detach)
             found.append(Lesson(part, *given, kept, run, run.step if run is not None else 0))
 

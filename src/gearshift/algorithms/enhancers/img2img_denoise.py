@@ -28,7 +28,9 @@ class Img2imgDenoise(Algorithm):
     strength: float = param(0.02, between=(0.0, 1.0), help="share of the noise schedule that the second pass runs")
 
     def check_model(self, model: Any, context: Context) -> list[str]:
-        if _class_for(model) is None:
+        from gearshift.models.sibling import image_to_image_class
+
+        if image_to_image_class(model) is None:
             return [f"{self.name}: diffusers has no image-to-image pipeline for {type(model).__name__}."]
         return []
 
@@ -46,11 +48,10 @@ class Second(Hook):
         self.strength = strength
 
     def after(self, pipe: Any, images: Any, given: Mapping[str, Any]) -> Any:
-        cls = _class_for(pipe)
-        assert cls is not None
-        sibling = _sibling(cls, pipe)
-        sibling.set_progress_bar_config(**getattr(pipe, "_progress_bar_config", {}))
-        known = inspect.signature(cls.__call__).parameters
+        from gearshift.models.sibling import image_to_image
+
+        sibling = image_to_image(pipe)
+        known = inspect.signature(type(sibling).__call__).parameters
         call = {k: v for k, v in _each(given).items() if k in known and k not in ONLY_ONCE}
         steps = call.get("num_inference_steps") or known["num_inference_steps"].default or STEPS
         call["num_inference_steps"] = max(int(steps), math.ceil(1 / self.strength + 1e-9))
@@ -61,13 +62,6 @@ class Second(Hook):
             output_type=given.get("output_type") or "pil",
             return_dict=False,
         )[0]
-
-
-def _sibling(cls: Any, pipe: Any) -> Any:
-    """A pipeline of another class around the same components."""
-    wanted = inspect.signature(cls.__init__).parameters
-    given = {**{k: v for k, v in pipe.config.items() if not isinstance(v, (list, tuple))}, **pipe.components}
-    return cls(**{k: v for k, v in given.items() if k in wanted})
 
 
 def _each(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,11 +82,3 @@ def _each(given: Mapping[str, Any]) -> dict[str, Any]:
         elif isinstance(value, torch.Tensor):
             found[name] = value.repeat_interleave(count, 0)
     return {**found, "num_images_per_prompt": 1}
-
-
-def _class_for(pipe: Any) -> Any:
-    """The image-to-image class of a pipeline's kind; None where there is none."""
-    from diffusers.pipelines import auto_pipeline
-
-    mapping = auto_pipeline.AUTO_IMAGE2IMAGE_PIPELINES_MAPPING
-    return auto_pipeline._get_task_class(mapping, type(pipe).__name__, throw_error_if_not_exist=False)

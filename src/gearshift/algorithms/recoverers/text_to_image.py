@@ -37,7 +37,8 @@ class ImageRecoverer(Recoverer, base=True):
 
     The calls are recorded before the recipe's other algorithms are applied. A cacher that fills in steps is trained
     through: the denoiser learns to leave behind what the original's outputs can be filled in from. `data` is prompts,
-    or dicts of the pipeline's arguments; without it prompts are made up of words that the tokenizer knows.
+    or dicts of the pipeline's arguments; one with an `image` starts from that image, noised. Without data prompts are
+    made up of words that the tokenizer knows.
     """
 
     facts = recoverer_facts(Kind.DIFFUSION)

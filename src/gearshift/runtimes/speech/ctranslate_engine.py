@@ -41,11 +41,11 @@ class CTranslateEngine:
         self.tokens = Tokens.of(config, generation_config)
 
     def encode(self, pieces: Sequence[np.ndarray]) -> Any:
-        sound = features(self.extractor, pieces, self.tokens.window).numpy()
         if self.model.device != "cpu":
-            return self.model.encode(_view(sound), to_cpu=True)
-        ones = [sound[i : i + 1] for i in range(len(sound))]  # several at once would fall out of a core's cache
-        return _view(np.concatenate(self._side_by_side(lambda one: np.array(self.model.encode(_view(one))), ones)))
+            return self.model.encode(self._sound(pieces), to_cpu=True)
+        # one by one, as several at once would fall out of a core's cache
+        found = self._side_by_side(lambda one: np.array(self.model.encode(self._sound([one]))), pieces)
+        return _view(np.concatenate(found))
 
     def pick(self, encoded: Any, rows: Sequence[int]) -> Any:
         return _view(np.array(encoded)[list(rows)])
@@ -76,6 +76,9 @@ class CTranslateEngine:
             firsts = np.flatnonzero(np.diff(tokens, prepend=-1))
             found.append(moments[firsts] * TICK)
         return found
+
+    def _sound(self, pieces: Sequence[np.ndarray]) -> Any:
+        return _view(features(self.extractor, pieces, self.tokens.window).numpy())
 
     def _greedy(self, encoded: Any, prompts: Sequence[Sequence[int]]) -> list[Output]:
         """As many parts of a batch side by side as the engine has workers."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -15,6 +18,7 @@ MARGIN, SHARE = (5.0, 12.0), 0.3  # dB above the quiet parts, and the share of t
 DEEP, DEEPEST = 25.0, 60.0  # dB that pauses are below the loud parts: at least, or they may be words; at most
 NOTHING = -120.0  # dB of full scale: digital silence
 LIKELY = 0.3  # the network's probability of speech; low, since silence costs less than a lost word
+PART = 60  # seconds of a recording that are worth being searched apart from the rest
 EMPHASIS = 0.7  # of high frequencies, so that faint consonants count
 
 Span = tuple[int, int]
@@ -36,12 +40,23 @@ def by_energy(samples: np.ndarray) -> list[Span]:
     return _spans(level > threshold, HOP, len(samples))
 
 
-def by_silero(samples: np.ndarray) -> list[Span]:
-    """Spans [start, end) that the Silero network takes for speech (faster-whisper carries it; onnxruntime runs it)."""
+def by_silero(samples: np.ndarray, threads: int = 1) -> list[Span]:
+    """Spans [start, end) that the Silero network takes for speech (faster-whisper carries it; onnxruntime runs it).
+
+    Args:
+        threads: how many parts of a long recording are searched side by side, each by itself.
+    """
     vad: Any = need("faster_whisper.vad", "speech", "Finding speech by the Silero network")
     options = vad.VadOptions(threshold=LIKELY, min_silence_duration_ms=int(1000 * PAUSE), speech_pad_ms=32)
-    found = vad.get_speech_timestamps(np.asarray(samples, np.float32), options) if len(samples) else []
-    return [(int(span["start"]), int(span["end"])) for span in found]
+    size = max(ceil(len(samples) / threads), PART * RATE)
+
+    def within(first: int) -> list[Span]:
+        found = vad.get_speech_timestamps(np.asarray(samples[first : first + size], np.float32), options)
+        return [(first + int(span["start"]), first + int(span["end"])) for span in found]
+
+    with ThreadPoolExecutor(threads) as pool:
+        parts = pool.map(within, range(0, len(samples), size))
+        return _joined((span for part in parts for span in part), 1, 0)  # what goes on across an edge touches it
 
 
 def _level(samples: np.ndarray) -> np.ndarray:
@@ -59,11 +74,16 @@ def _level(samples: np.ndarray) -> np.ndarray:
 def _spans(voiced: np.ndarray, hop: int, length: int) -> list[Span]:
     """Runs of voiced frames as samples: blips dropped, short dips closed."""
     edges = np.flatnonzero(np.diff(np.concatenate(([0], voiced.astype(np.int8), [0]))))
+    found = ((int(start) * hop, min(int(end) * hop + FRAME - hop, length)) for start, end in edges.reshape(-1, 2))
+    return _joined(found, PAUSE * RATE, BLIP * RATE)
+
+
+def _joined(found: Iterable[Span], pause: float, shortest: float) -> list[Span]:
+    """Spans in order, in samples: those with less than a pause between them made one, short ones dropped."""
     spans: list[Span] = []
-    for start, end in edges.reshape(-1, 2):
-        first, last = int(start) * hop, min(int(end) * hop + FRAME - hop, length)
-        if spans and first - spans[-1][1] < PAUSE * RATE:
+    for first, last in found:
+        if spans and first - spans[-1][1] < pause:
             spans[-1] = (spans[-1][0], last)
-        elif last - first >= BLIP * RATE:
+        elif last - first >= shortest:
             spans.append((first, last))
     return spans

@@ -1,0 +1,30 @@
+"""The image-to-image pipeline of a pipeline's kind, around the same components."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+
+def image_to_image_class(pipe: Any) -> Any:
+    """The image-to-image class of a pipeline's kind; None where diffusers has none."""
+    from diffusers.pipelines import auto_pipeline
+
+    mapping = auto_pipeline.AUTO_IMAGE2IMAGE_PIPELINES_MAPPING
+    return auto_pipeline._get_task_class(mapping, type(pipe).__name__, throw_error_if_not_exist=False)
+
+
+def image_to_image(pipe: Any) -> Any:
+    """A pipeline that starts from images and shares all components with `pipe`, and its progress bar's settings.
+
+    Raises:
+        ValueError: if diffusers has no such class.
+    """
+    cls = image_to_image_class(pipe)
+    if cls is None:
+        raise ValueError(f"diffusers has no image-to-image pipeline for {type(pipe).__name__}.")
+    wanted = inspect.signature(cls.__init__).parameters
+    given = {**{k: v for k, v in pipe.config.items() if not isinstance(v, (list, tuple))}, **pipe.components}
+    sibling = cls(**{k: v for k, v in given.items() if k in wanted})
+    sibling.set_progress_bar_config(**getattr(pipe, "_progress_bar_config", {}))
+    return sibling

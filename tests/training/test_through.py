@@ -1,0 +1,81 @@
+"""Recoverers train through cachers: what is filled in is to meet the original's outputs too."""
+
+import pytest
+import torch
+from support.tiny import build
+
+import gearshift as gs
+from gearshift.models.diffusers import denoisers
+from gearshift.steps.decision import Action
+from gearshift.training.diffusion import lessons
+from gearshift.training.through import ThroughCachers, stretches
+
+STEPS = 8
+CACHED = [
+    ("sd", {"deepcache": {"interval": 3}}),
+    ("sd", {"periodic": {"cache_interval": 3, "start_step": 2, "cache_mode": "default"}}),
+    ("flux", {"taylor": {"order": 1, "cache_interval": 3, "start_step": 2}}),
+]
+TRAINED = {"learning_rate": 0.003, "num_epochs": 4}
+
+
+def call(tiny):
+    return {**tiny.parts.call(1), "num_inference_steps": STEPS}
+
+
+def image(tiny):
+    return tiny.pipe(**call(tiny), generator=torch.Generator().manual_seed(1)).images
+
+
+def figures(model):
+    return gs.status(model).applied[-1]["figures"]
+
+
+def recorded(tiny, cacher):
+    """What a cached pipeline learns from: the outputs of the original."""
+    gs.optimize(tiny.pipe, cacher)
+    with gs.disabled(tiny.pipe):
+        return lessons(tiny.pipe, [call(tiny)] * 2, 0)
+
+
+@pytest.mark.parametrize(("model", "cacher"), CACHED)
+def test_runs_are_cut_where_a_step_is_computed(model, cacher):
+    tiny = build(model)
+    found = recorded(tiny, cacher)
+    image(tiny)
+    (log,) = gs.status(tiny.pipe).last_run.values()
+    cut = stretches(found, denoisers(tiny.pipe))
+    counted = [lesson for stretch in cut for lesson in stretch.lessons[stretch.warm :]]
+    assert sorted(map(id, counted)) == sorted(map(id, found))
+    firsts = [stretch.lessons[stretch.warm].step for stretch in cut]
+    assert sorted(firsts) == sorted(2 * list(log.steps(Action.COMPUTE)))
+
+
+@pytest.mark.parametrize(("model", "cacher"), CACHED)
+def test_the_loss_of_a_stretch_is_what_a_run_would_be_off_by(model, cacher):
+    tiny = build(model)
+    found = recorded(tiny, cacher)
+    students = denoisers(tiny.pipe)
+    through = ThroughCachers(students)
+    for stretch in stretches(found, students):
+        filled = len(stretch.lessons) - stretch.warm > 1
+        assert (float(through(stretch)) > 1e-6) == filled
+
+
+@pytest.mark.parametrize(("model", "cacher"), CACHED)
+@pytest.mark.parametrize("apart", [False, True], ids=["one recipe", "two calls"])
+def test_a_cached_pipeline_comes_closer_to_the_original(model, cacher, apart):
+    tiny, alone = build(model), build(model)
+    plain = image(tiny)
+    gs.optimize(alone.pipe, cacher)
+    recoverer, data = {"text_to_image_perp": TRAINED}, [call(tiny)] * 3
+    if apart:
+        gs.optimize(tiny.pipe, cacher)
+        image(tiny)
+        seen = gs.status(tiny.pipe).last_run
+        gs.optimize(tiny.pipe, recoverer, data=data)
+        assert gs.status(tiny.pipe).last_run == seen
+    else:
+        gs.optimize(tiny.pipe, {**cacher, **recoverer}, data=data)
+    assert any("Trained through" in note for applied in gs.status(tiny.pipe).applied for note in applied["notes"])
+    assert (image(tiny) - plain).norm() < (image(alone) - plain).norm()
