@@ -9,7 +9,7 @@ from support.tiny import build
 from torch import nn
 
 import gearshift as gs
-from gearshift.core.errors import BadRecipe, GearshiftWarning
+from gearshift.core.errors import BadRecipe, GearshiftWarning, WrongModel
 from gearshift.kernels.modules import Int8Linear
 from gearshift.steps.tree import tensors
 from gearshift.training.diffusion import lessons
@@ -119,7 +119,7 @@ def first_tensor(lesson):
 def test_images_without_a_pipeline_that_starts_from_them_are_refused():
     tiny = build("dit")
     recipe = {"torch_unstructured": {"sparsity": 0.4}, "text_to_image_perp": {}}
-    with pytest.raises(BadRecipe, match="no image-to-image pipeline for DiTPipeline"):
+    with pytest.raises(WrongModel, match="DiTPipeline cannot start from images"):
         gs.optimize(tiny.pipe, recipe, data=[{"class_labels": [1], "image": torch.rand(1, 3, 16, 16)}])
     assert not gs.status(tiny.pipe).applied
 

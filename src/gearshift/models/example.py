@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from gearshift.models.sibling import taking
+
 
 def example_call(model: Any, data: Any = None) -> Callable[[], Any] | None:
     """A call that runs the model once, as briefly as it can; None if nothing is known that it could be called with.
@@ -69,7 +71,7 @@ def quietly(pipe: Any, call: Mapping[str, Any]) -> Any:
     import torch
 
     with torch.random.fork_rng(), silent(pipe):
-        return pipe(**call)
+        return taking(pipe, call)(**call)
 
 
 @contextmanager

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
+
+from gearshift.core.errors import WrongModel
 
 
 def image_to_image_class(pipe: Any) -> Any:
@@ -18,13 +21,24 @@ def image_to_image(pipe: Any) -> Any:
     """A pipeline that starts from images and shares all components with `pipe`, and its progress bar's settings.
 
     Raises:
-        ValueError: if diffusers has no such class.
+        WrongModel: if diffusers has no such class.
     """
     cls = image_to_image_class(pipe)
     if cls is None:
-        raise ValueError(f"diffusers has no image-to-image pipeline for {type(pipe).__name__}.")
+        name = type(pipe).__name__
+        raise WrongModel(f"{name} cannot start from images: diffusers has no image-to-image pipeline of its kind.")
     wanted = inspect.signature(cls.__init__).parameters
     given = {**{k: v for k, v in pipe.config.items() if not isinstance(v, (list, tuple))}, **pipe.components}
     sibling = cls(**{k: v for k, v in given.items() if k in wanted})
     sibling.set_progress_bar_config(**getattr(pipe, "_progress_bar_config", {}))
     return sibling
+
+
+def taking(pipe: Any, call: Mapping[str, Any]) -> Any:
+    """What to call with these arguments: the pipeline, or its image-to-image sibling for an `image` it does not read.
+
+    Raises:
+        WrongModel: if diffusers has no such sibling.
+    """
+    read = inspect.signature(type(pipe).__call__).parameters
+    return image_to_image(pipe) if "image" in call and "image" not in read else pipe

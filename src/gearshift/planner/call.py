@@ -19,11 +19,12 @@ def rehearsal(model: Any, given: Any) -> Callable[[int], None] | None:
     import torch
 
     from gearshift.models.example import silent
+    from gearshift.models.sibling import taking
 
     def rehearse(seed: int) -> None:
         with torch.random.fork_rng(), silent(model):
             torch.manual_seed(seed)
-            model(**call)
+            taking(model, call)(**call)
 
     return rehearse
 

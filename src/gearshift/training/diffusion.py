@@ -15,7 +15,7 @@ from gearshift.core.errors import BadRecipe
 from gearshift.core.model import parts
 from gearshift.models.diffusers import denoisers
 from gearshift.models.example import silent
-from gearshift.models.sibling import image_to_image, image_to_image_class
+from gearshift.models.sibling import taking
 from gearshift.steps.install import watched
 from gearshift.steps.run import Run, current
 from gearshift.steps.tree import mapped, tensors
@@ -79,8 +79,7 @@ def calls_of(pipe: Any, data: Any, batch: int, seed: int) -> list[dict[str, Any]
             make one call; None: prompts of random words of its tokenizer's vocabulary, or random class labels.
 
     Raises:
-        BadRecipe: if none are given and the pipeline reads neither prompts nor class labels, or if images are given
-            and diffusers has no image-to-image pipeline of its kind.
+        BadRecipe: if none are given and the pipeline reads neither prompts nor class labels.
     """
     if data is None:
         return _made_up(pipe, batch, seed)
@@ -92,9 +91,6 @@ def calls_of(pipe: Any, data: Any, batch: int, seed: int) -> list[dict[str, Any]
             prompts.append(item)
         else:
             raise BadRecipe([f"An item of data is a prompt or a dict of arguments. Got {type(item).__name__}."])
-    if any("image" in call for call in calls) and image_to_image_class(pipe) is None:
-        reason = f"diffusers has no image-to-image pipeline for {type(pipe).__name__}"
-        raise BadRecipe([f"Images among the data cannot be learnt from: {reason}."])
     return calls + [{"prompt": prompts[i : i + batch]} for i in range(0, len(prompts), batch)]
 
 
@@ -124,15 +120,18 @@ def lessons(pipe: Any, calls: list[dict[str, Any]], seed: int) -> list[Lesson]:
     """Run the calls and write down what every denoiser was asked and answered, each with noise of its own.
 
     Calls with an `image` start from it, noised as far as a share of the schedule, each call by another one.
+
+    Raises:
+        WrongModel: if images are given and diffusers has no pipeline that starts from them.
     """
     found: list[Lesson] = []
-    sibling = image_to_image(pipe) if any("image" in call for call in calls) else pipe
-    with _listening(pipe, found), silent(pipe), silent(sibling), torch.random.fork_rng():
+    with _listening(pipe, found), silent(pipe), torch.random.fork_rng():
         for number, call in enumerate(calls):
             generator = torch.Generator().manual_seed(seed + number)
             given = {"num_inference_steps": OWN_STEPS, "output_type": "latent", "generator": generator}
-            start = {"strength": STRENGTHS[number % len(STRENGTHS)]} if "image" in call else {}
-            (sibling if start else pipe)(**{**given, **start, **call})
+            if "image" in call:
+                given["strength"] = STRENGTHS[number % len(STRENGTHS)]
+            taking(pipe, call)(**{**given, **call})
     return found
 
 

@@ -104,14 +104,16 @@ def _run(model: Any, item: Any, steps: int = STEPS) -> None:
     import torch
 
     from gearshift.models.example import silent
+    from gearshift.models.sibling import taking
 
     if hasattr(model, "forward"):
         model(**item) if isinstance(item, Mapping) else model(item)
         return
     known = inspect.signature(type(model).__call__).parameters
     brief = {k: v for k, v in {"num_inference_steps": steps, "output_type": "latent"}.items() if k in known}
+    call = {**brief, **(item if isinstance(item, Mapping) else {"prompt": item})}
     with torch.random.fork_rng(), silent(model):
-        model(**{**brief, **(item if isinstance(item, Mapping) else {"prompt": item})})
+        taking(model, call)(**call)
 
 
 def _item(model: Any, item: Any, tokenizer: Any) -> Any:
