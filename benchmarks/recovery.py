@@ -1,10 +1,12 @@
 """What recoverers win back, and how few steps a distilled pipeline needs.
 
 Language: the zoo's Llama, pruned, quantized or shrunk, then trained on its calibration text and as much that the
-original wrote; perplexity on the text it never saw. Images: the zoo's pipelines, pruned or quantized harshly, then
-trained on their own runs; judged by the judge on held-out prompts.
+original wrote; perplexity on the text it never saw. Images: the zoo's pipelines, quantized, cached or pruned harshly,
+then trained on their own runs; judged by the judge on held-out prompts.
 
-usage: python benchmarks/recovery.py [--only pruned quantized shrunk images dit hyper] [--epochs 6] [--images 160]
+usage: python benchmarks/recovery.py [--only SECTION ...] [--epochs 6] [--images 160]
+
+Sections: pruned, quantized, shrunk, images, cached, dit, hyper.
 """
 
 from __future__ import annotations
@@ -114,18 +116,19 @@ def _images(name: str, pipe: Any, prompts: list[Prompt], call: dict[str, Any]) -
     return pipe([p.text for p in prompts], **given, output_type="pt").images.float() * 2 - 1
 
 
-def lessons(name: str, guidance: float, each: int = 16, calls: int = 8) -> list[dict[str, Any]]:
+def lessons(name: str, call: dict[str, Any], each: int = 16, calls: int = 8) -> list[dict[str, Any]]:
     """Calls to learn from: prompts and seeds that are not reported on."""
     prompts = prompt_set("search", each * calls)
     batches = [prompts[i : i + each] for i in range(0, len(prompts), each)]
-    shared = {"guidance_scale": guidance, **zoo.arguments(name)}
+    shared = {**call, **zoo.arguments(name)}
     if name == "dit":
         return [{"class_labels": [p.garment * len(COLORS) + p.color for p in b], **shared} for b in batches]
     return [{"prompt": [p.text for p in b], **shared} for b in batches]
 
 
-def recovered(recipe: dict[str, Any], name: str, guidance: float) -> Callable[[Any], None]:
-    return lambda pipe: gs.optimize(pipe, recipe, data=lessons(name, guidance)) and None
+def recovered(recipe: dict[str, Any], name: str, guidance: float, **call: Any) -> Callable[[Any], None]:
+    given = {"guidance_scale": guidance, **call}
+    return lambda pipe: gs.optimize(pipe, recipe, data=lessons(name, given)) and None
 
 
 def sections(options: argparse.Namespace) -> Iterator[tuple[str, list[Column], Iterator[Row]]]:
@@ -141,6 +144,13 @@ def sections(options: argparse.Namespace) -> Iterator[tuple[str, list[Column], I
         "2 bits, text_to_image_perp": recovered({**harsh, "text_to_image_perp": perp}, "text-to-image", 4.5),
     }
     yield "images", PICTURES, pictures("text-to-image", count, {"guidance_scale": 4.5}, ways)
+    cached = {"taylor": {"order": 1, "cache_interval": 7, "start_step": 2}}
+    through = {**cached, "text_to_image_perp": {**perp, "num_epochs": options.epochs, "learning_rate": 2e-4}}
+    ways = {
+        "9 of 50 steps computed": lambda pipe: gs.optimize(pipe, cached) and None,
+        "the same, text_to_image_perp": recovered(through, "text-to-image", 4.5, num_inference_steps=50),
+    }
+    yield "cached", PICTURES, pictures("text-to-image", count, {"guidance_scale": 4.5}, ways)
     smaller = {"torch_structured": {"sparsity": 0.25}}
     ways = {
         "25 % of neurons gone": lambda pipe: gs.optimize(pipe, smaller) and None,
@@ -159,7 +169,7 @@ def sections(options: argparse.Namespace) -> Iterator[tuple[str, list[Column], I
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", metavar="SECTION")
-    parser.add_argument("--epochs", type=float, default=6.0)
+    parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--images", type=int, default=160)
     options = parser.parse_args()
     warnings.simplefilter("ignore")

@@ -14,7 +14,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from gearshift.core.extras import need
+from gearshift.kernels import int8_cpu
 from gearshift.kernels.frozen import FrozenLinear
+from gearshift.kernels.int8 import Quantized
+from gearshift.kernels.int8_pack import saturates
 
 bnb = need("bitsandbytes", "bitsandbytes", "A layer of bitsandbytes")
 OUTLIERS = 6.0  # inputs from here on are multiplied in floating point, as in the paper
@@ -63,9 +66,21 @@ def _exact(tensor: torch.Tensor) -> torch.dtype:
 
 
 def _int8(rows: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    if rows.device.type == "cpu" and not saturates():
+        return _int8_on_cpu(rows, weight, scale)
     own = rows.to(_exact(rows), copy=True)  # bitsandbytes blanks the outliers in what it is given for a moment
     codes, steps, columns = bnb.functional.int8_vectorwise_quant(own, threshold=OUTLIERS)
     return torch.ops.bitsandbytes.int8_mixed_scaled_mm(rows, codes, weight, steps, scale, columns, None)[0]
+
+
+def _int8_on_cpu(rows: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """The same by oneDNN; the library's own product on CPUs makes floats of the whole weight at each call."""
+    columns = (rows.abs() >= OUTLIERS).any(0).nonzero().squeeze(1)
+    rounded = int8_cpu.linear(rows.index_fill(1, columns, 0), Quantized(weight, scale / 127), None)
+    if not len(columns):
+        return rounded
+    exact = weight[:, columns].to(rows.dtype) * (scale / 127).to(rows.dtype)[:, None]
+    return rounded.addmm_(rows[:, columns], exact.t())
 
 
 _int8_op = torch.library.custom_op("gearshift::bitsandbytes_int8", _int8, mutates_args=())  # how many columns: unknown
