@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from gearshift.kernels.int8 import Quantized, column
 from gearshift.kernels.int8_pack import multiply, packed
+from gearshift.kernels.int8_rows import codes_in_one_range, ends_of, from_codes, to_codes
 
 
 def linear(
@@ -34,19 +35,13 @@ def linear(
         return x.new_zeros(*x.shape[:-1], values.shape[0]) + (0 if bias is None else bias.to(x.dtype))
     weight, sums, no_zero_points, levels = packed(values)
     rows = x.reshape(-1, x.shape[-1]).float()
-    low = rows.amin(-1, keepdim=True)
-    step = (rows.amax(-1, keepdim=True) - low).mul_(1 / levels).clamp_min_(1e-30)
-    # less `low` first: x / step - low / step would lose a small range that lies far from zero
-    codes = _codes((rows - low).mul_(step.reciprocal()), 0.5)
-    y = multiply(codes, weight, scale, no_zero_points).mul_(step)
-    shares, columns = [low], [sums * scale]
-    if zero_point is not None:
-        shares.append(rows.sum(-1, keepdim=True))
-        columns.append((128 - zero_point) * scale)
-    if bias is not None:
-        shares.append(torch.ones_like(low))
-        columns.append(bias.float())
-    y.addmm_(torch.cat(shares, -1), torch.stack(columns))
+    codes = to_codes(rows, levels)
+    y = multiply(codes.values, weight, scale, no_zero_points)
+    exact = None if bias is None else bias.float()
+    if zero_point is None:
+        from_codes(y, codes, sums * scale, exact)
+    else:
+        from_codes(y, codes, sums * scale, exact, (128 - zero_point) * scale, rows.sum(-1, keepdim=True))
     return y.to(x.dtype).reshape(*x.shape[:-1], -1)
 
 
@@ -72,12 +67,12 @@ def conv2d(
     weight, _, no_zero_points, levels = packed(values)
     image = x.float()
     channels_last = x.is_contiguous(memory_format=torch.channels_last)
-    # aminmax takes up to 14 times as long when it has to walk a channels_last image in channels-first order
-    low, high = (float(end) for end in torch.aminmax(image.permute(0, 2, 3, 1) if channels_last else image))
+    image = image if channels_last else image.contiguous()
+    low, high = ends_of(image)
     low, high = min(low, 0.0), max(high, 0.0)
     step = max((high - low) / (levels - 1), 1e-30)
     zero = round(-low / step) if high - low < float("inf") else 0
-    codes = _codes(image * (1 / step), zero + 0.5).contiguous(memory_format=torch.channels_last)
+    codes = codes_in_one_range(image, step, zero).contiguous(memory_format=torch.channels_last)
     bias = None if bias is None else bias.float()
     rest: tuple[Any, ...] = (
         stride,
@@ -98,8 +93,3 @@ def conv2d(
         y = torch.addcmul(y, sums, column((128 - zero_point) * scale, values)[None, :, 0])
     layout = torch.channels_last if channels_last else torch.contiguous_format
     return y.to(x.dtype).contiguous(memory_format=layout)
-
-
-def _codes(scaled: torch.Tensor, shift: float) -> torch.Tensor:
-    """uint8 codes, written over the input; by way of int16, because float to uint8 takes three times as long."""
-    return scaled.add_(shift).to(torch.int16).to(torch.uint8)
