@@ -2,12 +2,12 @@
 
 A group says which rows and columns of which layers belong to one unit, so that taking it out leaves a smaller dense
 model. Groups are found by the names and shapes of layers, in transformer blocks and residual blocks of any model that
-builds them so; nothing is traced.
+builds them so; nothing is traced here (`traced` does that for other models with convolutions).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +33,9 @@ ATTENTION = (
 HEADS = ("num_heads", "num_attention_heads", "heads", "n_heads")
 SIZES = ("head_dim", "attention_head_size", "dim_head")
 WHOLE = ("all_head_size", "inner_dim", "inner_kv_dim", "embed_dim", "split_size")
+STATE = ("weight", "bias", "running_mean", "running_var")
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 Maps = list[torch.Tensor]
 
 
@@ -125,16 +128,61 @@ def channels(root: nn.Module) -> Iterator[Group]:
         yield Group(path, "channels", units, outputs, inputs, counts, norm.num_groups)
 
 
+def staying(root: nn.Module, chosen: Iterable[tuple[Group, torch.Tensor]]) -> dict[tuple[str, bool], torch.Tensor]:
+    """What is left of each layer's rows (True) and columns (False), int64, if only some units of some groups stay.
+
+    Rows and columns of no unit stay too, so groups may share a layer.
+    """
+    masks: dict[tuple[str, bool], torch.Tensor] = {}
+    for group, kept in chosen:
+        for side, rows in [(s, True) for s in group.outputs] + [(s, False) for s in group.inputs]:
+            layer = root.get_submodule(side.path)
+            mask = torch.ones(shape(layer)[_axis(layer, rows)], dtype=torch.bool)
+            for map_ in side.maps:
+                mask[map_.flatten()] = False
+            for map_ in side.maps:
+                mask[map_[kept].flatten()] = True
+            masks[side.path, rows] = mask & masks.get((side.path, rows), mask)
+    return {place: mask.nonzero().flatten() for place, mask in masks.items()}
+
+
 def shrink(layer: nn.Module, rows: torch.Tensor | None, columns: torch.Tensor | None) -> None:
     """Keep these output rows, or these input columns, of a layer; its own sizes are told anew."""
-    weight, across = layer.weight, turned(layer)
-    for kept, axis in ((rows, 1 if across else 0), (columns, 0 if across else 1)):
-        if kept is not None and weight is not None and axis < weight.ndim:
-            weight = nn.Parameter(weight.detach().index_select(axis, kept.to(weight.device)), weight.requires_grad)
-    layer.weight = weight
-    if rows is not None and layer.bias is not None:
-        kept = rows.to(layer.bias.device)
-        layer.bias = nn.Parameter(layer.bias.detach().index_select(0, kept), layer.bias.requires_grad)
+    for name, value in state(layer).items():
+        weight = name == "weight"
+        cuts = [(rows, _axis(layer, True) if weight else 0)] + [(columns, _axis(layer, False))] * weight
+        new = value.detach()
+        for kept, axis in cuts:
+            if kept is not None:
+                new = new.index_select(axis, kept.to(new.device))
+        if any(kept is not None for kept, _ in cuts):
+            setattr(layer, name, nn.Parameter(new, value.requires_grad) if isinstance(value, nn.Parameter) else new)
+    sizes(layer)
+
+
+def state(layer: nn.Module) -> dict[str, torch.Tensor]:
+    """The tensors of a layer that go by its rows or columns."""
+    return {name: value for name in STATE if (value := getattr(layer, name, None)) is not None}
+
+
+def shape(layer: nn.Module) -> list[int]:
+    """The shape of a layer's weight, or of the means of a norm without one."""
+    return list(next(iter(state(layer).values())).shape)
+
+
+def place(layer: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
+    """Put tensors into a layer, and tell its sizes anew."""
+    for name, value in tensors.items():
+        setattr(layer, name, value)
+    sizes(layer)
+
+
+def resize(layer: nn.Module, wanted: list[int]) -> None:
+    """Give a layer tensors without storage that fit a weight of another shape."""
+    across = wanted[-1] if turned(layer) else wanted[0]
+    for name, old in state(layer).items():
+        new = torch.empty(wanted if name == "weight" else [across], dtype=old.dtype, device="meta")
+        setattr(layer, name, nn.Parameter(new, requires_grad=False) if isinstance(old, nn.Parameter) else new)
     sizes(layer)
 
 
@@ -142,10 +190,14 @@ def sizes(layer: nn.Module) -> None:
     """Set what a layer says of its sizes to those of its weight."""
     if isinstance(layer, nn.Linear):
         layer.out_features, layer.in_features = layer.weight.shape
-    elif isinstance(layer, nn.Conv2d):
+    elif isinstance(layer, CONVOLUTIONS):
         layer.out_channels, layer.in_channels = layer.weight.shape[0], layer.weight.shape[1] * layer.groups
+    elif isinstance(layer, BATCH_NORMS):
+        layer.num_features = shape(layer)[0]
     elif isinstance(layer, nn.GroupNorm):
         layer.num_channels = layer.weight.shape[0]
+    elif isinstance(layer, nn.PReLU):
+        layer.num_parameters = layer.weight.shape[0]
     elif turned(layer):
         layer.nx, layer.nf = layer.weight.shape
 
@@ -203,12 +255,17 @@ def turned(layer: Any) -> bool:
     return type(layer).__name__ == "Conv1D"
 
 
+def _axis(layer: Any, rows: bool) -> int:
+    """The axis of a layer's weight that its output rows, or its input columns, are on."""
+    return int(rows) if turned(layer) else int(not rows)
+
+
 def _outputs(layer: Any) -> int:
-    return int(layer.weight.shape[1 if turned(layer) else 0])
+    return int(layer.weight.shape[_axis(layer, True)])
 
 
 def _inputs(layer: Any) -> int:
-    return int(layer.weight.shape[0 if turned(layer) else 1])
+    return int(layer.weight.shape[_axis(layer, False)])
 
 
 def _rows(units: int, each: int, offset: int = 0) -> torch.Tensor:

@@ -30,6 +30,8 @@ def scores(group: Group, root: nn.Module, kind: str, slopes: Slopes, generator: 
     total = torch.zeros(group.units, dtype=torch.float64)
     for side, rows in [(s, True) for s in group.outputs] + [(s, False) for s in group.inputs]:
         layer = root.get_submodule(side.path)
+        if layer.weight is None:  # a norm that only keeps statistics
+            continue
         each = _by_unit(layer, _valued(layer.weight, side.path, kind, slopes), rows)
         for map_ in side.maps:
             total += each[map_].sum(1)
@@ -43,6 +45,10 @@ def scores(group: Group, root: nn.Module, kind: str, slopes: Slopes, generator: 
 def slopes_of(root: nn.Module, paths: Iterable[str], losses: Iterable[torch.Tensor]) -> Slopes:
     """Of some layers' weights: the product with the gradient, its absolute value and its square, means over losses."""
     layers = {path: root.get_submodule(path) for path in dict.fromkeys(paths)}
+    layers = {path: layer for path, layer in layers.items() if layer.weight is not None}
+    training = [module for module in root.modules() if module.training]
+    for module in training:  # norms would go on averaging
+        module.training = False
     required = [(p, p.requires_grad) for p in root.parameters()]
     for parameter, _ in required:
         parameter.requires_grad_(False)
@@ -64,6 +70,8 @@ def slopes_of(root: nn.Module, paths: Iterable[str], losses: Iterable[torch.Tens
     root.zero_grad()
     for parameter, was in required:
         parameter.requires_grad_(was)
+    for module in training:
+        module.training = True
     return {path: (first[path] / max(count, 1), second[path] / max(count, 1)) for path in layers}
 
 

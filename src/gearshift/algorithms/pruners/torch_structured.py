@@ -8,6 +8,7 @@ from typing import Any
 
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.context import Context
+from gearshift.core.errors import GearshiftError
 from gearshift.core.facts import Facts, Family, Persist, Stage, Trait
 from gearshift.core.param import param
 
@@ -18,10 +19,16 @@ NEURONS = ("intermediate_size", "ffn_dim", "n_inner", "d_ff", "encoder_ffn_dim",
 class TorchStructured(Algorithm):
     """Take out whole neurons, channels, heads or head dimensions, so that a smaller dense model is left.
 
-    Neurons of feed-forward parts and inner channels of residual blocks go by `sparsity`, heads by `head_sparsity`; the
-    inputs and outputs of blocks keep their width. Where every block loses the same, a language model's configuration is
-    changed with it, and a saved folder is one that transformers loads; else gearshift's own loading shrinks the layers.
-    Criteria are named as in Torch-Pruning (Fang et al. 2023, arXiv 2301.12900); those with gradients read `data`.
+    Neurons of feed-forward parts and channels go by `sparsity`, heads by `head_sparsity`. Neurons, heads and the inner
+    channels of diffusers' residual blocks are found by the names and shapes of layers; the inputs and outputs of these
+    blocks keep their width. Where a module with convolutions has no such neurons or channels, Torch-Pruning (Fang et
+    al. 2023, arXiv 2301.12900; the extra `pruning`) traces it on the first item of `data`, or on an image as its
+    configuration describes it, and finds the channels that go through convolutions, batch norms and linear layers. A
+    traced group is taken only if, tried out on a copy, it can go without a trace once nothing reads it.
+
+    Where every block loses the same, a language model's configuration is changed with it, and a saved folder is one
+    that transformers loads; else gearshift's own loading shrinks the layers. Criteria are named as in Torch-Pruning;
+    those with gradients read `data`.
     """
 
     facts = Facts(
@@ -46,7 +53,11 @@ class TorchStructured(Algorithm):
         from gearshift.models.describe import layers_to_leave
 
         roots, kinds = [root for root, _ in layers_to_leave(model).values()], self._kinds()
-        if not any(_groups(root, kind, context) for root in roots for kind in kinds):
+        try:
+            found = any(_groups(model, root, kind, context) for root in roots for kind in reversed(kinds))
+        except GearshiftError as error:
+            return [str(error)]
+        if not found:
             return [f"{self.name} finds no {' or '.join(kinds)} in {type(model).__name__} that can be taken out."]
         if self.type in ("TaylorImportance", "HessianImportance") and _calls(model, context) is None:
             needed = "a dict of its arguments" if len(parts(model)) > 1 else "what it takes"
@@ -81,22 +92,13 @@ class TorchStructured(Algorithm):
             context.note("The model's own configuration cannot say these sizes, so gearshift.load has to load it.")
 
     def rebuild(self, model: Any, context: Context) -> None:
-        import torch
-        from torch import nn
-
         from gearshift.core.model import parts
-        from gearshift.models.structure import sizes, turned
+        from gearshift.models.structure import resize
 
         for part, layers in context.saved["sizes"].items():
             root = parts(model)[part]
             for path, shape in layers.items():
-                layer = root.get_submodule(path)
-                for name, size in (("weight", shape), ("bias", [shape[-1] if turned(layer) else shape[0]])):
-                    old = getattr(layer, name, None)
-                    if old is not None:
-                        empty = torch.empty(size, dtype=old.dtype, device="meta")
-                        setattr(layer, name, nn.Parameter(empty, requires_grad=False))
-                sizes(layer)
+                resize(root.get_submodule(path), shape)
             for path, name, value in context.saved["attributes"].get(part, []):
                 setattr(root.get_submodule(path), name, value)
 
@@ -108,8 +110,8 @@ class TorchStructured(Algorithm):
         """Take units of one kind out, once."""
         from gearshift.training.importance import WITH_GRADIENTS, chosen, scores, slopes_of
 
-        groups = _groups(shrunk.root, kind, context)
-        if not groups or not share:
+        groups = _groups(model, shrunk.root, kind, context) if share else []
+        if not groups:
             return
         slopes = {}
         if self.type in WITH_GRADIENTS:
@@ -117,8 +119,7 @@ class TorchStructured(Algorithm):
             losses = _losses(model, shrunk.root, context, self.calibration_samples, generator)
             slopes = slopes_of(shrunk.root, paths, losses)
         values = [scores(g, shrunk.root, self.type, slopes, generator) for g in groups]
-        for group, kept in zip(groups, chosen(values, groups, share, self.global_pruning), strict=True):
-            shrunk.take_out(group, kept)
+        shrunk.leave(list(zip(groups, chosen(values, groups, share, self.global_pruning), strict=True)))
 
 
 @dataclass(eq=False)
@@ -129,8 +130,8 @@ class Shrunk:
     by: str
     keep: bool
     taken: dict[str, tuple[int, int]] = field(default_factory=dict)
-    originals: dict[str, tuple[Any, Any]] = field(default_factory=dict)
-    smaller: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+    originals: dict[str, dict[str, Any]] = field(default_factory=dict)
+    smaller: dict[str, dict[str, Any]] = field(default_factory=dict)
     told: dict[tuple[str, str], tuple[Any, Any]] = field(default_factory=dict)
     groups: dict[tuple[str, str], list[int]] = field(default_factory=dict)
 
@@ -145,34 +146,31 @@ class Shrunk:
             return None
         return f"{self.by} took weights out and they were not kept; keep_original=True would have kept them."
 
-    def take_out(self, group: Any, kept: Any) -> None:
-        """Leave only these units of a group."""
-        import torch
+    def leave(self, chosen: list[tuple[Any, Any]]) -> None:
+        """Leave only some units of groups, given as (group, units)."""
+        from gearshift.models.structure import shrink, state, staying
 
-        from gearshift.models.structure import shrink
-
-        for side, rows in [(s, True) for s in group.outputs] + [(s, False) for s in group.inputs]:
-            layer = self.root.get_submodule(side.path)
-            before = (layer.weight, layer.bias)
-            chosen = torch.cat([map_[kept].flatten() for map_ in side.maps])
-            if group.kind == "head dimensions":
-                chosen = chosen.sort().values
-            shrink(layer, chosen if rows else None, None if rows else chosen)
+        for (path, rows), left in staying(self.root, chosen).items():
+            layer = self.root.get_submodule(path)
             if self.keep:
-                self.originals.setdefault(side.path, before)
-            self.smaller[side.path] = (layer.weight, layer.bias)
-        for path, name, factor in group.counts:
-            module = self.root.get_submodule(path)
-            old = self.told.get((path, name), (getattr(module, name), None))[0]
-            self.told[path, name] = (old, factor * len(kept))
-            setattr(module, name, factor * len(kept))
-        first = self.groups.get((group.path, group.kind), [group.units])[0]
-        self.groups[group.path, group.kind] = [first, len(kept)]
-        counts = [c for (_, kind), c in self.groups.items() if kind == group.kind]
-        self.taken[group.kind] = (sum(c[1] for c in counts), sum(c[0] for c in counts))
+                self.originals.setdefault(path, state(layer))
+            shrink(layer, left if rows else None, None if rows else left)
+            self.smaller[path] = state(layer)
+        for group, kept in chosen:
+            for path, name, factor in group.counts:
+                module = self.root.get_submodule(path)
+                old = self.told.get((path, name), (getattr(module, name), None))[0]
+                self.told[path, name] = (old, factor * len(kept))
+                setattr(module, name, factor * len(kept))
+            first = self.groups.get((group.path, group.kind), [group.units])[0]
+            self.groups[group.path, group.kind] = [first, len(kept)]
+            counts = [c for (_, kind), c in self.groups.items() if kind == group.kind]
+            self.taken[group.kind] = (sum(c[1] for c in counts), sum(c[0] for c in counts))
 
     def sizes(self) -> dict[str, list[int]]:
-        return {path: list(self.root.get_submodule(path).weight.shape) for path in self.smaller}
+        from gearshift.models.structure import shape
+
+        return {path: shape(self.root.get_submodule(path)) for path in self.smaller}
 
     def attributes(self) -> list[list[Any]]:
         return [[path, name, new] for (path, name), (_, new) in self.told.items()]
@@ -203,29 +201,30 @@ class Shrunk:
             setattr(config, name, value)
         return True
 
-    def _put(self, weights: dict[str, tuple[Any, Any]], which: int) -> None:
-        from gearshift.models.structure import sizes
+    def _put(self, weights: dict[str, dict[str, Any]], which: int) -> None:
+        from gearshift.models.structure import place
 
-        for path, (weight, bias) in weights.items():
-            layer = self.root.get_submodule(path)
-            layer.weight, layer.bias = weight, bias
-            sizes(layer)
+        for path, tensors in weights.items():
+            place(self.root.get_submodule(path), tensors)
         for (path, name), values in self.told.items():
             setattr(self.root.get_submodule(path), name, values[which])
 
 
-def _groups(root: Any, kind: str, context: Context) -> list[Any]:
+def _groups(model: Any, root: Any, kind: str, context: Context) -> list[Any]:
     """The groups of a kind that the recipe's globs let through."""
     from gearshift.core.target import matches
-    from gearshift.models import structure
+    from gearshift.models import structure, traced
 
-    if kind == "neurons":
-        found = structure.feed_forward(root)
-    elif kind == "channels":
-        found = structure.channels(root)
-    else:
-        found = structure.attention(root, dimensions=kind == "head dimensions")
     include, exclude = context.recipe.include or ("*",), context.recipe.exclude
+    if kind == "neurons":
+        found = list(structure.feed_forward(root))
+    elif kind == "channels":
+        found = list(structure.channels(root))
+        if not found and root is model and traced.fits(root) and not any(structure.feed_forward(root)):
+            found = traced.channels(root, context.recipe.data)
+            found = [g for g in found if not any(matches(side.path, exclude) for side in g.outputs)]
+    else:
+        found = list(structure.attention(root, dimensions=kind == "head dimensions"))
     return [g for g in found if matches(g.path, include) and not matches(g.path, exclude)]
 
 
@@ -239,6 +238,7 @@ def _losses(model: Any, root: Any, context: Context, count: int, generator: Any)
     """Losses of a few samples: of the next token where tokens are given, else random projections of the output."""
     from gearshift.core.facts import Kind
     from gearshift.models.describe import describe
+    from gearshift.steps.tree import tensors
     from gearshift.training.diffusion import calls_of, lessons
     from gearshift.training.importance import projections, taken
     from gearshift.training.language import NextToken, own_text, window_of, windows
@@ -252,12 +252,10 @@ def _losses(model: Any, root: Any, context: Context, count: int, generator: Any)
         for window in text[:count]:
             yield objective(window[None])
     elif kind is Kind.DIFFUSION and hasattr(model, "scheduler"):
-        from gearshift.steps.tree import tensors
-
         calls = calls_of(model, recipe.data, recipe.batch_size, recipe.seed)
         for lesson in taken(lessons(model, calls, recipe.seed), count):
             yield projections(tensors(root(*lesson.args, **lesson.kwargs))[0], generator)
     else:
         for item in taken(recipe.data, count):
             output = model(**item) if isinstance(item, dict) else model(item)
-            yield projections(getattr(output, "logits", output), generator)
+            yield projections(tensors(getattr(output, "logits", output))[0], generator)
