@@ -1,6 +1,6 @@
 """Int8 layers against float32 ones on this machine: ratios of CPU time, side by side, one thread.
 
-python benchmarks/int8.py        prints the tables and writes int8.json and int8.md beside this file
+python benchmarks/int8.py        prints the tables and writes this machine's into int8.json and int8.md
 
 Readings are the best of several turns of process CPU time, the candidates of a row taking turns. Errors are relative
 (Frobenius), against float64, on Gaussian inputs and weights; convolutions get silu of a Gaussian.
@@ -163,15 +163,16 @@ def machine() -> str:
     return f"{os.cpu_count()}-core {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, {kind}"
 
 
-def markdown(facts: Row, tables: dict[str, list[Row]]) -> str:
-    lines = [f"# Int8 layers\n\n{facts['machine']}; torch {facts['torch']}; one thread; seed 0.\n"]
-    for title, rows in tables.items():
-        names = list(rows[0]["paths"])
-        lines += [f"\n## {title}\n", f"| shape | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
-        for row in rows:
-            cells = [f"{c['ratio']:.2f}x, {c['ms']:.2f} ms, {c['error']:.4f}" for c in row["paths"].values()]
-            lines.append(f"| {row['shape']} | {' | '.join(cells)} |")
-    lines.append("\nA cell: speed as a multiple of fp32's, CPU time, relative error.")
+def markdown(machines: dict[str, Row]) -> str:
+    lines = ["# Int8 layers\n\nA cell: speed as a multiple of fp32's, CPU time, relative error.\n"]
+    for name, facts in machines.items():
+        lines.append(f"\n## {name}\n\nTorch {facts['torch']}; one thread; seed 0.\n")
+        for title, rows in facts["tables"].items():
+            names = list(rows[0]["paths"])
+            lines += [f"\n### {title}\n", f"| shape | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+            for row in rows:
+                cells = [f"{c['ratio']:.2f}x, {c['ms']:.2f} ms, {c['error']:.4f}" for c in row["paths"].values()]
+                lines.append(f"| {row['shape']} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -185,10 +186,12 @@ def main() -> None:
         "Convolution": [conv_row(*shape) for shape in CONVS],
         "Stack": [stack_row(384, 4, 256), stack_row(768, 4, 256)],
     }
-    facts: Row = {"machine": machine(), "torch": torch.__version__, "threads": 1, "seed": 0}
     here = Path(__file__).with_suffix("")
-    here.with_suffix(".json").write_text(json.dumps({**facts, "tables": tables}, indent=1) + "\n")
-    here.with_suffix(".md").write_text(markdown(facts, tables))
+    found = here.with_suffix(".json")
+    machines = json.loads(found.read_text()) if found.exists() else {}
+    machines[machine()] = {"torch": torch.__version__, "threads": 1, "seed": 0, "tables": tables}
+    found.write_text(json.dumps(machines, indent=1) + "\n")
+    here.with_suffix(".md").write_text(markdown(machines))
 
 
 if __name__ == "__main__":

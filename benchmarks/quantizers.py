@@ -5,7 +5,7 @@ torch_compile (inductor) behind the quantizer, both warm. Fidelity is the SQNR o
 or the perplexity on text that the language model never saw. Every quantized model is saved, loaded and compared bit
 for bit.
 
-usage: python benchmarks/quantizers.py [--models text-to-image dit flux llama] [--steps 20] [--images 4] [--eager]
+usage: python benchmarks/quantizers.py [--models NAME ...] [--only QUANTIZER ...] [--steps 20] [--images 4] [--eager]
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def speeds(subject: Subject, original: Any, model: Any, recipe: dict[str, Any]) 
     return {name: first / timing.median for name, timing in times.items()} | compiling
 
 
-def rows(subject: Subject) -> list[Row]:
+def rows(subject: Subject, only: list[str] | None) -> list[Row]:
     original = subject.load()
     reference = subject.call(original)
     start = {"size": 1.0, **speeds(subject, original, original, {})}
@@ -134,6 +134,8 @@ def rows(subject: Subject) -> list[Row]:
     found = [Row("original", "", start)]
     for cls in registry():
         if cls.facts.family is not Family.QUANTIZER or subject.kind not in cls.facts.kinds:
+            continue
+        if only is not None and cls.name not in only:
             continue
         for values in VARIANTS.get(cls.name, [{}]):
             try:
@@ -145,9 +147,16 @@ def rows(subject: Subject) -> list[Row]:
     return found
 
 
+def replaced(known: list[dict[str, Any]], new: list[Row]) -> list[Row]:
+    """The rows of an earlier run, with those of this one in their places."""
+    fresh = {row.name: row for row in new}
+    return [fresh.get(r["name"], Row(r["name"], r["recipe"], r["cells"])) for r in known]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="these quantizers; other rows stay as they were")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--eager", action="store_true", help="without compiling, which takes most of the time")
@@ -155,8 +164,10 @@ def main() -> None:
     warnings.simplefilter("ignore")
     path = FILE.with_suffix(".json")
     for name in options.models:
-        table = rows(Subject(name, options))
+        table = rows(Subject(name, options), options.only)
         data = json.loads(path.read_text()) if path.exists() else {}
+        if options.only:
+            table = replaced(data[name]["rows"]["rows"], table[1:])
         about = f"{machine()}; {options.images} images of {options.steps} steps, or 4 windows of 256 tokens."
         data[name] = {"about": about, "rows": json.loads(to_json(COLUMNS, table)), "text": to_markdown(COLUMNS, table)}
         path.write_text(json.dumps(data, indent=1) + "\n")
