@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from gearshift.core.store import scratch
 
 OPTIONS = {"aot_inductor.package_constants_in_so": False}  # the weights are the model's own
 TUNED = {"max_autotune": True}
+INSTRUCTIONS = ("vnni", "avx512_bf16", "amx_tile")  # beyond what torch calls the capability, that compilers use
 
 
 class Portable(Traced):
@@ -65,6 +67,9 @@ def machine() -> str:
 
     found = [f"torch {torch.__version__}", platform.system(), platform.machine()]
     found.append(torch.backends.cpu.get_cpu_capability())
+    for name in INSTRUCTIONS:
+        supported = getattr(torch.cpu, f"_is_{name}_supported", None)
+        found += [name] * bool(supported and supported())
     if torch.cuda.is_available():
         found.append(torch.cuda.get_device_name())
     return ", ".join(found)
@@ -74,8 +79,26 @@ def _loaded(path: Path, holder: Any) -> Any:
     """A package with the weights of the module, which it shares."""
     import torch
 
-    runner = torch._inductor.aoti_load_package(str(path))
+    with _without_probing():
+        runner = torch._inductor.aoti_load_package(str(path))
     state = {**dict(holder.named_parameters()), **dict(holder.named_buffers())}
     constants = {name: state[name].detach() for name in runner.get_constant_fqns()}
     runner.load_constants(constants, check_full_update=True, user_managed=True)
     return runner
+
+
+@contextmanager
+def _without_probing() -> Iterator[None]:
+    """Without torch's look at the CPU while it loads a package.
+
+    It compiles a program for each of the CPU's instruction sets, seconds where its caches are empty, and does no more
+    than log a difference; `machine` has told by then.
+    """
+    from torch._inductor import codecache
+
+    asked = codecache.get_device_information
+    codecache.get_device_information = lambda device_type: {}
+    try:
+        yield
+    finally:
+        codecache.get_device_information = asked
