@@ -112,6 +112,19 @@ def test_a_denoiser_learns_from_images_of_ones_own(model):
     assert figures(tiny.pipe)["loss_after"] < 0.9 * figures(tiny.pipe)["loss_before"]
 
 
+def test_a_pipeline_that_reads_images_itself_is_called_as_it_is():
+    """Some of them know no strength."""
+    tiny = build("sd")
+
+    class Reader(type(tiny.pipe)):
+        def __call__(self, *, image, **rest):
+            return super().__call__(**rest)
+
+    tiny.pipe.__class__ = Reader
+    call = {**tiny.parts.call(1), "num_inference_steps": 4, "image": torch.rand(1, 3, 16, 16)}
+    assert len(lessons(tiny.pipe, [call], 0)) == 4
+
+
 def first_tensor(lesson):
     return tensors((lesson.args, lesson.kwargs))[0]
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from gearshift.core.extras import need
 from gearshift.kernels import int8_cpu
 from gearshift.kernels.frozen import FrozenLinear
-from gearshift.kernels.int8 import Quantized
+from gearshift.kernels.int8 import Quantized, dequantize
 from gearshift.kernels.int8_pack import saturates
 
 bnb = need("bitsandbytes", "bitsandbytes", "A layer of bitsandbytes")
@@ -76,10 +76,11 @@ def _int8(rows: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor) -> torc
 def _int8_on_cpu(rows: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """The same by oneDNN; the library's own product on CPUs makes floats of the whole weight at each call."""
     columns = (rows.abs() >= OUTLIERS).any(0).nonzero().squeeze(1)
-    rounded = int8_cpu.linear(rows.index_fill(1, columns, 0), Quantized(weight, scale / 127), None)
+    scale = scale / 127
+    rounded = int8_cpu.linear(rows.index_fill(1, columns, 0), Quantized(weight, scale), None)
     if not len(columns):
         return rounded
-    exact = weight[:, columns].to(rows.dtype) * (scale / 127).to(rows.dtype)[:, None]
+    exact = dequantize(Quantized(weight[:, columns], scale), rows.dtype)
     return rounded.addmm_(rows[:, columns], exact.t())
 
 

@@ -1,21 +1,21 @@
 """Rounding activations to 8 bits, and back after the product: our own kernels, or torch where those cannot be had.
 
-Beside an int8 product these are what takes the time on CPUs with VNNI: as a chain of tensor operations they took twice
-as long as the product itself.
+Beside an int8 product these are what takes the time on CPUs with VNNI: as chains of tensor operations they may take
+several times as long as the product itself.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
-from gearshift.kernels.native import native
+from gearshift.kernels.native import declare, native
 
 POINTER, LENGTH, INT, FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_float
-SIGNATURES = {
+SIGNATURES: dict[str, list[Any]] = {
     "gearshift_rows_to_codes": [POINTER] * 4 + [LENGTH] * 2 + [INT] * 2,
     "gearshift_rows_from_codes": [POINTER] * 7 + [LENGTH] * 2 + [INT],
     "gearshift_range": [POINTER] * 2 + [LENGTH, INT],
@@ -75,9 +75,9 @@ def from_codes(
 
 
 def ends_of(image: torch.Tensor) -> tuple[float, float]:
-    """The least and the largest number of a dense float32 tensor; both NaN if one of them is."""
+    """The least and the largest number of a dense float32 tensor with elements; both NaN if one of them is."""
     library = kernels()
-    if library is None or not image.numel():
+    if library is None:
         # aminmax takes up to 14 times as long when it has to walk a channels_last image in channels-first order
         low, high = torch.aminmax(_in_memory_order(image))
         return float(low), float(high)
@@ -104,9 +104,7 @@ def kernels() -> ctypes.CDLL | None:
     library = native("int8_rows").library
     if library is None:
         return None
-    for name, types in SIGNATURES.items():
-        function = getattr(library, name)
-        function.argtypes, function.restype = types, None
+    declare(library, SIGNATURES)
     draw = torch.Generator().manual_seed(0)
     rows = torch.randn(5, 83, generator=draw, dtype=torch.float32, device="cpu")
     ours, theirs = _to_codes_by(library, rows, 255), _to_codes(rows, 255)

@@ -15,8 +15,9 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gearshift.core.folders import cache_folder
 
@@ -49,6 +50,13 @@ def native(stem: str) -> Native:
         except (OSError, subprocess.TimeoutExpired) as error:
             problem = str(error)
     return Native(None, f"{compiler} could not compile {stem}.cpp: {problem}")
+
+
+def declare(library: ctypes.CDLL, signatures: Mapping[str, list[Any]]) -> None:
+    """Tell ctypes the arguments of functions that return nothing."""
+    for name, types in signatures.items():
+        function = getattr(library, name)
+        function.argtypes, function.restype = types, None
 
 
 def _load(compiler: str, source: Path, flags: tuple[str, ...]) -> ctypes.CDLL:

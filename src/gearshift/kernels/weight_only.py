@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from gearshift.kernels import grouped, int8_ops
 from gearshift.kernels.grouped import Grouped
 from gearshift.kernels.int8 import Quantized, dequantize
-from gearshift.kernels.native import native
+from gearshift.kernels.native import declare, native
 
 GROUPS = (128, 64, 32)  # that the kernel has
 MULTIPLE = 64  # inputs that it takes at a time
@@ -136,9 +136,7 @@ def kernels() -> ctypes.CDLL | None:
     """Our own kernels, compiled if need be; None where they cannot be or answer wrongly (then see `problem`)."""
     library = native("weight_only").library
     if library is not None:
-        for name, types in SIGNATURES.items():
-            function = getattr(library, name)
-            function.argtypes, function.restype = types, None
+        declare(library, SIGNATURES)
         if not all(_close(_few_rows(library, x, packed), reference(x, packed)) for x, packed in _examples()):
             return None
     return library

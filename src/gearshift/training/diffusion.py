@@ -119,7 +119,8 @@ def _is_word(token: str) -> bool:
 def lessons(pipe: Any, calls: list[dict[str, Any]], seed: int) -> list[Lesson]:
     """Run the calls and write down what every denoiser was asked and answered, each with noise of its own.
 
-    Calls with an `image` start from it, noised as far as a share of the schedule, each call by another one.
+    Calls with an `image` that the pipeline itself does not read start from it, noised as far as a share of the
+    schedule, each call by another one.
 
     Raises:
         WrongModel: if images are given and diffusers has no pipeline that starts from them.
@@ -129,9 +130,10 @@ def lessons(pipe: Any, calls: list[dict[str, Any]], seed: int) -> list[Lesson]:
         for number, call in enumerate(calls):
             generator = torch.Generator().manual_seed(seed + number)
             given = {"num_inference_steps": OWN_STEPS, "output_type": "latent", "generator": generator}
-            if "image" in call:
+            target = taking(pipe, call)
+            if target is not pipe:
                 given["strength"] = STRENGTHS[number % len(STRENGTHS)]
-            taking(pipe, call)(**{**given, **call})
+            target(**{**given, **call})
     return found
 
 
