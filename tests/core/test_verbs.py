@@ -75,16 +75,18 @@ def test_a_recipe_of_nothing_adds_nothing():
     assert str(gs.status(tiny.pipe)) == "Nothing was done to this model."
 
 
+@pytest.fixture
+def quick_half(monkeypatch):
+    """16 bits as fast as 32, whatever the CPU of the tests can do."""
+    monkeypatch.setattr("gearshift.algorithms.quantizers.half.slower_than_float32", lambda: 1.0)
+
+
 @pytest.mark.parametrize("recipe", ["torch_dynamic", "half"])
-def test_replaced_weights_come_back_only_if_they_were_kept(recipe):
+def test_replaced_weights_come_back_only_if_they_were_kept(recipe, quick_half):
     for keep in (True, False):
         tiny = build("sd")
         plain = tiny.run()
-        if recipe == "half":
-            with pytest.warns(GearshiftWarning, match="times more slowly"):
-                gs.optimize(tiny.pipe, recipe, keep_original=keep)
-        else:
-            gs.optimize(tiny.pipe, recipe, keep_original=keep)
+        gs.optimize(tiny.pipe, recipe, keep_original=keep)
         changed = tiny.run()
         assert not torch.equal(changed, plain)
         if keep:
@@ -98,15 +100,27 @@ def test_replaced_weights_come_back_only_if_they_were_kept(recipe):
             assert torch.equal(tiny.run(), changed)
 
 
-def test_half_of_tied_weights_comes_back():
+def test_half_says_where_it_is_slower(monkeypatch):
+    monkeypatch.setattr("gearshift.algorithms.quantizers.half.slower_than_float32", lambda: 2.5)
+    with pytest.warns(GearshiftWarning, match=r"half multiplies matrices 2\.5 times more slowly"):
+        tiny = gs.optimize(build("dit").pipe, "half")
+    assert gs.status(tiny).applied[0]["figures"]["matmul_slower_than_float32"] == 2.5
+
+
+def test_half_measures_a_ratio_of_times():
+    from gearshift.algorithms.quantizers.half import slower_than_float32
+
+    assert 0.01 < slower_than_float32() < 1000
+
+
+def test_half_of_tied_weights_comes_back(quick_half):
     from transformers import LlamaConfig, LlamaForCausalLM
 
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
     model = LlamaForCausalLM(LlamaConfig(vocab_size=64, tie_word_embeddings=True, **sizes)).eval()
     with torch.no_grad():
         plain = model(torch.arange(8)[None]).logits
-        with pytest.warns(GearshiftWarning, match="times more slowly"):
-            gs.optimize(model, "half", keep_original=True)
+        gs.optimize(model, "half", keep_original=True)
         assert {p.dtype for p in model.parameters()} == {torch.float16}
         assert torch.equal(gs.restore(model)(torch.arange(8)[None]).logits, plain)
     assert model.lm_head.weight is model.model.embed_tokens.weight

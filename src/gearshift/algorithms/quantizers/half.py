@@ -35,7 +35,7 @@ class Half(Algorithm):
         if not context.saved and describe(model).device == "cpu":
             slower = slower_than_float32()
             context.measured(matmul_slower_than_float32=slower)
-            if slower > 1:
+            if slower >= 1.1:
                 context.warn(
                     f"half multiplies matrices {slower:.1f} times more slowly than float32 on this CPU: "
                     "it halves the memory here, and saves time on a GPU."
