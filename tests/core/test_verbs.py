@@ -5,6 +5,7 @@ import torch
 from support.tiny import build
 
 import gearshift as gs
+from gearshift.algorithms.quantizers import half
 from gearshift.core.errors import BadRecipe, CannotLift, GearshiftError, GearshiftWarning, MissingExtra, WrongModel
 from gearshift.core.extras import need
 
@@ -78,7 +79,7 @@ def test_a_recipe_of_nothing_adds_nothing():
 @pytest.fixture
 def quick_half(monkeypatch):
     """16 bits as fast as 32, whatever the CPU of the tests can do."""
-    monkeypatch.setattr("gearshift.algorithms.quantizers.half.slower_than_float32", lambda: 1.0)
+    monkeypatch.setattr(half, "slower_than_float32", lambda: 1.0)
 
 
 @pytest.mark.parametrize("recipe", ["torch_dynamic", "half"])
@@ -101,16 +102,14 @@ def test_replaced_weights_come_back_only_if_they_were_kept(recipe, quick_half):
 
 
 def test_half_says_where_it_is_slower(monkeypatch):
-    monkeypatch.setattr("gearshift.algorithms.quantizers.half.slower_than_float32", lambda: 2.5)
+    monkeypatch.setattr(half, "slower_than_float32", lambda: 2.5)
     with pytest.warns(GearshiftWarning, match=r"half multiplies matrices 2\.5 times more slowly"):
         tiny = gs.optimize(build("dit").pipe, "half")
     assert gs.status(tiny).applied[0]["figures"]["matmul_slower_than_float32"] == 2.5
 
 
 def test_half_measures_a_ratio_of_times():
-    from gearshift.algorithms.quantizers.half import slower_than_float32
-
-    assert 0.01 < slower_than_float32() < 1000
+    assert 0.01 < half.slower_than_float32() < 1000
 
 
 def test_half_of_tied_weights_comes_back(quick_half):
