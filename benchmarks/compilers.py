@@ -24,7 +24,6 @@ from typing import Any
 
 import caching
 import torch
-from torch._dynamo.utils import counters
 from torch._inductor.utils import fresh_cache
 
 import gearshift as gs
@@ -50,6 +49,11 @@ COMPILERS: tuple[dict[str, Any], ...] = (
     {"torch_compile": {"backend": "onnxrt"}},
     {"stable_fast": {}},
     {"x_fast": {}},
+)
+WITH_CACHERS: tuple[dict[str, Any], ...] = (
+    {"torch_compile": {}},
+    {"torch_compile": {"backend": "openvino"}},
+    {"stable_fast": {}},
 )
 COLUMNS = [
     Column("seconds", "time", "s/call", ".3f", "lower"),
@@ -98,7 +102,6 @@ def restart(subject: Subject, folder: Path) -> None:
 def row(subject: Subject, recipe: dict[str, Any], original: Any, rounds: int, known: dict[str, float]) -> Row:
     """One way beside the original; `known` has the speeds of what it consists of, and takes its own."""
     torch._dynamo.reset()
-    counters.clear()
     name, compiler = str(gs.Recipe.of(recipe)), [k for k in recipe if k in _names()]
     uncompiled = gs.optimize(zoo.load(subject.name), {k: v for k, v in recipe.items() if k not in compiler})
     with fresh_cache():
@@ -115,7 +118,7 @@ def row(subject: Subject, recipe: dict[str, Any], original: Any, rounds: int, kn
         known[name] = cells["speed"]
         if compiler:
             cells |= {"start": first - times["made"].median, "sqnr": sqnr(subject.call(uncompiled), images)}
-            cells["graphs"] = _graphs(pipe)
+            cells["graphs"] = float(gs.status(pipe).applied[-1]["figures"].get("graphs", 0))
         if compiler and len(recipe) > 1:
             alone = [str(gs.Recipe.of({k: v})) for k, v in recipe.items()]
             cells["product"] = 100 * cells["speed"] / (known[alone[0]] * known[alone[1]])
@@ -129,26 +132,12 @@ def _names() -> set[str]:
     return {name for recipe in COMPILERS for name in recipe}
 
 
-def _graphs(pipe: Any) -> float:
-    """Graphs that were compiled, traced or packaged for the calls so far."""
-    compiled = [gate.compiled for part in gs.core.model.parts(pipe).values() for gate in _gates(part)]
-    made = sum(len(getattr(c, "_graphs", ())) for c in compiled)
-    return float(made or counters["stats"]["unique_graphs"])
-
-
-def _gates(part: Any) -> list[Any]:
-    from gearshift.steps.gate import gate_of
-
-    found = [gate_of(module) for module in part.modules()] if isinstance(part, torch.nn.Module) else []
-    return [gate for gate in found if gate is not None and gate.compiled is not None]
-
-
 def rows(subject: Subject, options: argparse.Namespace) -> list[Row]:
     original, known = zoo.load(subject.name), {}
     eager = interleaved({"": lambda: subject.call(original)}, options.rounds)[""]
     found = [Row("eager", "", {"seconds": eager.median, "speed": 1.0, "spread": 100 * eager.spread}, original=True)]
     cachers = CACHERS[subject.name]
-    both = [{**cacher, **compiler} for cacher in cachers for compiler in ({"torch_compile": {}}, {"stable_fast": {}})]
+    both = [{**cacher, **compiler} for cacher in cachers for compiler in WITH_CACHERS]
     for recipe in [*COMPILERS, *cachers, *both]:
         name = str(gs.Recipe.of(recipe))
         if options.only and not any(o in name for o in options.only):

@@ -8,6 +8,7 @@ from support.runs import Stop, filled
 from support.tiny import build
 
 import gearshift as gs
+from gearshift.core.errors import GearshiftWarning
 from gearshift.steps.decision import Action
 from gearshift.steps.gate import gate_of
 from gearshift.steps.run import current
@@ -137,6 +138,42 @@ def test_gates_live_beside_offloading_hooks(hooks_first):
     assert torch.equal(tiny.run(steps=8), plain)
     remove_hook_from_module(tiny.pipe.unet)
     assert torch.equal(tiny.run(steps=8), plain)
+
+
+@pytest.mark.parametrize("recipe", ["stable_fast", "deepcache, stable_fast"])
+def test_offloading_hooks_go_on_around_what_is_compiled(recipe):
+    from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
+
+    tiny, calls = build("sd"), []
+
+    class Counting(ModelHook):
+        def pre_forward(self, module, *args, **kwargs):
+            calls.append(module)
+            return args, kwargs
+
+    plain = tiny.run(steps=4)
+    gs.optimize(tiny.pipe, recipe)
+    wanted = tiny.run(steps=4)
+    gs.restore(tiny.pipe)
+    add_hook_to_module(tiny.pipe.unet, Counting())
+    gs.optimize(tiny.pipe, recipe)
+    torch.testing.assert_close(tiny.run(steps=4), wanted, rtol=1e-3, atol=1e-4)
+    assert len(calls) == 4
+    assert gs.status(tiny.pipe).applied[-1]["figures"]["graphs"] == len(recipe.split())
+    gs.restore(tiny.pipe)
+    assert torch.equal(tiny.run(steps=4), plain) and len(calls) == 8
+    remove_hook_from_module(tiny.pipe.unet)
+    assert torch.equal(tiny.run(steps=4), plain)
+
+
+def test_a_forward_that_somebody_put_in_is_not_compiled_away():
+    tiny = build("dit")
+    own = tiny.pipe.transformer.forward
+    tiny.pipe.transformer.forward = lambda *args, **kwargs: type(out := own(*args, **kwargs))(out.sample * 0.5)
+    halved = tiny.run(steps=4)
+    with pytest.warns(GearshiftWarning, match="DiTTransformer2DModel was given a forward that is not its class's own"):
+        gs.optimize(tiny.pipe, "stable_fast")
+    assert torch.equal(tiny.run(steps=4), halved)
 
 
 def test_a_module_and_a_loop_of_the_callers_own():

@@ -13,33 +13,39 @@ from gearshift.steps.run import Run, current
 class Gate:
     """A callable set as `module.forward`.
 
-    It is never traced: torch.compile gets what stands behind it, through `compiled`.
+    torch.compile gets what stands behind it, through `compiled`; it is traced itself only while it is `told`.
 
     Attributes:
         module: the module it stands in.
+        own: its class's forward; torch.compile cannot look that up on every class.
         behind: a forward that was set on the module before (offloading hooks do so); None: the class's own.
         compiled: a compiled stand-in for the forward, or None.
         rule: the rule that decides here; None lets every call through.
         place: the gates it shares an output with.
+        told: what to do in a pass that was foreseen (see `foreseen.Told`); goes before the rule.
     """
 
     traced = False  # whether torch.compile may look into it
 
     def __init__(self, module: Any) -> None:
         self.module = module
+        self.own: Callable[..., Any] = type(module).forward
         self.behind: Callable[..., Any] | None = None
         self.compiled: Callable[..., Any] | None = None
         self.rule: Rule | None = None
         self.place: Place | None = None
+        self.told: Any = None
 
     def compute(self, *args: Any, **kwargs: Any) -> Any:
         """What stands behind the gate."""
         behind = self.compiled or self.behind
         if behind is not None:
             return behind(*args, **kwargs)
-        return type(self.module).forward(self.module, *args, **kwargs)
+        return self.own(self.module, *args, **kwargs)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.told is not None:
+            return self.told.answer(self, args, kwargs)
         if self.rule is None:
             return self.compute(*args, **kwargs)
         run = current()

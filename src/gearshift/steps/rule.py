@@ -123,9 +123,25 @@ class OutputRule(Rule):
         if memory.filling is not None:
             return memory.filling
         output = self._compute(run, gate, args, kwargs)
-        if gate is place.gates[-1] and self._keeps(run):
-            memory.keep(run.x, run.share(output) if run.share else output)
+        if gate is place.gates[-1]:
+            self.keep(run, [(place, output)])
         return output
+
+    def foresee(self, run: Run, places: list[Place], args: tuple, kwargs: dict[str, Any]) -> list[Any] | None:
+        """What to fill in at each place in one pass of the denoiser, called with these; None: all are computed."""
+        memories = [run.memory(place, self.predictor.depth) for place in places]
+        for place, memory in zip(places, memories, strict=True):
+            memory.step = run.step
+            self._open(run, place.gates[0], memory, args, kwargs)
+        fillings = [memory.filling for memory in memories]
+        return None if any(filling is None for filling in fillings) else fillings
+
+    def keep(self, run: Run, outputs: list[tuple[Place, Any]]) -> None:
+        """Keep what places put out."""
+        if self._keeps(run):
+            for place, output in outputs:
+                memory = run.memory(place, self.predictor.depth)
+                memory.keep(run.x, run.share(output) if run.share else output)
 
     def _compute(self, run: Run, gate: Gate, args: tuple, kwargs: dict[str, Any]) -> Any:
         if run.recording is None:

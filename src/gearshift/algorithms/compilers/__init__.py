@@ -5,13 +5,15 @@ What compilers that stay in torch share: at which gates they stand, so that gate
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from gearshift.core.context import Context
 from gearshift.core.facts import ANY_KIND, Facts, Family, Kind, Slot, Stage, Trait
 
+HOOKED = "_old_forward"  # where accelerate's hooks look for the forward that they stand around
 WORTH_IT = 0.3  # share of the parameters below which compiling gains little
 
 
@@ -29,42 +31,71 @@ def compiler_facts(kinds: frozenset[Kind] = ANY_KIND, **more: Any) -> Facts:
 
 @dataclass(eq=False)
 class Compiling:
-    """A gate with a compiled forward behind it."""
+    """A gate with a compiled forward behind it, and behind the offloading hook (accelerate's) if one is there."""
 
     gate: Any
     compiled: Any
+    hooked: Any = None  # what the hook called before
 
     def lay(self) -> None:
-        self.gate.compiled = self.compiled
+        if self.gate.behind is None:
+            self.gate.compiled = self.compiled
+        else:
+            self.hooked = vars(self.gate.module)[HOOKED]
+            vars(self.gate.module)[HOOKED] = self.compiled
 
     def lift(self) -> None:
-        self.gate.compiled = None
+        if self.hooked is None:
+            self.gate.compiled = None
+        elif vars(self.gate.module).get(HOOKED) is self.compiled:
+            vars(self.gate.module)[HOOKED] = self.hooked
 
     def why_not(self) -> None:
         return None
 
 
-def gates_to_compile(model: Any, context: Context, blocks: bool = False) -> list[Any]:
-    """The gates whose forwards are to be compiled, one graph each.
+def compile_behind(model: Any, context: Context, make: Callable[[Any], Any], blocks: bool = False) -> None:
+    """Put compiled forwards behind the gates of a model.
 
-    A denoiser without gates inside is one of them, or with `blocks` its repeated blocks are; in one with gates inside,
-    the largest modules around which none stands. Warns where these leave little of the parameters.
+    A denoiser is compiled whole, or with `blocks` its repeated blocks are. If one rule decides at all the gates inside,
+    there are graphs of its two kinds of passes; else the largest modules around which no gate stands are compiled, with
+    a warning where these leave little of the parameters.
+
+    Args:
+        make: gives the compiled stand-in for a module.
     """
     from gearshift.core.model import parts
     from gearshift.models.diffusers import denoisers
-    from gearshift.steps.install import gate_at, watch
+    from gearshift.steps.foreseen import Foreseen, one_rule
+    from gearshift.steps.install import gate_at, gates_below, watch
 
     found = denoisers(model)
     if not found:
         modules = [m for part in parts(model).values() for m in (repeated(part) if blocks else [part])]
-        return [gate_at(module, context) for module in modules]
-    gates = []
+        compile_at([gate_at(module, context) for module in modules], context, make)
     for denoiser in found.values():
         outer = watch(model, denoiser, context)
+        inside = list(gates_below(denoiser))
+        foreseen = one_rule(inside) if inside and not blocks else None
+        if foreseen is not None:
+            rule, places = foreseen
+            compile_at([outer], context, partial(Foreseen, rule=rule, places=places, make=make))
+            continue
         chosen = _gates(denoiser, outer, context, blocks)
         _tell_share(denoiser, [gate.module for gate in chosen], context)
-        gates += chosen
-    return gates
+        compile_at(chosen, context, make)
+
+
+def compile_at(gates: Iterable[Any], context: Context, make: Callable[[Any], Any]) -> None:
+    """Put compiled forwards behind these gates, unless somebody gave a module a forward that is not its class's."""
+    for gate in gates:
+        if gate.behind is None or HOOKED in vars(gate.module):
+            context.change(Compiling(gate, make(gate.module)))
+        else:
+            context.warn(
+                f"{type(gate.module).__name__} was given a forward that is not its class's own; that is run as it is, "
+                "not compiled."
+            )
 
 
 def repeated(module: Any) -> list[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gearshift.algorithms.compilers import Compiling, compiler_facts, gates_to_compile
+from gearshift.algorithms.compilers import compile_behind, compiler_facts
 from gearshift.algorithms.compilers.tally import Tally
 from gearshift.algorithms.compilers.tracing import Traced
 from gearshift.core.algorithm import Algorithm
@@ -23,9 +23,13 @@ class StableFast(Algorithm):
     facts = compiler_facts(frozenset({Kind.DIFFUSION}))
 
     def apply(self, model: Any, context: Context) -> None:
-        for gate in gates_to_compile(model, context):
-            context.change(ChannelsLast(gate.module))
-            context.change(Compiling(gate, Traced(gate.module, Tally.of(context))))
+        from gearshift.core.model import parts
+        from gearshift.models.diffusers import denoisers
+
+        tally = Tally.of(context)
+        for denoiser in (denoisers(model) or parts(model)).values():
+            context.change(ChannelsLast(denoiser))
+        compile_behind(model, context, lambda module: Traced(module, tally))
 
 
 class ChannelsLast:

@@ -12,6 +12,13 @@ from gearshift.core.errors import GearshiftWarning
 from gearshift.core.record import Applied
 
 
+def name_of(module: Any) -> str:
+    """The class of a module as users know it: of a denoiser for a pass through it."""
+    from gearshift.steps.foreseen import Pass
+
+    return type(module.module if isinstance(module, Pass) else module).__name__
+
+
 @dataclass(eq=False)
 class Tally:
     """The status of one algorithm, which later calls add to.

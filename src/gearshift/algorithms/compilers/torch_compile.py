@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+from itertools import count
 from typing import Any
 
-from gearshift.algorithms.compilers import Compiling, compiler_facts, gates_to_compile
-from gearshift.algorithms.compilers.tally import Tally
+from gearshift.algorithms.compilers import compile_behind, compiler_facts
+from gearshift.algorithms.compilers.tally import Tally, name_of
 from gearshift.algorithms.compilers.tracing import prepare
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.context import Context
@@ -22,11 +23,12 @@ NEEDED = {**CONVERTED, "tvm": ("tvm",), "openxla": ("torch_xla",)}
 
 
 class TorchCompile(Algorithm):
-    """Compile the model with torch.compile; gates of cachers stay outside of what is compiled.
+    """Compile the model with torch.compile; what cachers decide stays outside of what is compiled.
 
-    A denoiser without gates inside is compiled whole; one with gates inside is compiled gate by gate, and so is its
-    list of repeated blocks with target='module_list'. The first call after optimizing compiles, which takes from
-    seconds to minutes.
+    A denoiser is compiled whole. Where one rule of a cacher decides inside, there is a graph of the steps that are
+    computed and one of those that are filled in; where several do, it is compiled gate by gate. With
+    target='module_list' its repeated blocks are compiled one by one. The first call after optimizing compiles, and so
+    does the first one that fills in, which takes from seconds to minutes.
     """
 
     facts = compiler_facts()
@@ -92,24 +94,22 @@ class TorchCompile(Algorithm):
 
         if describe(model).kind is Kind.LANGUAGE and not model.config.is_encoder_decoder:
             context.change(StaticGeneration(model, self.max_kv_cache_size, self.seqlen_manual_cuda_graph))
-        gates = gates_to_compile(model, context, self.target == "module_list")
+        blocks, tally = self.target == "module_list", Tally.of(context)
         if not self.make_portable:
-            tally = Tally.of(context)
-            for gate in gates:
-                context.change(Compiling(gate, Compiled(gate.module, options, tally)))
+            compile_behind(model, context, lambda module: Compiled(module, options, tally), blocks)
             return
         from gearshift.algorithms.compilers.portable import Portable, machine
 
-        for number, gate in enumerate(gates):
-            context.change(Compiling(gate, Portable(gate.module, number, context, "max-autotune" in self.mode)))
+        numbers, tuned = count(), "max-autotune" in self.mode
+        compile_behind(model, context, lambda module: Portable(module, next(numbers), context, tuned), blocks)
         context.save(machine=machine())
 
     def _convert(self, model: Any, context: Context) -> None:
         """Another runtime behind the gates, for each shape; it has no modes, and no dynamic shapes."""
         from gearshift.algorithms.compilers.converted import Converted
 
-        for gate in gates_to_compile(model, context, self.target == "module_list"):
-            context.change(Compiling(gate, Converted(gate.module, self.backend, Tally.of(context))))
+        blocks, tally = self.target == "module_list", Tally.of(context)
+        compile_behind(model, context, lambda module: Converted(module, self.backend, tally), blocks)
         if self.mode != "default" or self.dynamic is not None:
             context.warn(f"{self.backend} converts the model anew for each shape; it has no modes or dynamic shapes.")
 
@@ -152,7 +152,7 @@ class Compiled:
             return call(*args, **kwargs)
         except exc.FailOnRecompileLimitHit:
             raise GearshiftError(
-                f"{type(self.module).__name__} was compiled for as many shapes as torch allows "
+                f"{name_of(self.module)} was compiled for as many shapes as torch allows "
                 "(torch._dynamo.config.recompile_limit); take dynamic=True, or fewer shapes."
             ) from None
         finally:

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from gearshift.algorithms.compilers.tally import Tally
+from gearshift.algorithms.compilers.tally import Tally, name_of
 
 CLOSE = 1e-2  # relative distance of a traced output from the module's own, above which the trace is dropped
 CHECKS = 2  # calls of a shape that are computed both ways
@@ -111,7 +111,7 @@ class Traced:
         self._say(reason)
 
     def _say(self, reason: str) -> None:
-        self.tally.tell(f"{type(self.module).__name__} runs as it is, not {self.word}: {reason}.")
+        self.tally.tell(f"{name_of(self.module)} runs as it is, not {self.word}: {reason}.")
 
 
 class Graph:

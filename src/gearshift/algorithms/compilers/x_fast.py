@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from gearshift.algorithms.compilers import Compiling, compiler_facts, gates_to_compile, repeated
+from gearshift.algorithms.compilers import compile_at, compile_behind, compiler_facts, repeated
 from gearshift.algorithms.compilers.tally import Tally
 from gearshift.algorithms.compilers.tracing import Traced
 from gearshift.core.algorithm import Algorithm
@@ -29,9 +29,12 @@ class XFast(Algorithm):
         from gearshift.models.diffusers import denoisers
         from gearshift.steps.install import gate_at
 
-        gates = gates_to_compile(model, context) if denoisers(model) else _stateless(model)
-        for gate in gates if denoisers(model) else [gate_at(module, context) for module in gates]:
-            context.change(Compiling(gate, Traced(gate.module, Tally.of(context))))
+        tally = Tally.of(context)
+        make = lambda module: Traced(module, tally)  # noqa: E731
+        if denoisers(model):
+            compile_behind(model, context, make)
+        else:
+            compile_at([gate_at(module, context) for module in _stateless(model)], context, make)
         if self.xformers:
             _attend(model, context)
 
