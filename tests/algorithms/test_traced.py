@@ -20,7 +20,7 @@ def close(a, b):
 
 
 @pytest.mark.parametrize("recipe", ["stable_fast", "x_fast", "x_fast(xformers=False)"])
-@pytest.mark.parametrize("name", ["sd", "dit", "flux"])
+@pytest.mark.parametrize("name", ["sd", "dit", "flux", "hunyuanvideo"])
 def test_a_traced_pipeline_gives_the_same_and_comes_back(tinies, name, recipe):
     tiny, plain = tinies(name)
     gs.optimize(tiny.pipe, recipe)

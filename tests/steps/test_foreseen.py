@@ -1,9 +1,8 @@
-"""Denoisers compiled with a cacher's gates inside: two graphs, the same numbers, and what falls back to pieces."""
+"""Denoisers compiled with a cacher's gates inside: a graph for each kind of pass, and the same numbers."""
 
 import copy
 import pickle
 import threading
-import warnings
 
 import pytest
 import torch
@@ -13,11 +12,11 @@ from torch import nn
 import gearshift as gs
 from gearshift.core.record import Record
 from gearshift.steps.decision import Action
-from gearshift.steps.foreseen import Foreseen, one_rule
+from gearshift.steps.foreseen import Foreseen, foreseeable
 from gearshift.steps.gate import Gate, gate_of
 from gearshift.steps.predict import Copy
 from gearshift.steps.rule import OutputRule, Place
-from gearshift.steps.run import Run, sampling
+from gearshift.steps.run import sampling
 from gearshift.steps.trigger import Every
 
 PAIRS = [("sd", "deepcache(interval=3)"), ("dit", "fora"), ("dit", "pab"), ("flux", "flux_caching"), ("flux", "fora")]
@@ -97,17 +96,29 @@ def test_gears_change_beneath_it():
     assert (got - wanted).norm() < 0.2 * (wanted - exact).norm()
 
 
-def test_several_rules_inside_are_compiled_in_pieces(tinies):
-    tiny, _ = tinies("wan")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        gs.optimize(tiny.pipe, "pab")
-        wanted = tiny.run(steps=8)
-        gs.optimize(tiny.pipe, "x_fast")
-        close(tiny.run(steps=8), wanted)
-    assert len(gs.status(tiny.pipe).last_run) > 1
-    assert not isinstance(gate_of(tiny.pipe.transformer).compiled, Foreseen)
+@pytest.mark.parametrize("name", ["sd", "wan"])
+def test_several_rules_inside_have_a_graph_for_each_way_they_go(tinies, name):
+    tiny, _ = tinies(name)
+    gs.optimize(tiny.pipe, "pab")
+    wanted, logs = tiny.run(steps=12), gs.status(tiny.pipe).last_run
+    filled = {k: set(v.steps(Action.FILL)) for k, v in logs.items()}
+    kinds = {tuple(step in steps for steps in filled.values()) for step in range(12)}
+    assert len(filled) == 2 and len(kinds) > 2
+    gs.optimize(tiny.pipe, "x_fast")
+    close(tiny.run(steps=12), wanted)
+    assert {k: set(v.steps(Action.FILL)) for k, v in gs.status(tiny.pipe).last_run.items()} == filled
+    assert graphs(tiny.pipe) == len(kinds)
     gs.restore(tiny.pipe)
+
+
+@pytest.mark.compiled
+def test_blocks_are_still_compiled_one_by_one():
+    torch._dynamo.reset()
+    cached, both = build("dit"), build("dit")
+    gs.optimize(cached.pipe, "fora")
+    gs.optimize(both.pipe, "fora, torch_compile(target=module_list)")
+    close(both.run(steps=4), cached.run(steps=4))
+    assert gate_of(both.pipe.transformer).compiled is None
 
 
 def test_copies_pickles_and_threads():
@@ -151,8 +162,8 @@ def foreseen(net, names, trigger):
         places.append(Place([gate]))
         gate.rule, gate.place = rule, places[-1]
     gates = [gate for place in places for gate in place.gates]
-    assert one_rule(gates) == (rule, places)
-    return Foreseen(net, rule, places, lambda module: module), gates
+    assert foreseeable(gates) == [(rule, places)]
+    return Foreseen(net, [(rule, places)], lambda module: module), gates
 
 
 def test_places_that_are_passed_twice_or_never():
@@ -183,12 +194,14 @@ def test_passes_that_cannot_be_foreseen():
     rule, other = (OutputRule("fora", "block", Every(2), Record(), True, Copy()) for _ in range(2))
     place = Place([one, two])
     one.rule = two.rule = rule
-    assert one_rule([one, two]) is None  # no place
+    assert not foreseeable([one, two])  # no place
     one.place = two.place = place
-    assert one_rule([one, two]) == (rule, [place])
-    assert one_rule([one]) is None  # part of a place
-    two.rule = other
-    assert one_rule([one, two]) is None
-    two.rule, one.behind = rule, lambda x: x
-    assert one_rule([one, two]) is None
-    assert Run().branch is None
+    assert foreseeable([one, two]) == [(rule, [place])]
+    assert not foreseeable([one])  # part of a place
+    two.rule, two.place = other, Place([two])
+    place.gates.remove(two)
+    assert foreseeable([one, two]) == [(rule, [place]), (other, [two.place])]
+    two.rule = None
+    assert not foreseeable([one, two])
+    two.rule, one.behind = other, lambda x: x
+    assert not foreseeable([one, two])

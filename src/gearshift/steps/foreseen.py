@@ -1,13 +1,14 @@
 """One pass through a denoiser in which the gates inside are told beforehand what to do.
 
-So a graph may look through them: there is one of a pass that computes every place and gives what each put out, and one
-of a pass that is given that and computes only what lies around.
+So a graph may look through them: one of a pass that computes every place also gives what each put out, and one of a
+pass that fills in is given that and computes only what lies around.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from itertools import product
 from threading import RLock
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import nn
 
 from gearshift.steps.gate import Gate
 from gearshift.steps.rule import OutputRule, Place
-from gearshift.steps.run import current
+from gearshift.steps.run import Run, current
 
 _ALONE = RLock()
 
@@ -44,16 +45,25 @@ class Told:
 
 
 class Pass(nn.Module):
-    """A module's own forward with its gates told; one at a time, unless a compiler only looks at it."""
+    """A module's own forward with its gates told; one at a time, unless a compiler only looks at it.
 
-    def __init__(self, module: nn.Module, places: list[Place]) -> None:
+    Attributes:
+        filled: for each place whether it is given what to fill in.
+    """
+
+    def __init__(self, module: nn.Module, places: list[Place], filled: tuple[bool, ...]) -> None:
         super().__init__()
-        self.module, self.places, self.training = module, places, module.training
+        self.module, self.places, self.filled, self.training = module, places, filled, module.training
 
-    def told(self, fillings: Sequence[Any], args: tuple, kwargs: dict[str, Any]) -> tuple[Any, list[Any]]:
-        """The output, and what each place that was computed put out."""
+    def forward(self, fillings: list[Any], *args: Any, **kwargs: Any) -> tuple[Any, list[Any]]:
+        """The output, and what each place put out (None: it was filled in, or never got to).
+
+        Args:
+            fillings: one output for each place that is filled in; None for one that is not got to.
+        """
         with nullcontext() if torch.compiler.is_compiling() else _ALONE:
-            told = [Told(place, filling) for place, filling in zip(self.places, fillings, strict=True)]
+            given = list(fillings)
+            told = [Told(p, given.pop(0) if fill else None) for p, fill in zip(self.places, self.filled, strict=True)]
             for each in told:
                 for gate in each.place.gates:
                     gate.told = each
@@ -66,57 +76,61 @@ class Pass(nn.Module):
             return output, [each.taken for each in told]
 
 
-class Computing(Pass):
-    """A pass that computes every place; gives the output and what the places put out (None: never got to)."""
-
-    def forward(self, *args: Any, **kwargs: Any) -> tuple[Any, list[Any]]:
-        return self.told([None] * len(self.places), args, kwargs)
-
-
-class Filling(Pass):
-    """A pass with the outputs of the places given; None for one that is computed."""
-
-    def forward(self, fillings: list[Any], *args: Any, **kwargs: Any) -> Any:
-        output, _ = self.told(fillings, args, kwargs)
-        return output
-
-
 class Foreseen:
-    """Stands behind a denoiser's gate: the rule inside decides for all its places, then one of two passes runs.
+    """Stands behind a denoiser's gate: the rules inside decide for all their places, then one kind of pass runs.
 
     Args:
-        rule: the one at all gates inside.
-        places: its places.
+        rules: the rules at the gates inside, each with its places.
         make: gives the compiled stand-in for a module.
     """
 
     def __init__(
-        self, module: nn.Module, rule: OutputRule, places: list[Place], make: Callable[[nn.Module], Callable[..., Any]]
+        self,
+        module: nn.Module,
+        rules: list[tuple[OutputRule, list[Place]]],
+        make: Callable[[nn.Module], Callable[..., Any]],
     ) -> None:
-        self.rule, self.places = rule, places
-        self.computing, self.filling = make(Computing(module, places)), make(Filling(module, places))
-        self.reached = list(range(len(places)))
+        self.rules = rules
+        self.reached = {place for _, places in rules for place in places}
+        every, kinds = [p for _, places in rules for p in places], product((False, True), repeat=len(rules))
+        self.passes = {kind: make(Pass(module, every, self._filled(kind))) for kind in kinds}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         run = current()
         if run is None or run.branch is None:
-            return self.computing(*args, **kwargs)[0]
-        fillings = self.rule.foresee(run, [self.places[i] for i in self.reached], args, kwargs)
-        if fillings is not None:
-            given = dict(zip(self.reached, fillings, strict=True))
-            return self.filling([given.get(i) for i in range(len(self.places))], *args, **kwargs)
-        output, taken = self.computing(*args, **kwargs)
-        self.reached = [i for i, put_out in enumerate(taken) if put_out is not None]
-        self.rule.keep(run, [(self.places[i], taken[i]) for i in self.reached])
+            return self.passes[(False,) * len(self.rules)]([], *args, **kwargs)[0]
+        kind, fillings = [], []
+        for rule, places in self.rules:
+            reached = [place for place in places if place in self.reached]
+            found = rule.foresee(run, reached, args, kwargs)
+            kind.append(found is not None)
+            if found is not None:
+                given = dict(zip(reached, found, strict=True))
+                fillings += [given.get(place) for place in places]
+        output, taken = self.passes[tuple(kind)](fillings, *args, **kwargs)
+        self._keep(run, kind, list(taken))
         return output
 
+    def _filled(self, kind: tuple[bool, ...]) -> tuple[bool, ...]:
+        """For each place whether its rule fills in."""
+        return tuple(fills for fills, (_, places) in zip(kind, self.rules, strict=True) for _ in places)
 
-def one_rule(gates: Sequence[Gate]) -> tuple[OutputRule, list[Place]] | None:
-    """The rule and the places of gates that all follow one; None if passes through them cannot be foreseen."""
-    rules = {gate.rule for gate in gates}
-    places = list(dict.fromkeys(gate.place for gate in gates))
-    (rule, *others) = rules
-    whole = all(place is not None and set(place.gates) <= set(gates) for place in places)
-    if others or not isinstance(rule, OutputRule) or not whole or any(gate.behind for gate in gates):
-        return None
-    return rule, [place for place in places if place is not None]
+    def _keep(self, run: Run, kind: list[bool], taken: list[Any]) -> None:
+        """Let the rules that computed keep what their places put out."""
+        for filled, (rule, places) in zip(kind, self.rules, strict=True):
+            put_out = [(place, taken.pop(0)) for place in places]
+            if not filled:
+                self.reached.difference_update(place for place, output in put_out if output is None)
+                rule.keep(run, [(place, output) for place, output in put_out if output is not None])
+
+
+def foreseeable(gates: Sequence[Gate]) -> list[tuple[OutputRule, list[Place]]]:
+    """The rules at these gates and their places; empty if passes through the gates cannot be foreseen."""
+    found: dict[OutputRule, dict[Place, None]] = {}
+    for gate in gates:
+        if not isinstance(gate.rule, OutputRule) or gate.place is None or gate.behind is not None:
+            return []
+        found.setdefault(gate.rule, {})[gate.place] = None
+    standing = set(gates)
+    whole = all(set(place.gates) <= standing for places in found.values() for place in places)
+    return [(rule, list(places)) for rule, places in found.items()] if whole else []

@@ -57,16 +57,16 @@ class Compiling:
 def compile_behind(model: Any, context: Context, make: Callable[[Any], Any], blocks: bool = False) -> None:
     """Put compiled forwards behind the gates of a model.
 
-    A denoiser is compiled whole, or with `blocks` its repeated blocks are. If one rule decides at all the gates inside,
-    there are graphs of its two kinds of passes; else the largest modules around which no gate stands are compiled, with
-    a warning where these leave little of the parameters.
+    A denoiser is compiled whole, or with `blocks` its repeated blocks are. Where cachers have gates inside, there is a
+    graph for each kind of pass that occurs; with `blocks`, and where that cannot be, the largest modules around which
+    no gate stands are compiled, with a warning where these leave little of the parameters.
 
     Args:
         make: gives the compiled stand-in for a module.
     """
     from gearshift.core.model import parts
     from gearshift.models.diffusers import denoisers
-    from gearshift.steps.foreseen import Foreseen, one_rule
+    from gearshift.steps.foreseen import Foreseen, foreseeable
     from gearshift.steps.install import gate_at, gates_below, watch
 
     found = denoisers(model)
@@ -76,10 +76,9 @@ def compile_behind(model: Any, context: Context, make: Callable[[Any], Any], blo
     for denoiser in found.values():
         outer = watch(model, denoiser, context)
         inside = list(gates_below(denoiser))
-        foreseen = one_rule(inside) if inside and not blocks else None
-        if foreseen is not None:
-            rule, places = foreseen
-            compile_at([outer], context, partial(Foreseen, rule=rule, places=places, make=make))
+        rules = foreseeable(inside) if not blocks else []
+        if rules:
+            compile_at([outer], context, partial(Foreseen, rules=rules, make=make))
             continue
         chosen = _gates(denoiser, outer, context, blocks)
         _tell_share(denoiser, [gate.module for gate in chosen], context)

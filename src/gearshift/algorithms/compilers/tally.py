@@ -25,28 +25,29 @@ class Tally:
 
     Attributes:
         applied: its figures 'graphs' and 'recompiles' count up, and its notes take sentences.
-        functions: what torch.compile was given, by the forward and the gear.
+        functions: what torch.compile was given, by the class, the kind of pass and the gear.
     """
 
     applied: Applied
-    functions: dict[tuple[Any, Any], Any] = field(default_factory=dict)
+    functions: dict[tuple[Any, ...], Any] = field(default_factory=dict)
 
     @staticmethod
     def of(context: Context) -> Tally:
         assert context.applied is not None
         return Tally(context.applied)
 
-    def function(self, forward: Any, gear: Any) -> Any:
-        """A forward with a code object of this model's and gear's own; its modules of one class share it.
+    def function(self, module: Any, gear: Any) -> Any:
+        """A module's forward with a code object of this model's and gear's own; its modules of one class share it.
 
         Graphs belong to code objects, and torch allows each only so many: other models' would count.
         """
-        if (forward, gear) not in self.functions:
+        forward, key = type(module).forward, (type(module), getattr(module, "filled", None), gear)
+        if key not in self.functions:
             code = forward.__code__.replace()
             own = types.FunctionType(code, forward.__globals__, code.co_name, forward.__defaults__, forward.__closure__)
             own.__kwdefaults__ = forward.__kwdefaults__
-            self.functions[forward, gear] = own
-        return self.functions[forward, gear]
+            self.functions[key] = own
+        return self.functions[key]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "functions": {}}

@@ -25,10 +25,10 @@ NEEDED = {**CONVERTED, "tvm": ("tvm",), "openxla": ("torch_xla",)}
 class TorchCompile(Algorithm):
     """Compile the model with torch.compile; what cachers decide stays outside of what is compiled.
 
-    A denoiser is compiled whole. Where one rule of a cacher decides inside, there is a graph of the steps that are
-    computed and one of those that are filled in; where several do, it is compiled gate by gate. With
-    target='module_list' its repeated blocks are compiled one by one. The first call after optimizing compiles, and so
-    does the first one that fills in, which takes from seconds to minutes.
+    A denoiser is compiled whole. Where a cacher decides inside of it, there is a graph of the steps that are computed
+    and one of those that are filled in, or several of them where kinds of attention go their own ways. With
+    target='module_list' its repeated blocks are compiled one by one. The first step of each kind compiles, which takes
+    from seconds to minutes.
     """
 
     facts = compiler_facts()
@@ -134,7 +134,7 @@ class Compiled:
         new = gear not in self._calls
         if new:
             prepare(self.module)
-            own = self.tally.function(type(self.module).forward, gear)
+            own = self.tally.function(self.module, gear)
             self._calls[gear] = torch.compile(own.__get__(self.module), **self.options)
         output = self._counted(self._calls[gear], new, args, kwargs)
         if self.options["mode"] in ("reduce-overhead", "max-autotune") or self.options["backend"] == "cudagraphs":

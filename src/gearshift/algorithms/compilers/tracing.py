@@ -166,9 +166,24 @@ def _traced(holder: Any, example: tuple) -> Callable[..., Any]:
     """The forward traced, frozen, and on CUDA captured."""
     import torch
 
-    traced = torch.jit.trace(holder, example, check_trace=False)
+    with _numbers_for_bools():
+        traced = torch.jit.trace(holder, example, check_trace=False)
     run = torch.jit.optimize_for_inference(torch.jit.freeze(traced.eval()))
     return _captured(run, example) if example and example[0].is_cuda else run
+
+
+def _numbers_for_bools() -> Any:
+    """A context for the tracer, which knows no masked_fill whose value is a bool (HunyuanVideo's masks have some)."""
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    class NumbersForBools(TorchFunctionMode):
+        def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
+            if function in (torch.Tensor.masked_fill, torch.masked_fill):
+                args = tuple(int(a) if isinstance(a, bool) else a for a in args)
+            return function(*args, **(kwargs or {}))
+
+    return NumbersForBools()
 
 
 def _captured(run: Callable[..., Any], example: tuple) -> Callable[..., Any]:
