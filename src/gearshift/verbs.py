@@ -216,7 +216,7 @@ def warm_up(
         resolutions: (height, width) pairs of a pipeline's images, pixels; None: the pipeline's own.
         batch_sizes: images or texts at once, each with each resolution or length.
         lengths: tokens of a language model's prompts; None: 32.
-        steps: of a pipeline's calls; None: the pipeline's own number, which meets every gear of a schedule.
+        steps: of a pipeline's calls; None: its own number, which meets every gear and kind of step of a schedule.
         data: a list whose first item is a dict of the pipeline's arguments; not needed where it reads prompts.
 
     Returns:
