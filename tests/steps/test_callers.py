@@ -173,7 +173,7 @@ def test_a_forward_that_somebody_put_in_is_not_compiled_away():
     halved = tiny.run(steps=4)
     with pytest.warns(GearshiftWarning, match="DiTTransformer2DModel was given a forward that is not its class's own"):
         gs.optimize(tiny.pipe, "stable_fast")
-    assert torch.equal(tiny.run(steps=4), halved)
+    torch.testing.assert_close(tiny.run(steps=4), halved, rtol=1e-3, atol=1e-4)  # convolutions in another layout
 
 
 def test_a_module_and_a_loop_of_the_callers_own():

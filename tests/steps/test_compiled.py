@@ -5,7 +5,7 @@ import torch
 from support.tiny import build
 
 import gearshift as gs
-from gearshift.core.errors import GearshiftError
+from gearshift.core.errors import GearshiftError, GearshiftWarning
 from gearshift.steps.decision import Action
 
 pytestmark = pytest.mark.compiled
@@ -75,6 +75,24 @@ def test_one_graph_for_each_gear():
     assert graphs() == 3
     gs.restore(tiny.pipe)
     assert torch.equal(tiny.run(steps=10), plain)
+
+
+@pytest.mark.parametrize("cacher", ["", "fora, "])
+def test_what_cannot_be_one_graph_is_said_and_compiles_in_parts(cacher):
+    plain, tiny = build("zimage"), build("zimage")
+    gs.optimize(plain.pipe, cacher.strip(", ") or [])
+    wanted = plain.run(steps=4)
+    gs.optimize(tiny.pipe, f"{cacher}torch_compile")
+    with pytest.raises(GearshiftError, match=r"ZImageTransformer2DModel cannot be compiled into one graph .*device"):
+        tiny.run(steps=4)
+    gs.restore(tiny.pipe)
+    gs.optimize(tiny.pipe, f"{cacher}torch_compile(fullgraph=false)")
+    torch.testing.assert_close(tiny.run(steps=4), wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_little_to_compile_is_said():
+    with pytest.warns(GearshiftWarning, match="compiles modules with .*% of the parameters of ZImageTransformer2DModel"):
+        gs.optimize(build("zimage").pipe, "torch_compile(target=module_list)")
 
 
 class Sized(torch.nn.Module):

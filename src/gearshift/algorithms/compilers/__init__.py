@@ -145,12 +145,12 @@ def _is_gated(module: Any) -> bool:
 
 
 def _tell_share(denoiser: Any, modules: list[Any], context: Context) -> None:
-    """Warn where gates of other algorithms leave little to compile."""
+    """Warn where little lies in the modules that are compiled."""
     assert context.applied is not None
     inside = {p for m in modules for p in m.parameters()}
     share = sum(p.numel() for p in inside) / max(sum(p.numel() for p in denoiser.parameters()), 1)
     if share < WORTH_IT:
         context.warn(
-            f"{context.applied.algorithm.name} stays outside of the gates of other algorithms, and these leave it "
-            f"{share:.0%} of the parameters of {type(denoiser).__name__}: little will be gained."
+            f"{context.applied.algorithm.name} compiles modules with {share:.0%} of the parameters of "
+            f"{type(denoiser).__name__} only: little will be gained."
         )

@@ -155,6 +155,12 @@ class Compiled:
                 f"{name_of(self.module)} was compiled for as many shapes as torch allows "
                 "(torch._dynamo.config.recompile_limit); take dynamic=True, or fewer shapes."
             ) from None
+        except exc.Unsupported as error:
+            explanation = " ".join(str(error).partition("Hint:")[0].split())
+            raise GearshiftError(
+                f"{name_of(self.module)} cannot be compiled into one graph ({explanation}); take fullgraph=False, or "
+                "target='module_list', which compiles its blocks."
+            ) from error
         finally:
             graphs = utils.counters["stats"]["unique_graphs"] - before
             if graphs:
