@@ -51,10 +51,10 @@ def test_a_cached_denoiser_is_two_graphs(tinies, name, cacher):
 
 
 @pytest.mark.compiled
-@pytest.mark.parametrize("compiler", ["torch_compile", "torch_compile(make_portable=True)"])
-def test_inductor_looks_through_the_gates(compiler, tmp_path):
+@pytest.mark.parametrize(("name", "compiler"), [("ltx", "torch_compile"), ("dit", "torch_compile(make_portable=True)")])
+def test_inductor_looks_through_the_gates(name, compiler, tmp_path):
     torch._dynamo.reset()
-    cached, both = build("dit"), build("dit")
+    cached, both = build(name), build(name)
     gs.optimize(cached.pipe, "fora")
     gs.optimize(both.pipe, f"fora, {compiler}")
     close(both.run(steps=8), cached.run(steps=8))

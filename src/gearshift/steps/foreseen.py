@@ -54,6 +54,7 @@ class Pass(nn.Module):
     def __init__(self, module: nn.Module, places: list[Place], filled: tuple[bool, ...]) -> None:
         super().__init__()
         self.module, self.places, self.filled, self.training = module, places, filled, module.training
+        self.own = type(module).forward  # looked up here, as torch.compile cannot do so on every class
 
     def forward(self, fillings: list[Any], *args: Any, **kwargs: Any) -> tuple[Any, list[Any]]:
         """The output, and what each place put out (None: it was filled in, or never got to).
@@ -68,7 +69,7 @@ class Pass(nn.Module):
                 for gate in each.place.gates:
                     gate.told = each
             try:
-                output = type(self.module).forward(self.module, *args, **kwargs)
+                output = self.own(self.module, *args, **kwargs)
             finally:
                 for each in told:
                     for gate in each.place.gates:

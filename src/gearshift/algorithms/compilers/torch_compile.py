@@ -155,7 +155,7 @@ class Compiled:
                 f"{name_of(self.module)} was compiled for as many shapes as torch allows "
                 "(torch._dynamo.config.recompile_limit); take dynamic=True, or fewer shapes."
             ) from None
-        except exc.Unsupported as error:
+        except (exc.Unsupported, exc.UserError) as error:
             explanation = " ".join(str(error).partition("Hint:")[0].split())
             raise GearshiftError(
                 f"{name_of(self.module)} cannot be compiled into one graph ({explanation}); take fullgraph=False, or "
