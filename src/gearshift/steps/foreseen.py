@@ -121,8 +121,9 @@ class Foreseen:
         for filled, (rule, places) in zip(kind, self.rules, strict=True):
             put_out = [(place, taken.pop(0)) for place in places]
             if not filled:
-                self.reached.difference_update(place for place, output in put_out if output is None)
-                rule.keep(run, [(place, output) for place, output in put_out if output is not None])
+                got_to = [(place, output) for place, output in put_out if output is not None]
+                self.reached = self.reached.difference(places).union(place for place, _ in got_to)
+                rule.keep(run, got_to)
 
 
 def foreseeable(gates: Sequence[Gate]) -> list[tuple[OutputRule, list[Place]]]:
