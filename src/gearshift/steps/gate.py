@@ -55,7 +55,7 @@ class Gate:
 
     @property
     def __signature__(self) -> inspect.Signature:
-        return inspect.signature(self.behind or type(self.module).forward.__get__(self.module))
+        return inspect.signature(self.behind or self.own.__get__(self.module))
 
     def prepare(self, run: Run | None) -> None:
         """Called before a graph is traced that looks into this gate, with the run that it will serve."""
@@ -72,7 +72,7 @@ class Gate:
         for name in ("forward", "_old_forward"):
             if held.get(name) is self:
                 if self.behind is not None or name == "_old_forward":
-                    held[name] = self.behind or type(self.module).forward.__get__(self.module)
+                    held[name] = self.behind or self.own.__get__(self.module)
                 else:
                     del held[name]
 

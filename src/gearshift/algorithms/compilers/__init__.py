@@ -38,17 +38,18 @@ class Compiling:
     hooked: Any = None  # what the hook called before
 
     def lay(self) -> None:
-        if self.gate.behind is None:
-            self.gate.compiled = self.compiled
+        held = vars(self.gate.module)
+        if self.gate.behind is not None and HOOKED in held:
+            self.hooked, held[HOOKED] = held[HOOKED], self.compiled
         else:
-            self.hooked = vars(self.gate.module)[HOOKED]
-            vars(self.gate.module)[HOOKED] = self.compiled
+            self.gate.compiled = self.compiled
 
     def lift(self) -> None:
-        if self.hooked is None:
-            self.gate.compiled = None
-        elif vars(self.gate.module).get(HOOKED) is self.compiled:
-            vars(self.gate.module)[HOOKED] = self.hooked
+        self.gate.compiled = None
+        held = vars(self.gate.module)
+        for name in (HOOKED, "forward"):  # the latter if the hook was taken off meanwhile
+            if held.get(name) is self.compiled:
+                held[name] = self.hooked
 
     def why_not(self) -> None:
         return None
