@@ -66,14 +66,42 @@ def test_arrays_tensors_and_dicts_are_the_same_sound():
         {"raw": plain, "sampling_rate": RATE},
         whole,
         plain.astype(np.float64),
+        np.rint(plain * (2.0**31 - 1)).astype(np.int32),
+        np.stack([plain, plain], axis=1),
+        np.stack([whole] * 6, axis=1),
+        torch.from_numpy(np.stack([plain] * 2, axis=1)),
+        whole[:, None],
+        plain[None],
+        {"array": np.stack([plain, plain], axis=1), "sampling_rate": RATE},
     ):
         assert np.allclose(as_samples(form), plain, atol=1e-4)
 
 
+def test_the_channels_of_a_short_wav_file_are_known(tmp_path):
+    write_wav(tmp_path / "a.wav", np.array([0.5]), RATE, 2, channels=2)
+    assert np.allclose(read_audio(tmp_path / "a.wav"), [0.5], atol=1e-4)
+
+
+def test_no_samples_are_no_sound():
+    for shape in ((0,), (2, 0), (0, 2)):
+        assert as_samples(np.zeros(shape, np.float32)).shape == (0,)
+
+
+UNSOUND = [np.zeros(()), np.zeros((1, 1, 9)), np.zeros((80, 3000)), np.arange(9), 3e4 * sine(RATE), sine(RATE) > 0]
+
+
 @pytest.mark.parametrize(
     "bad",
-    [7, "no such file.wav", {"array": sine(RATE)}, {"sampling_rate": 8000}, np.array(["a"]), np.full(9, np.nan)],
-    ids=repr,
+    [
+        *UNSOUND,
+        7,
+        "no such file.wav",
+        {"array": sine(RATE)},
+        {"sampling_rate": 8000},
+        np.array(["a"]),
+        np.full(9, np.nan),
+    ],
+    ids=lambda bad: f"{type(bad).__name__} {getattr(bad, 'dtype', '')}{getattr(bad, 'shape', '')}",
 )
 def test_bad_sound_is_told_in_a_sentence(bad):
     with pytest.raises(BadValue):

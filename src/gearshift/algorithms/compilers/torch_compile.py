@@ -93,7 +93,8 @@ class TorchCompile(Algorithm):
         from gearshift.models.describe import describe
 
         if describe(model).kind is Kind.LANGUAGE and not model.config.is_encoder_decoder:
-            context.change(StaticGeneration(model, self.max_kv_cache_size, self.seqlen_manual_cuda_graph))
+            notes = context.applied.notes  # type: ignore[union-attr]
+            context.change(StaticGeneration(model, self.max_kv_cache_size, self.seqlen_manual_cuda_graph, notes))
         blocks, tally = self.target == "module_list", Tally.of(context)
         if not self.make_portable:
             compile_behind(model, context, lambda module: Compiled(module, options, tally), blocks)

@@ -18,6 +18,8 @@ from gearshift.core.errors import BadValue, MissingExtra
 from gearshift.core.extras import installed
 
 RATE = 16_000
+CHANNELS = 32  # more are no sound but features
+LOUDEST = 100.0  # floats that are larger were never scaled
 ZEROS = 12  # zero crossings of the resampling filter on either side
 FORMS = (
     "a path of a sound file, an array or tensor of samples at 16 kHz, {'array': ..., 'sampling_rate': ...}, a list of "
@@ -29,8 +31,8 @@ def as_samples(audio: Any) -> np.ndarray:
     """Samples [n] at 16 kHz, float32 in [-1, 1].
 
     Args:
-        audio: a path; an array or tensor [n] or [channels, n] at 16 kHz, floats or integers of full scale; or
-            {"array": ..., "sampling_rate": ...} ("raw" is as good as "array") in any rate.
+        audio: a path; an array or tensor [n], [channels, n] or [n, channels] at 16 kHz, floats in [-1, 1] or integers
+            of full scale; or {"array": ..., "sampling_rate": ...} ("raw" is as good as "array") in any rate.
 
     Raises:
         BadValue: for anything else, for samples that are not finite, and for files that cannot be read.
@@ -94,19 +96,34 @@ def resample(samples: np.ndarray, rate: int) -> np.ndarray:
 
 
 def _mono(audio: Any) -> np.ndarray:
+    """Samples of an array or tensor; of two axes the shorter one is the channels."""
     if torch.is_tensor(audio):
         audio = audio.detach().cpu().float() if audio.is_floating_point() else audio.detach().cpu()
     if not isinstance(audio, (np.ndarray, torch.Tensor)):
         raise BadValue(f"Sound is {FORMS}. Got {type(audio).__name__} instead.")
     array = np.asarray(audio)
-    if array.dtype.kind not in "fiu" or array.ndim not in (1, 2):
-        raise BadValue(f"Samples are numbers of shape [n] or [channels, n]. Got {array.dtype} {list(array.shape)}.")
+    if array.dtype.kind not in "fiu" or array.ndim not in (1, 2) or (array.ndim == 2 and min(array.shape) > CHANNELS):
+        raise BadValue(
+            f"Samples are numbers of shape [n], [channels, n] or [n, channels], with at most {CHANNELS} channels. "
+            f"Got {array.dtype} {list(array.shape)}."
+        )
+    if not array.size:
+        return np.zeros(0, np.float32)
+    rows = array[None] if array.ndim == 1 else array
+    return _mixed(rows.T if rows.shape[0] > rows.shape[1] else rows)
+
+
+def _mixed(array: np.ndarray) -> np.ndarray:
+    """The mean of all channels of [channels, n], in [-1, 1]."""
+    if array.dtype.kind != "f" and array.dtype.itemsize > 4:
+        raise BadValue(f"Whole numbers are sound in 8, 16 or 32 bits, of full scale. Got {array.dtype}; cast them.")
     full = 1.0 if array.dtype.kind == "f" else float(np.iinfo(array.dtype).max)
     middle = (full + 1) / 2 if array.dtype.kind == "u" else 0.0
-    samples = ((array.astype(np.float32) - middle) / (full - middle)).astype(np.float32)
-    samples = samples.mean(0) if samples.ndim == 2 else samples
+    samples = ((array.astype(np.float32) - middle) / (full - middle)).astype(np.float32).mean(0)
     if not np.isfinite(samples).all():
         raise BadValue("Some samples are infinite or not a number.")
+    if samples.size and (most := float(np.abs(samples).max())) > LOUDEST:
+        raise BadValue(f"Samples that are floats lie in [-1, 1]. These reach {most:.4g}: divide them by full scale.")
     return np.ascontiguousarray(samples)
 
 
@@ -120,14 +137,14 @@ def _read_wav(path: Path) -> np.ndarray:
         padded[:, 1:] = raw.reshape(-1, 3)
         raw, width = padded.reshape(-1), 4
     numbers = raw.view({1: "u1", 2: "<i2", 4: "<i4"}[width])
-    return resample(_mono(numbers.reshape(-1, channels).T), rate)
+    return resample(_mixed(numbers.reshape(-1, channels).T), rate)
 
 
 def _read_by_soundfile(path: Path) -> np.ndarray:
     import soundfile
 
     samples, rate = soundfile.read(str(path), dtype="float32", always_2d=True)
-    return resample(_mono(samples.T), rate)
+    return resample(_mixed(samples.T), rate)
 
 
 def _read_by_av(path: Path) -> np.ndarray:
