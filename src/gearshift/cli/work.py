@@ -75,7 +75,7 @@ def open_model(where: str, device: str | None = None) -> Any:
     A pipeline comes in float32 for the CPU and in bfloat16 for any other device.
     """
     import gearshift as gs
-    from gearshift.core.store import MANIFEST
+    from gearshift.core.manifest import MANIFEST
 
     folder = Path(where)
     if (folder / MANIFEST).exists():

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import re
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from gearshift.core.boundary import path_of, reading
 from gearshift.core.context import Context
 from gearshift.core.errors import BrokenFolder, GearshiftError
-from gearshift.core.extras import need
+from gearshift.core.extras import installed, need
 from gearshift.core.facts import Persist
+from gearshift.core.manifest import INDEX, MANIFEST, kept_name, only_listed, read_index, read_manifest
 from gearshift.core.model import Runtime, parts
 from gearshift.core.recipe import SAVED_SETTINGS, Recipe
 from gearshift.core.record import Applied, Record, attach
-from gearshift.core.store import KEPT, LIBRARIES, MANIFEST, WEIGHTS, read_manifest, read_weights
+from gearshift.core.store import LIBRARIES, WEIGHTS, read_weights
 
 
 def load(folder: str | os.PathLike[str], device: str | None = None, verify: bool = True) -> Any:
@@ -30,17 +31,24 @@ def load(folder: str | os.PathLike[str], device: str | None = None, verify: bool
     Raises:
         BrokenFolder: for a folder that is incomplete, altered, or not gearshift's; it names the file.
     """
-    root = Path(folder).absolute()
+    root = path_of(folder, "A saved folder")
     manifest = read_manifest(root, verify)
+    with reading(root, "a saved model"):
+        return _made(only_listed(root, manifest), manifest, device)
+
+
+def _made(root: Path, manifest: dict[str, Any], device: str | None) -> Any:
+    """The model of a folder whose files were checked."""
     algorithms = _algorithms(manifest, root)
     cls = find_class(manifest["model"], root)
     changed = manifest["changed"]
     dtypes = {name: _dtype(name_) for name, name_ in manifest["dtypes"].items()}
     if issubclass(cls, Runtime):
         return _runtime(cls, root, algorithms, manifest, device)
-    if hasattr(cls, "save_pretrained") and (root / "model_index.json").is_file():
-        overrides = {name: _skeleton(_class_of_component(root, name), root / name) for name in changed}
-        absent = {n: None for n, c in _components(root).items() if c == [None, None]}
+    if hasattr(cls, "save_pretrained") and (root / INDEX).is_file():
+        classes = _component_classes(root)
+        overrides = {name: _skeleton(classes[name], root / name) for name in changed}
+        absent = dict.fromkeys(name for name, c in classes.items() if c is None)
         given = {_dtype_keyword("diffusers"): dtypes, **overrides, **absent}
         model = cls.from_pretrained(root, **given)  # type: ignore[attr-defined]
     elif changed:
@@ -88,15 +96,24 @@ def find_class(name: str, folder: Path) -> type:
         BrokenFolder: for any other module, or a class that is not there.
     """
     library, _, cls = name.partition(":")
-    if library not in LIBRARIES:
-        raise BrokenFolder(f"{folder / MANIFEST} names a class of {library!r}; only {', '.join(LIBRARIES)} are loaded.")
+    module = _library(library)
+    if module is None:
+        raise BrokenFolder(f"{folder} names a class of {library!r}; only {', '.join(LIBRARIES)} are loaded.")
     try:
-        found = getattr(importlib.import_module(library), cls)
+        found = getattr(module, cls)
     except (ImportError, AttributeError) as error:
-        raise BrokenFolder(f"{folder / MANIFEST} needs {library}.{cls}, which is not to be had here: {error}") from None
+        raise BrokenFolder(f"{folder} needs {library}.{cls}, which is not available here: {error}") from None
     if not isinstance(found, type) or not hasattr(found, "from_pretrained"):
-        raise BrokenFolder(f"{folder / MANIFEST} names {name!r}, which is not a model class.")
+        raise BrokenFolder(f"{folder} names {name!r}, which is not a model class.")
     return found
+
+
+def _library(name: str) -> Any:
+    """A library whose models are loaded, or a module of a pipeline of diffusers', which it names so; else None."""
+    if name in LIBRARIES:
+        return need(name, name, "Loading a saved model")
+    pipelines = importlib.import_module("diffusers.pipelines") if installed("diffusers") else None
+    return getattr(pipelines, name) if name in dir(pipelines) else None
 
 
 def _algorithms(manifest: dict[str, Any], root: Path) -> list[Applied]:
@@ -107,7 +124,7 @@ def _algorithms(manifest: dict[str, Any], root: Path) -> list[Applied]:
             (algorithm,) = Recipe.of({entry["name"]: entry["params"]}).algorithms
         except (GearshiftError, KeyError, TypeError) as error:
             raise BrokenFolder(f"{root / MANIFEST} has a recipe that cannot be carried out here: {error}") from None
-        files = {name: root / KEPT / algorithm.name / name for name in entry.get("files", [])}
+        files = {name: root / kept_name(algorithm.name, name) for name in entry.get("files", [])}
         told, figures = list(entry.get("notes", [])), entry["figures"]
         found.append(Applied(algorithm, notes=told, figures=figures, saved=entry["saved"], files=files))
     return found
@@ -121,19 +138,10 @@ def _again(applied: Applied, model: Any, context: Context, how: Any) -> None:
     context.record.insert(len(context.record.applied), applied)
 
 
-def _components(root: Path) -> dict[str, list[str | None]]:
-    """Library and class of each component of a pipeline's folder; none of either where there is no component."""
-    path = root / "model_index.json"
-    try:
-        index = json.loads(path.read_text())
-    except ValueError as error:
-        raise BrokenFolder(f"{path} is damaged: {error}") from None
-    return {name: value for name, value in index.items() if isinstance(value, list) and len(value) == 2}
-
-
-def _class_of_component(root: Path, name: str) -> type:
-    library, cls = _components(root).get(name, (None, None))
-    return find_class(f"{library}:{cls}", root)
+def _component_classes(root: Path) -> dict[str, type | None]:
+    """The class of each component of a pipeline's folder, None where there is none; nothing else is loaded."""
+    named = read_index(root)
+    return {n: None if cls is None else find_class(f"{library}:{cls}", root) for n, (library, cls) in named.items()}
 
 
 def _skeleton(cls: Any, folder: Path) -> Any:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
-import functools
-import hashlib
 import json
 import os
 import shutil
@@ -13,15 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gearshift.core.errors import BrokenFolder, GearshiftError
+from gearshift.core.boundary import Misfit, path_of, reading
+from gearshift.core.errors import BrokenFolder, GearshiftError, quoted
 from gearshift.core.facts import Persist
+from gearshift.core.manifest import FORMAT, KEPT, MANIFEST, sha256
 from gearshift.core.model import Runtime, parts
+from gearshift.core.plain import dict_of, parse_json, text
 from gearshift.core.record import Record, record_of
 
-MANIFEST = "gearshift.json"
-KEPT = "kept"
 WEIGHTS = "gearshift.safetensors"
-FORMAT = 1
 LIBRARIES = ("diffusers", "transformers", "gearshift")
 
 
@@ -34,7 +31,7 @@ def save(model: Any, folder: str | os.PathLike[str]) -> Path:
     Raises:
         BrokenFolder: if the folder exists and was not written by gearshift; nothing in it is touched.
     """
-    target = Path(folder).absolute()
+    target = path_of(folder, "A folder to save into")
     refuse_foreign(target)
     if _name_of(type(model)).partition(":")[0] not in LIBRARIES:
         raise GearshiftError(
@@ -54,7 +51,7 @@ def save(model: Any, folder: str | os.PathLike[str]) -> Path:
             "applied": [{"name": a.algorithm.name, "params": a.algorithm.values(), **_kept(a)} for a in record.applied],
             "settings": record.settings,
             "dtypes": {n: d for n, m in parts(model).items() if n not in changed and (d := _dtype(m))},
-            "files": {str(p.relative_to(scratch)): _sha256(p) for p in _files(scratch)},
+            "files": {str(p.relative_to(scratch)): sha256(p) for p in _files(scratch)},
         }
         (scratch / MANIFEST).write_text(json.dumps(manifest, indent=1))
         scratch.chmod(0o755)
@@ -72,46 +69,22 @@ def refuse_foreign(target: Path) -> None:
         raise BrokenFolder(f"{target} exists and was not saved by gearshift; choose another folder.")
 
 
-def read_manifest(folder: str | os.PathLike[str], verify: bool = True) -> dict[str, Any]:
-    """The manifest of a saved folder, after checking that every file is there and unaltered.
+def read_weights(file: Path) -> dict[str, Any]:
+    """A state dict, names that shared one tensor included.
 
     Raises:
-        BrokenFolder: naming the folder or the file and what is wrong with it.
+        BrokenFolder: for a file that is not there, damaged, or no safetensors.
     """
-    root = Path(folder).absolute()
-    path = root / MANIFEST
-    if not path.is_file():
-        raise BrokenFolder(f"{root} is not a folder saved by gearshift: it has no {MANIFEST}.")
-    try:
-        manifest = json.loads(path.read_text())
-        files, version = dict(manifest["files"]), manifest["format"]
-        manifest["model"], manifest["applied"], manifest["changed"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise BrokenFolder(f"{path} is damaged: it cannot be read as a manifest ({error}).") from None
-    if version != FORMAT:
-        raise BrokenFolder(f"{path} has format {version!r}; this gearshift reads format {FORMAT}.")
-    for name, digest in files.items():
-        file = root / name
-        if not file.resolve().is_relative_to(root.resolve()):
-            raise BrokenFolder(f"{path} names {name!r}, which is outside of the folder.")
-        if not file.is_file():
-            raise BrokenFolder(f"{file} is missing.")
-        if verify and _sha256(file) != digest:
-            raise BrokenFolder(f"{file} is damaged or was altered: its SHA-256 is not the one in {MANIFEST}.")
-    return manifest
+    from safetensors import safe_open
 
-
-def read_weights(file: Path) -> dict[str, Any]:
-    """A state dict, names that shared one tensor included."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
+    with reading(file, "weights"):
         with safe_open(str(file), framework="pt") as opened:
             state = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-            shared = json.loads((opened.metadata() or {}).get("shared", "{}"))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise BrokenFolder(f"{file} is damaged: {error}") from None
-    return state | {name: state[same] for name, same in shared.items()}
+            shared = parse_json((opened.metadata() or {}).get("shared", "{}"), dict_of(text()))
+        absent = next((name for name in shared.values() if name not in state), None)
+        if absent is not None:
+            raise Misfit(f"it lacks {quoted(absent)}, which another name shares")
+        return state | {name: state[same] for name, same in shared.items()}
 
 
 def write_weights(module: Any, file: Path) -> None:
@@ -205,24 +178,3 @@ def _name_of(cls: type) -> str:
 
 def _files(folder: Path) -> Iterator[Path]:
     return (p for p in sorted(folder.rglob("*")) if p.is_file())
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _old(stream)
-
-
-def _old(stream: Any) -> str:
-    """hashlib.file_digest for Python 3.10."""
-    digest = hashlib.sha256()
-    for chunk in iter(lambda: stream.read(1 << 20), b""):
-        digest.update(chunk)
-    return digest.hexdigest()
-
-
-@functools.cache
-def scratch() -> Path:
-    """Where files that a saved folder will keep lie until then; gone at the end of the process."""
-    path = Path(tempfile.mkdtemp(prefix="gearshift-"))
-    atexit.register(shutil.rmtree, path, ignore_errors=True)
-    return path

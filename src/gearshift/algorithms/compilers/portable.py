@@ -11,7 +11,7 @@ from typing import Any
 from gearshift.algorithms.compilers.tally import Tally
 from gearshift.algorithms.compilers.tracing import Traced
 from gearshift.core.context import Context
-from gearshift.core.store import scratch
+from gearshift.core.folders import scratch
 
 OPTIONS = {"aot_inductor.package_constants_in_so": False}  # the weights are the model's own
 TUNED = {"max_autotune": True}

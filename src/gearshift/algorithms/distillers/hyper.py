@@ -166,7 +166,7 @@ def _written(students: dict[str, Any], paths: dict[str, list[str]]) -> Path:
     """The adapter as a file that diffusers' `load_lora_weights` reads."""
     from safetensors.torch import save_file
 
-    from gearshift.core.store import scratch
+    from gearshift.core.folders import scratch
 
     found = {}
     for part, names in paths.items():

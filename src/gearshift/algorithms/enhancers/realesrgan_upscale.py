@@ -68,7 +68,8 @@ class Larger(Hook):
 
 def _written(network: Any) -> Path:
     """The weights as safetensors, in a file that lasts as long as the process."""
-    from gearshift.core.store import scratch, write_weights
+    from gearshift.core.folders import scratch
+    from gearshift.core.store import write_weights
 
     path = scratch() / WEIGHTS
     write_weights(network, path)

@@ -1,0 +1,88 @@
+"""Where data from outside comes in and goes out: errors of other libraries become sentences with the file's name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from gearshift.core.errors import BadValue, BrokenFolder, GearshiftError, quoted, told
+
+
+class Misfit(ValueError):
+    """Data that is not of the shape that was declared for it."""
+
+
+@contextmanager
+def reading(path: Any, what: str) -> Iterator[None]:
+    """Whatever goes wrong while a file or folder is read becomes one sentence with its name.
+
+    Raises:
+        BrokenFolder: '... cannot be read as (what): (why)'; errors and warnings of our own pass through.
+    """
+    try:
+        yield
+    except (GearshiftError, Warning):
+        raise
+    except Exception as error:
+        raise BrokenFolder(f"{_shown(path)} cannot be read as {what}: {_why(error)}.") from error
+
+
+@contextmanager
+def writing(path: Any) -> Iterator[None]:
+    """A disk that is full, read-only or not there while a file is written becomes one sentence with its name.
+
+    Raises:
+        BrokenFolder: '... cannot be written: (why)'.
+    """
+    try:
+        yield
+    except GearshiftError:
+        raise
+    except (OSError, ValueError) as error:
+        raise BrokenFolder(f"{_shown(path)} cannot be written: {_why(error)}.") from error
+
+
+def path_of(given: Any, what: str) -> Path:
+    """A path that a caller gave, absolute.
+
+    Raises:
+        BadValue: for what is no path; `what` says what it is the path of.
+    """
+    if not isinstance(given, (str, os.PathLike)) or not str(given) or "\0" in str(given):
+        raise BadValue(f"{what} must be a path. Got {quoted(given)} instead.")
+    return Path(given).absolute()
+
+
+def refuse_unwritable(path: Path) -> None:
+    """Before the work: whether a file or folder of this name could be made.
+
+    Raises:
+        BrokenFolder: if it could not be; nothing is written.
+    """
+    with writing(path):
+        there = next(p for p in (path, *path.parents) if p.exists())
+        holder = there.parent if there == path and not there.is_dir() else there
+        if not holder.is_dir():
+            raise NotADirectoryError(f"{holder} is not a folder")
+        if not os.access(holder, os.W_OK | os.X_OK) or os.statvfs(holder).f_flag & os.ST_RDONLY:
+            raise PermissionError(f"nothing may be written into {holder}")
+
+
+def _shown(path: Any) -> str:
+    text = str(path)
+    return text if text.isprintable() and len(text) < 1000 else quoted(text)
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, MemoryError):
+        return "it does not fit into memory"
+    if isinstance(error, FileNotFoundError) and error.filename:
+        return f"{_shown(error.filename)} is not there"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror[0].lower() + error.strerror[1:]
+    return told(error)
