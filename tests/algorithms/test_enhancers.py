@@ -1,15 +1,17 @@
 """Enhancers act on the images of a call, in whatever kind they are asked for."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from support.tiny import build
 
 import gearshift as gs
-from gearshift.algorithms.enhancers.realesrgan_upscale import SHIPPED
-from gearshift.core.errors import BadRecipe, BrokenFolder
+from gearshift.algorithms.enhancers.realesrgan_upscale import SHIPPED, Larger
+from gearshift.core.errors import BadRecipe, BadValue, BrokenFolder, GearshiftWarning
 from gearshift.models.upscaler import Upscaler, read_upscaler
 from gearshift.zoo import data
 from gearshift.zoo.train.upscaler import judged
@@ -44,13 +46,40 @@ def test_images_stay_of_their_kind_and_number(tinies, kind):
     assert type(after) is type(before) and len(after) == len(before) == 4
 
 
-def test_latents_are_left_alone_and_strength_nought_does_nothing(tinies):
+@pytest.mark.parametrize("recipe", ["img2img_denoise", "realesrgan_upscale"])
+def test_latents_are_left_alone_and_it_is_said(tinies, recipe):
     tiny, plain = tinies("sd")
-    gs.optimize(tiny.pipe, "img2img_denoise")
-    assert torch.equal(tiny.run(steps=8), plain)
-    gs.restore(tiny.pipe)
+    gs.optimize(tiny.pipe, recipe)
+    with pytest.warns(GearshiftWarning, match=f"{recipe} did nothing: the call asked for latents"):
+        assert torch.equal(tiny.run(steps=8), plain)
+
+
+def test_strength_nought_does_nothing(tinies):
+    tiny, _ = tinies("sd")
     gs.optimize(tiny.pipe, "img2img_denoise(strength=0)")
     assert "does nothing" in gs.status(tiny.pipe).applied[0]["notes"][0]
+
+
+@pytest.mark.parametrize("name", ["sd", "sdxl", "sd3", "flux", "zimage"])
+def test_the_second_pass_keeps_the_size_of_the_images(name):
+    tiny = build(name)
+    tiny.pipe.set_progress_bar_config(disable=True)
+    gs.optimize(tiny.pipe, "img2img_denoise(strength=0.3)")
+    for kind, side in (("pt", slice(-2, None)), ("np", slice(-3, -1))):
+        assert images(tiny, kind, num_inference_steps=2, height=32, width=16).shape[side] == (32, 16)
+    assert images(tiny, "pil", num_inference_steps=2, height=16, width=32)[0].size == (32, 16)
+
+
+def test_a_sibling_that_takes_no_strength_is_refused(monkeypatch):
+    from gearshift.models import sibling
+
+    class Edits:
+        def __call__(self, prompt, image, num_inference_steps=50):
+            """Nothing."""
+
+    monkeypatch.setattr(sibling, "image_to_image_class", lambda pipe: Edits)
+    with pytest.raises(BadRecipe, match="Edits has no strength"):
+        gs.optimize(build("sd").pipe, "img2img_denoise")
 
 
 def test_a_pipeline_without_a_sibling_is_refused():
@@ -78,6 +107,57 @@ def test_images_come_out_twice_as_large(tinies, kind):
     sizes = [m[0].size if kind == "pil" else m.shape[-3:-1] if kind == "np" else m.shape[-2:] for m in (before, after)]
     assert tuple(sizes[1]) == tuple(2 * side for side in sizes[0]) and len(after) == 2
     assert gs.status(tiny.pipe).applied[-1]["figures"]["scale"] == 2
+
+
+def enlarged(images):
+    pipe = SimpleNamespace(device=torch.device("cpu"))
+    return Larger(read_upscaler(SHIPPED)).after(pipe, images, {})
+
+
+def gradient(mode, most=255):
+    """A picture with a soft gradient in each channel, opaque above and clear below if it has opacity."""
+    channels = len(Image.new(mode, (1, 1)).getbands())
+    ramp = np.linspace(0.2, 0.8, 8 * 12).reshape(8, 12, 1) * np.linspace(1, 0.7, channels)
+    if mode[-1] == "A":
+        ramp[..., -1] = np.repeat([1.0, 0.0], 4)[:, None]
+    made = (ramp * most).round().astype(np.uint8 if most == 255 else np.uint16)
+    return Image.fromarray(made if channels > 1 else made[..., 0])
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "I;16"])
+def test_pictures_keep_their_channels_when_enlarged(mode):
+    most = 2**16 - 1 if mode == "I;16" else 255
+    before = gradient(mode, most)
+    (after,) = enlarged([before])
+    assert (after.mode, after.size) == (mode, (24, 16))
+    small, large = (np.atleast_3d(np.asarray(m, np.float64)) for m in (before, after))
+    assert abs(small - large.reshape(8, 2, 12, 2, -1).mean((1, 3))).mean() < 0.04 * most
+    if mode[-1] == "A":
+        assert (large[:6, :, -1] == 255).all() and (large[-6:, :, -1] == 0).all()
+
+
+@pytest.mark.parametrize("clear", [False, True])
+def test_palettes_give_way_to_colors_and_keep_their_transparency(clear):
+    picture = gradient("RGB").quantize(8)
+    if clear:
+        picture.info["transparency"] = picture.getpixel((0, 0))
+    (after,) = enlarged([picture])
+    assert after.mode == ("RGBA" if clear else "RGB")
+    assert not clear or after.getextrema()[-1] == (0, 255)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_arrays_keep_their_channels_when_enlarged(channels):
+    torch.manual_seed(0)
+    made = enlarged(torch.rand(2, channels, 8, 12))
+    assert made.shape == (2, channels, 16, 24)
+    assert enlarged(np.full((1, 8, 12, channels), 0.5, np.float32)).shape == (1, 16, 24, channels)
+    assert channels % 2 or torch.equal(enlarged(torch.ones(1, channels, 8, 8))[:, -1], torch.ones(1, 16, 16))
+
+
+def test_more_channels_are_no_image():
+    with pytest.raises(BadValue, match="1 to 4 channels"):
+        enlarged(torch.rand(1, 9, 8, 8))
 
 
 def test_the_shipped_upscaler_beats_bicubic_on_images_it_never_saw():

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from gearshift.core.errors import GearshiftWarning
 
 HOOKS = "_gearshift_hooks"
 
 
 class Hook:
-    """Something around a pipeline's call; either half may be left as it is here."""
+    """Something around a pipeline's call; either half may be left as it is here.
+
+    Attributes:
+        name: of the algorithm, for what it tells the user.
+    """
+
+    name = "gearshift"
 
     def before(self, pipe: Any, given: dict[str, Any]) -> dict[str, Any]:
         """The call's arguments by name, as the pipeline is to get them."""
@@ -57,6 +66,7 @@ def _subclass(cls: type) -> type:
             given = hook.before(self, given)
         output = cls.__call__(self, **given)
         if given.get("output_type") == "latent":
+            _tell_of_latents(vars(self)[HOOKS])
             return output
         images = output[0] if isinstance(output, tuple) else output.images
         for hook in vars(self)[HOOKS]:
@@ -70,6 +80,18 @@ def _subclass(cls: type) -> type:
     call.__doc__ = cls.__call__.__doc__
     members = {"__call__": call, "__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
     return type(cls.__name__, (cls,), members)
+
+
+def _tell_of_latents(hooks: list[Hook]) -> None:
+    """Say which hooks had no images to work on."""
+    idle = [hook.name for hook in hooks if type(hook).after is not Hook.after]
+    if idle:
+        warnings.warn(
+            f"{' and '.join(idle)} did nothing: the call asked for latents (output_type='latent'), and images are what "
+            "is worked on. Ask for 'pil', 'np' or 'pt'.",
+            GearshiftWarning,
+            stacklevel=3,
+        )
 
 
 def arguments(cls: type, args: tuple, kwargs: Mapping[str, Any]) -> dict[str, Any]:

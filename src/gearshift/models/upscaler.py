@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from gearshift.core.errors import BrokenFolder
+from gearshift.core.errors import BadValue, BrokenFolder
 
 SLOPE = 0.2
 SHRUNK = 0.2  # what a residual branch is scaled by
@@ -93,11 +93,29 @@ class Upscaler(nn.Module):
 
     @torch.no_grad()
     def enlarge(self, images: torch.Tensor, tile: int = 256, overlap: int = 64) -> torch.Tensor:
-        """The same in [0, 1], image by image and in tiles that blend into each other, so that memory stays bounded.
+        """Images in [0, 1] enlarged one by one, in tiles that blend into each other, so that memory stays bounded.
 
         Args:
+            images: [n, channels, h, w]: 3 of color or 1 of gray, and one of opacity behind them if there is a 4th or
+                2nd. The network enlarges colors; opacity is interpolated, so that what is opaque stays so.
             tile, overlap: in pixels of the input, multiples of 4; neighbors share `overlap` of them.
+
+        Raises:
+            BadValue: for more channels.
         """
+        channels = images.shape[1]
+        if not 1 <= channels <= 4:
+            raise BadValue(f"Images to enlarge have 1 to 4 channels (gray, color, opacity). Got {channels} instead.")
+        colors = images[:, : channels - 1 + channels % 2]
+        made = self._enlarged(colors.expand(-1, 3, -1, -1), tile, overlap)
+        made = made.mean(1, keepdim=True) if channels < 3 else made
+        if channels % 2:
+            return made
+        opacity = F.interpolate(images[:, -1:], scale_factor=self.scale, mode="bicubic").clamp(0, 1)
+        return torch.cat([made, opacity], 1)
+
+    def _enlarged(self, images: torch.Tensor, tile: int, overlap: int) -> torch.Tensor:
+        """Colors [n, 3, h, w]."""
         height, width = images.shape[-2:]
         more = (BORDER, BORDER + -width % STRIDE, BORDER, BORDER + -height % STRIDE)
         padded = F.pad(images, more, mode="replicate")

@@ -30,8 +30,14 @@ class Img2imgDenoise(Algorithm):
     def check_model(self, model: Any, context: Context) -> list[str]:
         from gearshift.models.sibling import image_to_image_class
 
-        if image_to_image_class(model) is None:
+        sibling = image_to_image_class(model)
+        if sibling is None:
             return [f"{self.name}: diffusers has no image-to-image pipeline for {type(model).__name__}."]
+        lacking = {"image", "strength", "num_inference_steps"} - set(inspect.signature(sibling.__call__).parameters)
+        if lacking:
+            return [
+                f"{self.name}: {sibling.__name__} has no {' and no '.join(sorted(lacking))}, which a second pass needs."
+            ]
         return []
 
     def apply(self, model: Any, context: Context) -> None:
@@ -42,7 +48,9 @@ class Img2imgDenoise(Algorithm):
 
 
 class Second(Hook):
-    """Takes a pipeline's images through its image-to-image sibling."""
+    """Takes a pipeline's images through its image-to-image sibling, at the size that they have."""
+
+    name = "img2img_denoise"
 
     def __init__(self, strength: float) -> None:
         self.strength = strength
@@ -53,15 +61,32 @@ class Second(Hook):
         sibling = image_to_image(pipe)
         known = inspect.signature(type(sibling).__call__).parameters
         call = {k: v for k, v in _each(given).items() if k in known and k not in ONLY_ONCE}
+        call |= {name: side for name, side in zip(("height", "width"), _size(images), strict=True) if name in known}
         steps = call.get("num_inference_steps") or known["num_inference_steps"].default or STEPS
         call["num_inference_steps"] = max(int(steps), math.ceil(1 / self.strength + 1e-9))
         return sibling(
             **call,
             image=images,
             strength=self.strength,
-            output_type=given.get("output_type") or "pil",
+            output_type=_kind(images),
             return_dict=False,
         )[0]
+
+
+def _kind(images: Any) -> str:
+    """What diffusers calls this kind of images: 'pt', 'np' or 'pil'."""
+    import numpy as np
+    import torch
+
+    return "pt" if isinstance(images, torch.Tensor) else "np" if isinstance(images, np.ndarray) else "pil"
+
+
+def _size(images: Any) -> tuple[int, int]:
+    """Height and width of images of any kind."""
+    kind = _kind(images)
+    if kind == "pil":
+        return images[0].size[::-1]
+    return tuple(images.shape[-2:] if kind == "pt" else images.shape[-3:-1])
 
 
 def _each(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -44,6 +44,8 @@ class RealesrganUpscale(Algorithm):
 class Larger(Hook):
     """Takes images of any kind through an upscaler, on the device that the pipeline is on."""
 
+    name = "realesrgan_upscale"
+
     def __init__(self, network: Any) -> None:
         self.network = network
 
@@ -54,16 +56,34 @@ class Larger(Hook):
         if isinstance(images, torch.Tensor):
             return self._larger(images, pipe).to(images.dtype)
         if isinstance(images, np.ndarray):
-            return self._larger(torch.from_numpy(images).movedim(-1, -3), pipe).movedim(-3, -1).numpy()
+            made = self._larger(torch.from_numpy(images).movedim(-1, -3), pipe).movedim(-3, -1)
+            return made.numpy().astype(images.dtype)
+        return [self._larger_picture(image, pipe) for image in images]
+
+    def _larger_picture(self, image: Any, pipe: Any) -> Any:
+        """A PIL image; gray, 16 bits and opacity stay, a palette gives way to colors."""
+        import numpy as np
+        import torch
         from PIL import Image
 
-        arrays = [np.asarray(image.convert("RGB"), dtype=np.float32) / 255 for image in images]
-        made = [self._larger(torch.from_numpy(a).movedim(-1, 0)[None], pipe)[0].movedim(0, -1).numpy() for a in arrays]
-        return [Image.fromarray((array * 255).round().astype(np.uint8)) for array in made]
+        deep = image.mode.startswith("I")  # 16 bits; PNG files of them open as 32
+        values = np.asarray(image if deep else image.convert(_mode(image)), dtype=np.float32)
+        most = 2**16 - 1 if deep else 2**8 - 1
+        pixels = torch.from_numpy(np.atleast_3d(values).clip(0, most) / most).movedim(-1, 0)
+        made = self._larger(pixels[None], pipe)[0].movedim(0, -1).numpy()
+        whole = (made * most).round().astype(np.uint16 if deep else np.uint8)
+        return Image.fromarray(whole[..., 0] if whole.shape[-1] == 1 else whole)
 
     def _larger(self, images: Any, pipe: Any) -> Any:
         device = pipe.device if pipe.device.type != "meta" else "cpu"
         return self.network.to(device).enlarge(images.float().to(device)).to(images.device)
+
+
+def _mode(image: Any) -> str:
+    """The mode that an image is enlarged in: gray or color, with opacity if it has some."""
+    gray = image.mode in ("1", "L", "LA", "La")
+    opacity = "transparency" in image.info or image.getbands()[-1] in ("A", "a")
+    return ("L" if gray else "RGB") + "A" * opacity
 
 
 def _written(network: Any) -> Path:
