@@ -25,6 +25,7 @@ from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
 import gearshift as gs
 from gearshift import zoo
 from gearshift.core.errors import BadRecipe
+from gearshift.core.files import write_atomically
 from gearshift.evaluate.cells import Column, Row
 from gearshift.evaluate.compare import compare, figures
 from gearshift.evaluate.table import to_json, to_markdown
@@ -261,9 +262,9 @@ def write(about: str, pages: dict[str, str], data: dict[str, object], said: dict
     lines = ["# Caching beside its controls and its peers\n", f"{about}\n", peers.NOTE]
     lines += [f"## {title}\n\n{table}" for title, table in tables.items()]
     lines.append(f"## At equal time\n\n{summary}" + "\n".join(verdicts[t] for t in titles if t in verdicts) + "\n")
-    page.write_text("\n".join(lines))
+    write_atomically(page, "\n".join(lines))
     everything = {"about": about, "verdict": verdicts, **{t: data.get(t) or kept[t] for t in tables}}
-    numbers.write_text(json.dumps(everything, indent=1) + "\n")
+    write_atomically(numbers, json.dumps(everything, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import torch
 import gearshift as gs
 from gearshift import zoo
 from gearshift.core.errors import BadRecipe
+from gearshift.core.files import write_atomically
 from gearshift.evaluate.cells import Column, Row
 from gearshift.evaluate.compare import compare, figures
 from gearshift.evaluate.table import to_json, to_markdown
@@ -90,9 +91,9 @@ def main() -> None:
         text = to_markdown(COLUMNS, table)
         print(f"## {model}\n\n{text}", flush=True)
         data[model] = {"about": about, "rows": json.loads(to_json(COLUMNS, table)), "text": text}
-        path.write_text(json.dumps(data, indent=1) + "\n")
+        write_atomically(path, json.dumps(data, indent=1) + "\n")
     pages = ["# Caching and compiling together\n", *(f"## {n}\n\n{d['about']}\n\n{d['text']}" for n, d in data.items())]
-    FILE.with_suffix(".md").write_text("\n".join(pages))
+    write_atomically(FILE.with_suffix(".md"), "\n".join(pages))
 
 
 if __name__ == "__main__":

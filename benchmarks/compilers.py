@@ -29,6 +29,7 @@ from torch._inductor.utils import fresh_cache
 import gearshift as gs
 from gearshift import zoo
 from gearshift.core.errors import GearshiftError
+from gearshift.core.files import write_atomically
 from gearshift.evaluate.cells import Column, Row
 from gearshift.evaluate.metrics import sqnr
 from gearshift.evaluate.table import to_json, to_markdown
@@ -96,7 +97,7 @@ def restart(subject: Subject, folder: Path) -> None:
     images = subject.call(pipe)
     took = time.perf_counter() - start
     torch.save(images, folder / "images.pt")
-    (folder / "seconds.json").write_text(json.dumps(took - clock(lambda: subject.call(pipe))))
+    write_atomically((folder / "seconds.json"), json.dumps(took - clock(lambda: subject.call(pipe))))
 
 
 def row(subject: Subject, recipe: dict[str, Any], original: Any, rounds: int, known: dict[str, float]) -> Row:
@@ -175,10 +176,10 @@ def main() -> None:
         data[f"{subject.name}, {options.images} image(s)"] = made = section(subject, rows(subject, options))
         print(made["text"], flush=True)
         if not options.only:
-            path.write_text(json.dumps(data, indent=1) + "\n")
+            write_atomically(path, json.dumps(data, indent=1) + "\n")
     if not options.only:
         pages = ["# Compilers\n", *(f"## {n}\n\n{d['about']}\n\n{d['text']}" for n, d in data.items())]
-        FILE.with_suffix(".md").write_text("\n".join(pages))
+        write_atomically(FILE.with_suffix(".md"), "\n".join(pages))
 
 
 if __name__ == "__main__":

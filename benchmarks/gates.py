@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 import gearshift as gs
+from gearshift.core.files import write_atomically
 from gearshift.core.record import Record
 from gearshift.evaluate.cells import Column, Row
 from gearshift.evaluate.table import to_markdown, write_tables
@@ -78,7 +79,7 @@ def main() -> None:
     print(to_markdown(columns, rows))
     about = {"machine": machine(), "gates": GATES, "steps": STEPS, "rounds": ROUNDS}
     page, _ = write_tables(Path(__file__).with_suffix(""), columns, rows, **about)
-    page.write_text(f"# What a gate costs\n\n{machine()}; least of {ROUNDS} rounds.\n\n{page.read_text()}")
+    write_atomically(page, f"# What a gate costs\n\n{machine()}; least of {ROUNDS} rounds.\n\n{page.read_text()}")
 
 
 if __name__ == "__main__":

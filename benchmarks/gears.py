@@ -21,6 +21,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
 
 import gearshift as gs
+from gearshift.core.files import write_atomically
 from gearshift.evaluate.cells import Column, Row
 from gearshift.evaluate.table import to_markdown, write_tables
 from gearshift.evaluate.timing import interleaved, machine
@@ -83,7 +84,7 @@ def main() -> None:
         f"{options.steps} steps with guidance, one image."
     )
     page, _ = write_tables(Path(__file__).with_suffix(""), COLUMNS, rows, about=about)
-    page.write_text(f"# Gears on the clock\n\n{about}\n\n{page.read_text()}")
+    write_atomically(page, f"# Gears on the clock\n\n{about}\n\n{page.read_text()}")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from gearshift.core.files import write_atomically
 from gearshift.kernels import int8_pack
 from gearshift.kernels.int8 import as_signed, quantize_weight
 from gearshift.kernels.modules import Int8Linear
@@ -190,8 +191,8 @@ def main() -> None:
     found = here.with_suffix(".json")
     machines = json.loads(found.read_text()) if found.exists() else {}
     machines[machine()] = {"torch": torch.__version__, "threads": 1, "seed": 0, "tables": tables}
-    found.write_text(json.dumps(machines, indent=1) + "\n")
-    here.with_suffix(".md").write_text(markdown(machines))
+    write_atomically(found, json.dumps(machines, indent=1) + "\n")
+    write_atomically(here.with_suffix(".md"), markdown(machines))
 
 
 if __name__ == "__main__":

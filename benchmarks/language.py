@@ -25,6 +25,7 @@ from transformers.utils import logging
 
 import gearshift as gs
 from gearshift.core.errors import BrokenFolder, GearshiftError
+from gearshift.core.files import write_atomically
 from gearshift.evaluate.cells import Column, Row
 from gearshift.evaluate.table import to_markdown, write_tables
 from gearshift.evaluate.timing import interleaved, machine
@@ -168,7 +169,7 @@ def main() -> None:
         return
     about = f"{machine()}; batch 1, {PROMPT} tokens in and {NEW} out; text of {TEXTS} prompts, {CONTINUED} tokens each."
     page, _ = write_tables(Path(__file__).with_suffix(""), COLUMNS, rows, about=about, sizes=SIZES)
-    page.write_text(f"# Language models, one token at a time\n\n{about}\n\n{page.read_text()}")
+    write_atomically(page, f"# Language models, one token at a time\n\n{about}\n\n{page.read_text()}")
 
 
 if __name__ == "__main__":

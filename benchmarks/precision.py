@@ -27,6 +27,7 @@ from torch import nn
 
 import gearshift as gs
 from gearshift import zoo
+from gearshift.core.files import write_atomically
 from gearshift.evaluate.cells import Column, Row
 from gearshift.evaluate.table import to_json, to_markdown
 from gearshift.evaluate.timing import machine
@@ -243,11 +244,11 @@ def main() -> None:
     if len(options.models) < len(caching.GUIDANCE):
         return
     path = Path(__file__).with_suffix("")
-    path.with_suffix(".md").write_text("\n".join(pages))
+    write_atomically(path.with_suffix(".md"), "\n".join(pages))
     extra = {"about": about, "verdict": said, "together": joined, "store": json.loads(to_json(STORES, stored))}
     extra["switching"] = json.loads(to_json(SWITCHES, switched))
     extra["seconds"] = json.loads(to_json(SPEEDS, timed))
-    path.with_suffix(".json").write_text(json.dumps({**extra, **data}, indent=1) + "\n")
+    write_atomically(path.with_suffix(".json"), json.dumps({**extra, **data}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

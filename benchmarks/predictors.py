@@ -27,6 +27,7 @@ from caching import GUIDANCE, images_of
 
 from gearshift import zoo
 from gearshift.algorithms.cachers.planning import FITTED_DEPTH
+from gearshift.core.files import write_atomically
 from gearshift.evaluate.cells import Cell, Column, Row
 from gearshift.evaluate.metrics import psnr
 from gearshift.evaluate.table import to_json, to_markdown
@@ -292,8 +293,8 @@ def main() -> None:
     if options.quick or len(options.models) < len(GUIDANCE):
         return
     path = Path(__file__).with_suffix("")
-    path.with_suffix(".md").write_text("\n".join(pages))
-    path.with_suffix(".json").write_text(json.dumps({"about": about, "verdict": said, **data}, indent=1) + "\n")
+    write_atomically(path.with_suffix(".md"), "\n".join(pages))
+    write_atomically(path.with_suffix(".json"), json.dumps({"about": about, "verdict": said, **data}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

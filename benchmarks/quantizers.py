@@ -24,6 +24,7 @@ import torch
 import gearshift as gs
 from gearshift import zoo
 from gearshift.core.facts import Family, Kind
+from gearshift.core.files import write_atomically
 from gearshift.core.model import size_bytes
 from gearshift.core.registry import registry
 from gearshift.evaluate.cells import Column, Row
@@ -170,9 +171,9 @@ def main() -> None:
             table = replaced(data[name]["rows"]["rows"], table[1:])
         about = f"{machine()}; {options.images} images of {options.steps} steps, or 4 windows of 256 tokens."
         data[name] = {"about": about, "rows": json.loads(to_json(COLUMNS, table)), "text": to_markdown(COLUMNS, table)}
-        path.write_text(json.dumps(data, indent=1) + "\n")
+        write_atomically(path, json.dumps(data, indent=1) + "\n")
     pages = ["# Quantizers\n", *(f"## {n}\n\n{d['about']}\n\n{d['text']}" for n, d in data.items())]
-    FILE.with_suffix(".md").write_text("\n".join(pages))
+    write_atomically(FILE.with_suffix(".md"), "\n".join(pages))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ import torch
 
 import gearshift as gs
 from gearshift import zoo
+from gearshift.core.files import write_atomically
 from gearshift.core.recipe import Recipe
 from gearshift.evaluate.cells import Column, Row
 from gearshift.evaluate.table import to_json, to_markdown
@@ -183,9 +184,9 @@ def main() -> None:
             table.append(row)
             print(row.name, {k: round(v, 2) for k, v in row.cells.items()}, flush=True)
         data[name] = {"about": about, "rows": json.loads(to_json(columns, table)), "text": to_markdown(columns, table)}
-        FILE.with_suffix(".json").write_text(json.dumps(data, indent=1) + "\n")
+        write_atomically(FILE.with_suffix(".json"), json.dumps(data, indent=1) + "\n")
     pages = ["# Recovery and distillation\n", *(f"## {n}\n\n{d['about']}\n\n{d['text']}" for n, d in data.items())]
-    FILE.with_suffix(".md").write_text("\n".join(pages))
+    write_atomically(FILE.with_suffix(".md"), "\n".join(pages))
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from speech_data import RATE, Speech, speech, word_error_rate
 from transformers import WhisperForConditionalGeneration, WhisperProcessor, pipeline
 
 import gearshift as gs
+from gearshift.core.files import write_atomically
 from gearshift.evaluate.cells import Column, Row
 from gearshift.evaluate.table import to_json, to_markdown
 from gearshift.evaluate.timing import machine
@@ -174,9 +175,9 @@ def main() -> None:
     print(page)
     if not options.quick:
         here = Path(__file__).with_suffix("")
-        here.with_suffix(".md").write_text(page)
+        write_atomically(here.with_suffix(".md"), page)
         data = json.loads(to_json(COLUMNS, found, about=about))
-        here.with_suffix(".json").write_text(json.dumps(data, indent=1) + "\n")
+        write_atomically(here.with_suffix(".json"), json.dumps(data, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gearshift.core.files import write_atomically
 from gearshift.runtimes.speech.audio import RATE, read_audio, resample
 
 PASSAGES = """
@@ -185,7 +186,7 @@ def main() -> None:
     target = Path(sys.argv[1] if len(sys.argv) > 1 else "speech.wav")
     made = speech()
     write_wav(target, made.samples)
-    target.with_suffix(".txt").write_text(made.text + "\n")
+    write_atomically(target.with_suffix(".txt"), made.text + "\n")
     again = read_audio(target)
     print(f"{target}: {len(again) / RATE:.0f} s, {len(words_of(made.text))} words")
 

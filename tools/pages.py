@@ -10,6 +10,7 @@ import json
 import sys
 from pathlib import Path
 
+from gearshift.core.files import write_atomically
 from gearshift.core.registry import registry
 from gearshift.core.rules import conflict
 
@@ -61,7 +62,7 @@ def main() -> int:
         if not path.exists() or path.read_text() != text:
             stale.append(name)
             if "--check" not in sys.argv:
-                path.write_text(text)
+                write_atomically(path, text)
     if "--check" in sys.argv and stale:
         print(f"out of date: {', '.join(stale)}; run python tools/pages.py")
         return 1

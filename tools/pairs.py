@@ -24,6 +24,7 @@ from support.tiny import build  # noqa: E402
 
 import gearshift as gs  # noqa: E402
 from gearshift.core.facts import Family  # noqa: E402
+from gearshift.core.files import write_atomically  # noqa: E402
 from gearshift.core.registry import registry  # noqa: E402
 from gearshift.core.rules import conflict  # noqa: E402
 
@@ -74,7 +75,7 @@ def wanted(pair: tuple[str, str], options: argparse.Namespace, results: dict[str
 
 def keep(results: dict[str, str]) -> None:
     known = {" + ".join(p) for p in pairs()}
-    RESULTS.write_text(json.dumps({k: results[k] for k in sorted(results) if k in known}, indent=1) + "\n")
+    write_atomically(RESULTS, json.dumps({k: results[k] for k in sorted(results) if k in known}, indent=1) + "\n")
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 import warnings
 
 import pytest
@@ -102,10 +103,50 @@ def test_a_failing_save_leaves_what_was_there(copy, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(store, "write_weights", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(BrokenFolder, match="copy cannot be written: disk full"):
         gs.save(gs.optimize(build("dit").pipe, "qkv_diffusers"), copy)
     assert [p.name for p in copy.parent.iterdir()] == ["copy"]
     gs.load(copy)
+
+
+def test_the_user_s_own_files_survive_and_old_files_of_ours_go(copy):
+    (copy / "README.md").write_text("mine")
+    (copy / "transformer" / "notes.txt").write_text("mine too")
+    gs.save(build("dit").pipe, copy)
+    assert (copy / "README.md").read_text() == "mine" and (copy / "transformer" / "notes.txt").read_text() == "mine too"
+    assert not (copy / WEIGHTS).exists()
+    gs.load(copy)
+
+
+def test_a_folder_with_a_damaged_manifest_can_be_saved_over(copy):
+    (copy / "gearshift.json").write_text("{")
+    (copy / "README.md").write_text("mine")
+    gs.save(build("dit").pipe, copy)
+    gs.load(copy)
+    assert (copy / "README.md").read_text() == "mine"
+
+
+def test_loading_while_others_save_sees_one_of_the_two(copy):
+    """Each load is of one save or of another one, whole; both savers succeed each time."""
+    models = [gs.optimize(build("wan").pipe, f"taylor(order={order})") for order in (1, 2)]
+    gs.save(models[0], copy)
+    failed = []
+
+    def save(model):
+        for _ in range(6):
+            try:
+                gs.save(model, copy)
+            except Exception as error:
+                failed.append(error)
+
+    savers = [threading.Thread(target=save, args=(model,)) for model in models]
+    for saver in savers:
+        saver.start()
+    loaded = []
+    while any(saver.is_alive() for saver in savers):
+        loaded.append(gs.status(gs.load(copy)).applied[0]["params"]["order"])
+    assert not failed and loaded and set(loaded) <= {1, 2}
+    assert [p.name for p in copy.parent.iterdir()] == ["copy"]
 
 
 def test_a_model_that_could_not_be_loaded_is_not_saved(tmp_path):

@@ -8,6 +8,7 @@ from typing import Any
 
 from gearshift.core.errors import BadRecipe, GearshiftError
 from gearshift.core.extras import need
+from gearshift.core.files import replacing_file
 from gearshift.core.recipe import Recipe
 
 
@@ -64,7 +65,8 @@ def generate(arguments: argparse.Namespace) -> int:
     for i, (prompt, image) in enumerate(zip(arguments.prompts, images, strict=True)):
         words = "-".join("".join(c if c.isalnum() else " " for c in prompt.lower()).split())[:60]
         path = out / f"{words or 'image'}-{arguments.seed + i}.png"
-        image.save(path)
+        with replacing_file(path) as scratch:
+            image.save(scratch)
         print(path)
     return 0
 

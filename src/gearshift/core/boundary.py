@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +44,12 @@ def writing(path: Any) -> Iterator[None]:
         raise
     except (OSError, ValueError) as error:
         raise BrokenFolder(f"{_shown(path)} cannot be written: {_why(error)}.") from error
+    except Exception as error:  # libraries written in Rust tell the system's error in words alone
+        code = re.search(r"\(os error (\d+)\)", str(error))
+        if code is None:
+            raise
+        why = _why(OSError(int(code[1]), os.strerror(int(code[1]))))
+        raise BrokenFolder(f"{_shown(path)} cannot be written: {why}.") from error
 
 
 def path_of(given: Any, what: str) -> Path:

@@ -9,15 +9,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from gearshift.core.boundary import path_of, reading
+from gearshift.core.boundary import reading
 from gearshift.core.context import Context
 from gearshift.core.errors import BrokenFolder, GearshiftError
 from gearshift.core.extras import installed, need
 from gearshift.core.facts import Persist
+from gearshift.core.files import place_of, put_back
 from gearshift.core.manifest import INDEX, MANIFEST, kept_name, only_listed, read_index, read_manifest
 from gearshift.core.model import Runtime, parts
 from gearshift.core.recipe import SAVED_SETTINGS, Recipe
 from gearshift.core.record import Applied, Record, attach
+from gearshift.core.scratch import locked_parent
 from gearshift.core.store import LIBRARIES, WEIGHTS, read_weights
 
 
@@ -31,7 +33,30 @@ def load(folder: str | os.PathLike[str], device: str | None = None, verify: bool
     Raises:
         BrokenFolder: for a folder that is incomplete, altered, or not gearshift's; it names the file.
     """
-    root = path_of(folder, "A saved folder")
+    root = place_of(folder, "A saved folder")
+    put_back(root)
+    before = _identity(root)
+    try:
+        model = _load(root, device, verify)
+        if _identity(root) == before:
+            return model
+    except Exception:
+        if _identity(root) == before:
+            raise
+    with locked_parent(root):  # another save took the folder's place meanwhile; the next one waits
+        return _load(root, device, verify)
+
+
+def _identity(folder: Path) -> tuple[int, ...] | None:
+    """What differs between a saved folder and another one that took its place."""
+    try:
+        place, manifest = folder.stat(), (folder / MANIFEST).stat()
+    except OSError:
+        return None
+    return place.st_dev, place.st_ino, manifest.st_ino, manifest.st_mtime_ns
+
+
+def _load(root: Path, device: str | None, verify: bool) -> Any:
     manifest = read_manifest(root, verify)
     with reading(root, "a saved model"):
         return _made(only_listed(root, manifest), manifest, device)

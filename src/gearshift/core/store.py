@@ -1,18 +1,18 @@
-"""The only save and load: safetensors and JSON, checked by hash, written beside and moved into place at the end."""
+"""The only save: safetensors and JSON with a manifest of hashes, put in the old folder's place in one step."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gearshift.core.boundary import Misfit, path_of, reading
+from gearshift.core.boundary import Misfit, reading
 from gearshift.core.errors import BrokenFolder, GearshiftError, quoted
 from gearshift.core.facts import Persist
+from gearshift.core.files import place_of, replacing_folder
 from gearshift.core.manifest import FORMAT, KEPT, MANIFEST, sha256
 from gearshift.core.model import Runtime, parts
 from gearshift.core.plain import dict_of, parse_json, text
@@ -26,47 +26,57 @@ def save(model: Any, folder: str | os.PathLike[str]) -> Path:
     """Write a model and everything that was done to it.
 
     The folder holds the library's own layout (model_index.json, config.json, tokenizer, ...), the weights in
-    safetensors and gearshift.json, which names every file with its SHA-256. It appears whole or not at all.
+    safetensors and gearshift.json, which names every file with its SHA-256. It takes the place of a folder that was
+    saved there before in one step; files that gearshift did not write there stay.
 
     Raises:
-        BrokenFolder: if the folder exists and was not written by gearshift; nothing in it is touched.
+        BrokenFolder: if the folder exists and was not written by gearshift, or the disk does not take it; what was
+            there before still is.
     """
-    target = path_of(folder, "A folder to save into")
+    target = place_of(folder, "A folder to save into")
     refuse_foreign(target)
     if _name_of(type(model)).partition(":")[0] not in LIBRARIES:
         raise GearshiftError(
             f"{type(model).__module__}.{type(model).__name__} cannot be saved: loading it would run code from outside "
             f"of {', '.join(LIBRARIES)}. Save its state dict yourself, and optimize it after loading."
         )
-    record = record_of(model) or Record()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
-        changed = _write_model(model, record, scratch)
-        _write_files(record, scratch)
-        manifest = {
-            "format": FORMAT,
-            "model": _name_of(type(model)),
-            "changed": changed,
-            "applied": [{"name": a.algorithm.name, "params": a.algorithm.values(), **_kept(a)} for a in record.applied],
-            "settings": record.settings,
-            "dtypes": {n: d for n, m in parts(model).items() if n not in changed and (d := _dtype(m))},
-            "files": {str(p.relative_to(scratch)): sha256(p) for p in _files(scratch)},
-        }
-        (scratch / MANIFEST).write_text(json.dumps(manifest, indent=1))
-        scratch.chmod(0o755)
-        if target.exists():
-            shutil.rmtree(target)
-        scratch.replace(target)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    with replacing_folder(target, _ours) as scratch:
+        _write(model, scratch)
     return target
 
 
 def refuse_foreign(target: Path) -> None:
     """Raise BrokenFolder if something that gearshift did not write is there."""
-    if target.exists() and (not target.is_dir() or (any(target.iterdir()) and not (target / MANIFEST).exists())):
+    if os.path.lexists(target) and (not target.is_dir() or _ours(target) is None):
         raise BrokenFolder(f"{target} exists and was not saved by gearshift; choose another folder.")
+
+
+def _ours(folder: Path) -> set[str] | None:
+    """The files in a folder that a save replaces; None for a folder that is somebody else's."""
+    manifest = folder / MANIFEST
+    if not manifest.is_file():
+        return None if any(folder.iterdir()) else set()
+    try:
+        return {MANIFEST, *json.loads(manifest.read_text())["files"]}
+    except (ValueError, KeyError, TypeError):  # damaged: whatever lies where saved models have their files
+        return {p.relative_to(folder).as_posix() for p in _files(folder) if p.suffix in (".json", ".safetensors")}
+
+
+def _write(model: Any, folder: Path) -> None:
+    """The model, then what is to be known of it: a folder without a manifest is none of ours."""
+    record = record_of(model) or Record()
+    changed = _write_model(model, record, folder)
+    _write_files(record, folder)
+    manifest = {
+        "format": FORMAT,
+        "model": _name_of(type(model)),
+        "changed": changed,
+        "applied": [{"name": a.algorithm.name, "params": a.algorithm.values(), **_kept(a)} for a in record.applied],
+        "settings": record.settings,
+        "dtypes": {n: d for n, m in parts(model).items() if n not in changed and (d := _dtype(m))},
+        "files": {p.relative_to(folder).as_posix(): sha256(p) for p in _files(folder)},
+    }
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
 
 
 def read_weights(file: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 
 from gearshift.core.errors import UnknownName
+from gearshift.core.files import write_atomically
 from gearshift.evaluate.cells import Column, Row, check
 from gearshift.evaluate.page import gallery as pictures
 from gearshift.evaluate.page import results, strip
@@ -58,10 +59,8 @@ def write_report(path: str | Path, report: Report) -> Path:
         if name not in names:
             raise UnknownName("row of the report", name, names)
     page = _page(report)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
-    return path
+    write_atomically(path, page)
+    return Path(path)
 
 
 def _page(report: Report) -> str:

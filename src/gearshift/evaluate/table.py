@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
+from gearshift.core.files import write_atomically
 from gearshift.evaluate.cells import Cell, Column, Row, check, remark, text
 
 
@@ -75,10 +76,9 @@ def write_tables(
     markdown, data = to_markdown(columns, rows), to_json(columns, rows, **about)
     path = Path(path)
     path = path.with_suffix("") if path.suffix in (".md", ".json") else path
-    path.parent.mkdir(parents=True, exist_ok=True)
     targets = path.with_name(path.name + ".md"), path.with_name(path.name + ".json")
-    targets[0].write_text(markdown, encoding="utf-8")
-    targets[1].write_text(data, encoding="utf-8")
+    write_atomically(targets[0], markdown)
+    write_atomically(targets[1], data)
     return targets
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
-import os
 import platform
-import tempfile
 import time
 import types
 from collections.abc import Callable
@@ -17,6 +16,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from gearshift.core.errors import BrokenFolder
+from gearshift.core.files import write_atomically
 from gearshift.core.folders import cache_folder
 from gearshift.kernels.speed import clock_for
 
@@ -41,14 +42,8 @@ class Timings:
             name: {**written.get(name, {}), **self._known.get(name, {})} for name in {*written, *self._known}
         }
         self._known.setdefault(machine, {})[work] = {**self.get(machine, work), **seconds}
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, scratch = tempfile.mkstemp(prefix=self.path.name, dir=self.path.parent)
-            with os.fdopen(descriptor, "w") as stream:
-                json.dump(self._known, stream, indent=1)
-            os.replace(scratch, self.path)
-        except OSError:
-            return
+        with contextlib.suppress(BrokenFolder):  # then it is measured again another time
+            write_atomically(self.path, json.dumps(self._known, indent=1))
 
     def _read(self) -> dict[str, dict[str, Seconds]]:
         try:

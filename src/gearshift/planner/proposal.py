@@ -13,6 +13,7 @@ import numpy as np
 
 from gearshift.core.errors import BrokenFolder
 from gearshift.core.extras import need
+from gearshift.core.files import replacing_file, write_atomically
 from gearshift.precision.kinds import Precision
 from gearshift.precision.schedule import PrecisionSchedule
 from gearshift.steps.planned import Schedule
@@ -106,7 +107,8 @@ class Plan:
         for position in self.schedule.computed:
             axes.axvline(position, color="tab:blue", alpha=0.4)
         axes.plot(range(len(self.sensitivity)), self.sensitivity, color="tab:red")
-        figure.savefig(path)
+        with replacing_file(path) as scratch:
+            figure.savefig(scratch)
         return Path(path)
 
     def save(self, path: str | Path) -> Path:
@@ -114,7 +116,7 @@ class Plan:
         gears = None if self.gears is None else json.loads(self.gears.to_json())
         plain = asdict(replace(self, gears=None))
         data = {**plain, "schedule": self.schedule.as_data(), "gears": gears, "format": FORMAT}
-        Path(path).write_text(json.dumps(data, indent=1) + "\n")
+        write_atomically(path, json.dumps(data, indent=1) + "\n")
         return Path(path)
 
     @staticmethod

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gearshift.core.errors import GearshiftError, UnknownName
 from gearshift.core.extras import need
+from gearshift.core.files import replacing_file
 from gearshift.precision.errors import ScheduleError
 from gearshift.precision.kinds import Precision
 from gearshift.precision.transitions import PrecisionTransition
@@ -64,7 +65,8 @@ def plot(schedule: PrecisionSchedule, path: str | Path | None = None) -> Any:
     axes.legend(ncols=3, loc="upper left")
     axes.set(xlim=(-0.5, schedule.total_steps - 0.5), ylim=(0, 1.35 * schedule.peak_memory_ratio))
     if path is not None:
-        figure.savefig(path)
+        with replacing_file(path) as scratch:
+            figure.savefig(scratch)
     return figure
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 
 from gearshift.core.errors import BrokenFolder
+from gearshift.core.files import replacing_folder
 from gearshift.core.folders import cache_folder
 from gearshift.core.store import read_weights
 
@@ -50,15 +50,9 @@ class Checkpoint:
         """Put a state there, in the place of the one before."""
         from safetensors.torch import save_file
 
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{self.folder.name}-", dir=self.folder.parent))
         whole = {name: t.detach().cpu().clone() for name, t in tensors.items()}  # none shares memory
-        save_file(whole, str(scratch / FILE), metadata={"facts": json.dumps(facts)})
-        shutil.rmtree(self.folder, ignore_errors=True)
-        try:
-            scratch.replace(self.folder)
-        except OSError:  # another process that trains the same was quicker
-            shutil.rmtree(scratch, ignore_errors=True)
+        with replacing_folder(self.folder, lambda old: [FILE]) as scratch:
+            save_file(whole, str(scratch / FILE), metadata={"facts": json.dumps(facts)})
 
     def read(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
         """The state that is there; None if there is none, or none that can be read."""
