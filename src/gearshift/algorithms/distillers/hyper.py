@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,12 @@ from gearshift.models.calls import Hook, Hooked
 SOURCE = "GEARSHIFT_HYPER"  # environment variable: a published adapter's file, or 'owner/name:file' on the hub
 ADAPTER = "pytorch_lora_weights.safetensors"
 STEPS, FEW = 4, 2
+SCHEDULERS = {
+    "lcm": "LCMScheduler",
+    "tcd": "TCDScheduler",
+    "ddim": "DDIMScheduler",
+    "euler": "EulerDiscreteScheduler",
+}
 RANK, RATE, EPOCHS = 64, 1e-3, 20
 
 
@@ -25,9 +30,10 @@ class Hyper(Algorithm):
     """Few-step sampling: apply a published adapter, or distil the pipeline itself into one (Hyper-SD).
 
     The environment variable GEARSHIFT_HYPER names a published adapter, such as Hyper-SD's: a file, or 'owner/name:file'
-    on the hub; the number of steps is read from its name. Without it the pipeline is distilled on the prompts in `data`
-    (or on made-up ones) to 4 steps, or 2 with `aggressive`, guidance included. Calls then default to that many steps
-    and run without guidance. The adapter is merged, and kept in a saved folder as diffusers reads it.
+    on the hub. Its name or metadata tell its steps, its scheduler, its scale and whether it wants guidance. Without it
+    the pipeline is distilled on the prompts in `data` (or on made-up ones) to 4 steps, or 2 with `aggressive`, guidance
+    included. Calls then default to that many steps and to no guidance (but for adapters that want it); what a call says
+    goes before both. The adapter is merged; one that was distilled is kept in a saved folder as diffusers reads it.
     """
 
     facts = Facts(
@@ -38,47 +44,83 @@ class Hyper(Algorithm):
         kinds={Kind.DIFFUSION},
     )
     aggressive: bool = param(False, choices=(True, False), help="distil to even fewer steps")
+    adapter_scale: float = param(
+        0.0, between=(0.0, 2.0), help="what a published adapter is multiplied by; 0: as its family is published"
+    )
+    scheduler: str = param(
+        "auto", choices=("auto", "keep", *SCHEDULERS), help="of a published adapter; 'auto': its family's"
+    )
 
     def check_model(self, model: Any, context: Context) -> list[str]:
+        from gearshift.core.errors import BadValue
+        from gearshift.models.adapters import adapter
+
         if not hasattr(model, "scheduler"):
             return [f"{self.name} needs a pipeline with a scheduler."]
         if isinstance(context.recipe.data, str):
             return [f"{self.name}: `data` is a list of prompts, not one prompt."]
+        source = os.environ.get(SOURCE)
+        if not source:
+            return []
+        if not hasattr(model, "load_lora_weights"):
+            return [f"{type(model).__name__} takes no LoRA adapters, so none can be applied."]
+        if any(model.get_list_adapters().values()):
+            return [
+                f"{self.name} merges its adapter into the weights: merge or unload the pipeline's own adapters first."
+            ]
+        if self.scheduler in SCHEDULERS and not hasattr(model.scheduler, "alphas_cumprod"):
+            return [f"{self.name}: {self.scheduler!r} is no scheduler for {type(model).__name__}, a flow model."]
+        try:
+            adapter(source)
+        except BadValue as error:
+            return [f"{self.name}: {error}"]
         return []
 
     def apply(self, model: Any, context: Context) -> None:
-        source = os.environ.get(SOURCE)
+        source, guided = os.environ.get(SOURCE), False
         steps = FEW if self.aggressive else STEPS
         if source:
-            steps = self._published(model, context, source, steps)
+            steps, guided = self._published(model, context, source, steps)
         else:
             context.change(Rescheduled(model, trailing(model.scheduler)))
             self._distilled(model, context, steps)
-        context.save(parts=[], steps=steps)
-        context.change(Hooked(model, FewSteps(steps)))
+        context.save(parts=[], steps=steps, guided=guided)
+        context.change(Hooked(model, FewSteps(steps, guided)))
 
     def rebuild(self, model: Any, context: Context) -> None:
-        context.change(Hooked(model, FewSteps(context.saved["steps"])))
+        saved = context.saved
+        context.change(Hooked(model, FewSteps(saved["steps"], saved.get("guided", False))))
 
-    def _published(self, model: Any, context: Context, source: str, steps: int) -> int:
-        """A published adapter, merged, with the scheduler that it was made for; the steps that its name says."""
-        from diffusers import TCDScheduler
+    def _published(self, model: Any, context: Context, source: str, steps: int) -> tuple[int, bool]:
+        """Merge a published adapter, set the scheduler it was made for; its steps, and whether it wants guidance."""
+        from gearshift.models.adapters import UNKNOWN, adapter, merge
 
-        repo, _, file = source.partition(":")
-        if not hasattr(model, "load_lora_weights"):
-            raise BadRecipe([f"{type(model).__name__} takes no LoRA adapters, so none can be applied."])
-        if Path(source).is_file():
-            model.load_lora_weights(str(Path(source).parent), weight_name=Path(source).name)
-        else:
-            model.load_lora_weights(repo, weight_name=file or None)
-        model.fuse_lora()
-        model.unload_lora_weights()
-        context.change(Fused(self.name))
-        if hasattr(model.scheduler, "alphas_cumprod"):
-            context.change(Rescheduled(model, TCDScheduler.from_config(model.scheduler.config)))
-        named = re.search(r"(\d+)[-_]?step", Path(source).name)
-        context.note(f"The adapter is {source}.")
-        return int(named[1]) if named else steps
+        given = adapter(source)
+        family = given.family or UNKNOWN
+        scale = self.adapter_scale or family.scale
+        changed = merge(model, given, scale)
+        context.change(Fused(self.name, changed if context.keep_original else None))
+        named = family.name if given.family else "of a method that its name does not tell"
+        context.note(f"The adapter is {source} ({named}), merged at scale {scale:g}.")
+        self._reschedule(model, context, family)
+        if given.family is None and self.scheduler == "auto":
+            context.note(f"Its scheduler is taken to be {type(model.scheduler).__name__}; `scheduler` sets another.")
+        return given.steps or steps, given.guided
+
+    def _reschedule(self, model: Any, context: Context, family: Any) -> None:
+        """Set a family's scheduler, or the one that the recipe names; flow models keep theirs."""
+        from dataclasses import replace
+
+        from gearshift.models.adapters import TRAILING, sampler
+
+        if self.scheduler == "keep":
+            return
+        if not hasattr(model.scheduler, "alphas_cumprod"):
+            context.note(f"The scheduler stays {type(model.scheduler).__name__}.")
+            return
+        if self.scheduler != "auto":
+            family = replace(family, scheduler=SCHEDULERS[self.scheduler], settings=TRAILING)
+        context.change(Rescheduled(model, sampler(family, model.scheduler.config)))
 
     def _distilled(self, model: Any, context: Context, steps: int) -> None:
         """Train an adapter, and merge it."""
@@ -102,15 +144,17 @@ class Hyper(Algorithm):
 
 
 class FewSteps(Hook):
-    """A call takes the steps that were distilled, unless it says otherwise, and no second pass for guidance."""
+    """A call takes the steps that were distilled and no second pass for guidance, unless it says otherwise."""
 
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
+    name = "hyper"
+
+    def __init__(self, steps: int, guided: bool) -> None:
+        self.steps, self.guided = steps, guided
 
     def before(self, pipe: Any, given: dict[str, Any]) -> dict[str, Any]:
         from gearshift.training.distill import unguided
 
-        return {"num_inference_steps": self.steps, **given, **unguided(pipe)}
+        return {"num_inference_steps": self.steps, **({} if self.guided else unguided(pipe)), **given}
 
 
 @dataclass(eq=False)
@@ -133,18 +177,34 @@ class Rescheduled:
 
 @dataclass(eq=False)
 class Fused:
-    """An adapter that diffusers merged into the weights."""
+    """An adapter that is merged into the weights.
+
+    Attributes:
+        others: parameters, each with the tensor that it held before (or, while this is lifted, after) the merging;
+            None where they were not kept.
+    """
 
     by: str
+    others: list[tuple[Any, Any]] | None
+    merged: bool = True
 
     def lay(self) -> None:
-        """diffusers did it."""
+        self._exchange(True)
 
     def lift(self) -> None:
-        """Never reached: `why_not` gives the reason."""
+        self._exchange(False)
 
-    def why_not(self) -> str:
-        return f"{self.by} merged an adapter into the weights; load the original again to have it back."
+    def why_not(self) -> str | None:
+        if self.others is not None:
+            return None
+        return f"{self.by} merged an adapter into the weights; keep_original=True would have kept them without it."
+
+    def _exchange(self, merged: bool) -> None:
+        if merged is not self.merged:
+            for n, (parameter, data) in enumerate(self.others or ()):
+                self.others[n] = (parameter, parameter.data)  # type: ignore[index]
+                parameter.data = data.to(parameter.device)
+        self.merged = merged
 
 
 def trailing(scheduler: Any) -> Any:
