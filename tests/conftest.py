@@ -4,6 +4,7 @@ import os
 
 import pytest
 import torch
+from support.timed import as_if
 from support.tiny import build
 
 import gearshift as gs
@@ -17,6 +18,12 @@ MADE, PLAIN = {}, {}
 def same_numbers():
     """Every test draws the same numbers whenever and in whatever company it runs."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def layers_twice_as_fast(monkeypatch):
+    """What quantizers find their layers to be, whatever machine the tests run on."""
+    monkeypatch.setattr("gearshift.models.in_place.in_turns", as_if(2.0))
 
 
 @pytest.fixture(autouse=True)

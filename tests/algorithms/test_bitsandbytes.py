@@ -6,6 +6,7 @@ import warnings
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.timed import as_if
 from support.tiny import build
 from torch import nn
 
@@ -150,8 +151,8 @@ def test_a_denoiser_becomes_smaller_and_stays_near(format):
 
 
 def test_slower_than_floats_is_said_in_words(monkeypatch):
-    monkeypatch.setattr("gearshift.kernels.speed.compared", lambda *_: 0.5)
-    with pytest.warns(GearshiftWarning, match=r"llm_int8 saves memory here, but its layers run at 0\.50 times"):
+    monkeypatch.setattr("gearshift.models.in_place.in_turns", as_if(0.5, whole=0.75))
+    with pytest.warns(GearshiftWarning, match=r"its layers run at 0\.50 times .* call of the model at 0\.75 times"):
         gs.optimize(build("llama").pipe, "llm_int8")
 
 

@@ -8,6 +8,7 @@ import warnings
 
 import pytest
 import torch
+from support.timed import as_if
 from support.tiny import build
 from torch import nn
 from torch.nn import functional as F
@@ -17,9 +18,10 @@ from gearshift import zoo
 from gearshift.core.errors import GearshiftWarning
 from gearshift.core.recipe import Recipe
 from gearshift.core.target import put
-from gearshift.kernels import higgs_linear, speed
+from gearshift.kernels import higgs_linear
 from gearshift.kernels.grouped import dequantize, nbytes, quantize
 from gearshift.kernels.higgs_linear import HiggsConv1D, HiggsLinear, group_size
+from gearshift.models import in_place
 from gearshift.models.describe import chosen
 
 SETTINGS = [(bits, p) for bits in (2, 3, 4) for p in (1, 2)]
@@ -29,7 +31,7 @@ each_setting = pytest.mark.parametrize(("bits", "p"), SETTINGS)
 @pytest.fixture(autouse=True)
 def a_fourth_of_the_speed(monkeypatch):
     """What the layers' speed is found to be, whatever machine the tests run on."""
-    monkeypatch.setattr(speed, "compared", lambda *_: 0.25)
+    monkeypatch.setattr(in_place, "in_turns", as_if(0.25))
 
 
 def sqnr(exact, rounded):

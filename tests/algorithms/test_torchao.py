@@ -6,6 +6,7 @@ import warnings
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.timed import as_if
 from support.tiny import build
 from torch import nn
 from torch.nn import functional as F
@@ -172,7 +173,7 @@ def test_four_bits_that_fit_no_group_are_left():
 
 
 def test_slower_is_said_with_what_would_be_faster(monkeypatch):
-    monkeypatch.setattr("gearshift.kernels.speed.compared", lambda *_: 0.5)
+    monkeypatch.setattr("gearshift.models.in_place.in_turns", as_if(0.5))
     net = nn.Sequential(linear())
     with pytest.warns(GearshiftWarning) as said:
         gs.optimize(net, {"torchao": {"quant_type": "fp8dqrow"}}, data=[torch.randn(2, 128)])

@@ -10,7 +10,7 @@ from typing import Any
 from gearshift.models.sibling import taking
 
 
-def example_call(model: Any, data: Any = None) -> Callable[[], Any] | None:
+def example_call(model: Any, data: Any = None, batch_size: int = 1) -> Callable[[], Any] | None:
     """A call that runs the model once, as briefly as it can; None if nothing is known that it could be called with.
 
     Args:
@@ -18,6 +18,7 @@ def example_call(model: Any, data: Any = None) -> Callable[[], Any] | None:
         data: an iterable whose first item is a dict of the model's arguments, or what it takes as its only one; without
             it, a pipeline that reads prompts gets an empty one and a language model a few tokens, as it does for text.
             Encoder-decoder models take more than one argument, so nothing but a dict is known to fit them.
+        batch_size: images or texts at once, where `data` leaves that open.
     """
     given = next(iter(data), None) if data is not None else None
     if not hasattr(model, "forward"):
@@ -25,7 +26,11 @@ def example_call(model: Any, data: Any = None) -> Callable[[], Any] | None:
             given = {"prompt": ""} if reads_prompts(model) else None
         elif not isinstance(given, Mapping):
             given = {"prompt": given}
-        return None if given is None else lambda: quietly(model, {**_brief(model), **given})
+        return (
+            None
+            if given is None
+            else lambda: quietly(model, {**_brief(model), **given, **_batch(model, given, batch_size)})
+        )
     if isinstance(given, Mapping):
         return lambda: model(**given)
     speaks = hasattr(model, "generate") and hasattr(model, "get_input_embeddings")
@@ -34,19 +39,19 @@ def example_call(model: Any, data: Any = None) -> Callable[[], Any] | None:
     if speaks and not model.config.is_encoder_decoder:
         import torch
 
-        tokens = torch.zeros(1, 32, dtype=torch.long, device=next(model.parameters()).device)
+        tokens = torch.zeros(batch_size, 32, dtype=torch.long, device=next(model.parameters()).device)
         return lambda: model(input_ids=tokens)
     return None
 
 
-def layer_inputs(model: Any, data: Any = None) -> dict[Any, Any]:
+def layer_inputs(model: Any, data: Any = None, batch_size: int = 1) -> dict[Any, Any]:
     """The newest input of each linear layer and convolution in one example call; empty without one."""
     import torch
     from torch import nn
 
     from gearshift.core.model import parts
 
-    call = example_call(model, data)
+    call = example_call(model, data, batch_size)
     if call is None:
         return {}
     seen: dict[Any, Any] = {}
@@ -92,6 +97,18 @@ def reads_prompts(pipe: Any) -> bool:
     return "prompt" in inspect.signature(type(pipe).__call__).parameters and any(
         getattr(pipe, name, None) is not None for name in ("text_encoder", "text_encoder_2", "text_encoder_3")
     )
+
+
+def _batch(pipe: Any, call: Mapping[str, Any], batch_size: int) -> dict[str, Any]:
+    """What makes a batch of a call for one sample: more images for its prompt, or its class label several times."""
+    known = inspect.signature(type(pipe).__call__).parameters
+    if batch_size == 1 or any(isinstance(v, (list, tuple)) and len(v) > 1 for v in call.values()):
+        return {}
+    labels = call.get("class_labels")
+    if isinstance(labels, (list, tuple)):
+        return {"class_labels": [*labels] * batch_size}
+    name = next((n for n in ("num_images_per_prompt", "num_videos_per_prompt") if n in known), None)
+    return {} if name is None else {name: batch_size}
 
 
 def _brief(pipe: Any) -> dict[str, Any]:

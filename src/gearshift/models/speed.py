@@ -22,9 +22,9 @@ def verified(model: Any, recipe: Recipe, apply: Callable[[], Any]) -> Any:
     from gearshift.core.errors import GearshiftWarning
     from gearshift.core.record import record_of
 
-    before = seconds_of(example_call(model, recipe.data))
+    before = seconds_of(example_call(model, recipe.data, recipe.batch_size))
     made = apply()
-    after = seconds_of(example_call(made, recipe.data))
+    after = seconds_of(example_call(made, recipe.data, recipe.batch_size))
     record = record_of(made)
     if record is None or before is None or after is None:
         warnings.warn(

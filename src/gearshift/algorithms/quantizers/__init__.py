@@ -7,17 +7,21 @@ and what a saved folder keeps. One of them is a file with a `twin` and a `skelet
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.context import Context
 from gearshift.core.facts import ANY_KIND, Facts, Family, Kind, Persist, Slot, Stage, Trait
 
+if TYPE_CHECKING:
+    from gearshift.models.in_place import Pair, Timed
+
 LANGUAGE = frozenset({Kind.LANGUAGE})
 DIFFUSION = frozenset({Kind.DIFFUSION})
-BUDGET = 20.0  # milliseconds for timing one kind of layer
+WORTH_IT = 1.1  # times as fast as the float layer; below it a gain is within the noise of measuring
+SMALL = 1 << 17  # weights of a linear layer that take little memory in float too
 
 
 def quantizer_facts(kinds: frozenset[Kind] = ANY_KIND, *slots: Slot, **more: Any) -> Facts:
@@ -78,6 +82,16 @@ class LayerQuantizer(Algorithm, base=True):
         """
         raise NotImplementedError
 
+    def timed_call(self, model: Any, context: Context) -> Callable[[], Any] | None:
+        """The call in which layers are timed; None if nothing is known that the model could be called with."""
+        from gearshift.models.example import example_call
+
+        return example_call(model, context.recipe.data, context.recipe.batch_size)
+
+    def least_speed(self, layer: Any) -> float | None:
+        """How many times as fast as the float layer its twin has to be in its place to be taken; None: it always is."""
+        return None
+
     def keepsake(self, twin: Any) -> Any:
         """Plain data that `skeleton` needs besides the float layer's sizes; None by default."""
 
@@ -88,32 +102,68 @@ class LayerQuantizer(Algorithm, base=True):
     def apply(self, model: Any, context: Context) -> None:
         from gearshift.core.model import size_bytes
         from gearshift.core.target import Swap
+        from gearshift.models.in_place import in_turns
 
         started, before = time.perf_counter(), size_bytes(model)
-        places = self.places(model, context)
-        prepared = self.prepare(model, context, places)
         report = Report()
+        places = self.places(model, context)
+        call = self.timed_call(model, context)
+        found = self._twins(model, context, places, report)
+        stay = self._worth_it(call, found, report)
+        timed = in_turns(call, [pair for _, pair in stay]) if call is not None and stay else None
         kept: dict[str, dict[str, Any]] = {place.part: {} for place in places}
+        for place, (root, path, layer, twin) in stay:
+            report.take(place, layer, twin)
+            kept[place.part][path] = self.keepsake(twin)
+            context.change(Swap(root, path, twin, layer if context.keep_original else None, self.name))
+        context.save(parts=list(kept), paths=kept)
+        context.measured(size_before=before, size_after=size_bytes(model), seconds=time.perf_counter() - started)
+        report.tell(context, self.name, timed)
+
+    def _twins(self, model: Any, context: Context, places: list[Place], report: Report) -> list[tuple[Place, Pair]]:
+        """Each layer that can be replaced, with what would replace it."""
+        from gearshift.models.in_place import Pair
+
+        prepared, found = self.prepare(model, context, places), []
         for place in places:
             layer = place.layer
             twin = self.twin(layer, place, prepared, context)
+            place.input = None
             if twin is None or isinstance(twin, str):
                 report.leave(place, twin or "there is no such layer of fewer bits for it")
-                continue
-            report.take(place, layer, twin)
-            place.input = None
-            kept[place.part][place.path] = self.keepsake(twin)
-            context.change(Swap(place.root, place.path, twin, layer if context.keep_original else None, self.name))
-        context.save(parts=list(kept), paths=kept)
-        context.measured(size_before=before, size_after=size_bytes(model), seconds=time.perf_counter() - started)
-        report.tell(context, self.name)
+            else:
+                found.append((place, Pair(place.root, place.path, layer, twin)))
+        return found
+
+    def _worth_it(self, call: Any, found: list[tuple[Place, Pair]], report: Report) -> list[tuple[Place, Pair]]:
+        """Those that are replaced, some of them only if they are fast enough in their places.
+
+        One that was not timed is taken unless it would have to be faster than float.
+        """
+        from gearshift.models.in_place import in_turns
+
+        least = [self.least_speed(pair.before) for _, pair in found]
+        if call is None or not any(least):
+            kinds: dict[Any, Any] = {}
+        else:
+            kinds = in_turns(call, [pair for _, pair in found]).kinds
+        stay = []
+        for wanted, (place, pair) in zip(least, found, strict=True):
+            seconds = kinds.get(pair.kind)
+            if wanted is not None and seconds is not None and seconds.speed < wanted:
+                report.leave(place, f"it would run at {seconds.speed:.2f} times the speed of the float layer here")
+            elif wanted is not None and seconds is None and wanted > 1:
+                report.leave(place, "no example call reached it, so its speed could not be measured")
+            else:
+                stay.append((place, pair))
+        return stay
 
     def places(self, model: Any, context: Context) -> list[Place]:
         """The layers that a recipe quantizes, each with an input it was seen to have."""
         from gearshift.models.describe import chosen
         from gearshift.models.example import layer_inputs
 
-        seen = layer_inputs(model, context.recipe.data)
+        seen = layer_inputs(model, context.recipe.data, context.recipe.batch_size)
         found = chosen(model, self.types(), context.recipe)
         return [Place(part, root, path, seen.get(root.get_submodule(path))) for part, root, path in found]
 
@@ -127,47 +177,44 @@ class LayerQuantizer(Algorithm, base=True):
                 context.change(Swap(root, path, self.skeleton(root.get_submodule(path), kept), None, self.name))
 
 
+def least_int8_speed(layer: Any) -> float | None:
+    """What layers of int8 activations have to gain: convolutions speed, small linear layers at least nothing less."""
+    from torch import nn
+
+    if isinstance(layer, nn.Linear):
+        return 1.0 if layer.weight.numel() <= SMALL else None
+    return WORTH_IT
+
+
 class Report:
-    """What was replaced and left, how exact it is, and how fast at the inputs that the model really gives."""
+    """What was replaced and left, how exact it is, and how fast in calls of the model."""
 
     def __init__(self) -> None:
         self.sqnr: dict[str, float] = {}
         self.left: dict[str, str] = {}
-        self._ratios: dict[tuple, float] = {}
-        self._work: list[tuple[float, float]] = []
 
     def leave(self, place: Place, reason: str) -> None:
         self.left[str(place)] = reason
 
     def take(self, place: Place, layer: Any, twin: Any) -> None:
-        """Compare a twin with its layer, in weights and in time."""
-        from gearshift.kernels.speed import compared
-
         self.sqnr[str(place)] = sqnr(layer.weight, twin.weight)
-        if place.input is None:
-            return
-        key = (type(layer), type(twin), *layer.weight.shape, *place.input.shape)
-        if key not in self._ratios:
-            self._ratios[key] = compared(layer, twin, place.input, BUDGET)
-        rows = place.input.numel() / place.input.shape[-1]
-        self._work.append((float(layer.weight.numel() * rows), self._ratios[key]))
 
-    def tell(self, context: Context, name: str) -> None:
-        """Put it on the record; warn where the layers together are slower than before."""
+    def tell(self, context: Context, name: str, timed: Timed | None) -> None:
+        """Put it on the record; warn where the layers, or calls as a whole, are slower than before."""
         context.measured(layers=len(self.sqnr), left=self.left)
         if not self.sqnr:
             context.warn(f"{name} replaced no layer: {_reasons(self.left)}.")
             return
         context.measured(sqnr_mean=sum(self.sqnr.values()) / len(self.sqnr), sqnr=self.sqnr)
-        if not self._work:
+        if timed is None:
             context.note("No example call was at hand, so the speed of the layers was not measured.")
             return
-        ratio = sum(w for w, _ in self._work) / sum(w / max(r, 1e-9) for w, r in self._work)
-        context.measured(linear_speed_over_float=ratio)
-        if ratio < 1:
+        layers, whole = timed.layers.speed, timed.whole
+        context.measured(linear_speed_over_float=layers, call_speed_over_float=whole.speed, call_spread=whole.spread)
+        if layers < 1:
             context.warn(
-                f"{name} saves memory here, but its layers run at {ratio:.2f} times the speed of float ones at the "
-                "sizes this model uses on this machine."
+                f"{name} saves memory here, but its layers run at {layers:.2f} times the speed of float ones, and a "
+                f"call of the model at {whole.speed:.2f} times, at the sizes it uses on this machine."
             )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gearshift.algorithms.quantizers import DIFFUSION, Place, quantizer_facts
+from gearshift.algorithms.quantizers import DIFFUSION, LayerQuantizer, Place, quantizer_facts
 from gearshift.algorithms.quantizers.higgs import Higgs
 from gearshift.core.context import Context
 from gearshift.core.param import param
@@ -16,7 +16,7 @@ class DiffusersHiggs(Higgs):
     HIGGS (Malinovskii et al. 2024, arXiv 2411.17525), as the quantizer of that name has it for language models. The
     layers that stay in float are those that, quantized alone, change the denoiser's answers most at a few calls of an
     example run (`data`'s first item, or an empty prompt); without one, those whose weights change most. Speed is
-    measured, and FLUTE's kernels on CUDA are tuned, for `batch_size` times the rows of that run.
+    measured, and FLUTE's kernels on CUDA are tuned, at that run with `batch_size` images.
     """
 
     facts = quantizer_facts(DIFFUSION)
@@ -29,7 +29,10 @@ class DiffusersHiggs(Higgs):
         return (nn.Linear,)
 
     def sized(self, seen: Any, batch_size: int) -> Any:
-        return seen.reshape(-1, seen.shape[-1]).repeat(batch_size, 1)
+        return seen.reshape(-1, seen.shape[-1])
+
+    def timed_call(self, model: Any, context: Context) -> Any:
+        return LayerQuantizer.timed_call(self, model, context)
 
     def prepare(self, model: Any, context: Context, places: list[Place]) -> dict[str, Any]:
         """The twin of each layer, or the reason why it is left, by name."""

@@ -47,6 +47,16 @@ class Higgs(LayerQuantizer):
         rows = seen.reshape(-1, seen.shape[-1])
         return rows[-1:].repeat(batch_size, 1)
 
+    def timed_call(self, model: Any, context: Context) -> Any:
+        import torch
+
+        call = super().timed_call(model, context)
+        if call is None or model.config.is_encoder_decoder:
+            return call
+        device = next(model.parameters()).device
+        tokens = torch.zeros(context.recipe.batch_size, 1, dtype=torch.long, device=device)
+        return lambda: model(input_ids=tokens)
+
     def twin(self, layer: Any, place: Place, prepared: Any, context: Context) -> Any:
         from gearshift.kernels.hadamard import LEAST
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from gearshift.algorithms.quantizers import BUDGET, LayerQuantizer, Place, quantizer_facts
+from gearshift.algorithms.quantizers import LayerQuantizer, Place, least_int8_speed, quantizer_facts
 from gearshift.algorithms.quantizers.calibrating import made_up, readable, samples, trial, watch_inputs
-from gearshift.algorithms.quantizers.torch_dynamic import WORTH_IT
 from gearshift.core.context import Context
 from gearshift.core.param import param
 
@@ -64,7 +63,6 @@ class TorchStatic(LayerQuantizer):
         from torch import nn
 
         from gearshift.kernels.conv import supports
-        from gearshift.kernels.speed import compared
         from gearshift.kernels.static_layers import StaticInt8Conv2d, StaticInt8Linear
 
         fixed = _range(prepared[layer], layer)
@@ -73,15 +71,10 @@ class TorchStatic(LayerQuantizer):
         unsigned = self.weight_bits == "quint8"
         if isinstance(layer, nn.Linear):
             return StaticInt8Linear.of(layer, fixed, unsigned)
-        if not supports(layer):
-            return None
-        if place.input is None:
-            return "it is a convolution that the first sample did not reach, so its speed could not be measured"
-        twin = StaticInt8Conv2d.of(layer, fixed, unsigned)
-        key = (*layer.weight.shape, layer.stride, *place.input.shape)
-        if key not in prepared:
-            prepared[key] = compared(layer, twin, place.input, BUDGET)
-        return twin if prepared[key] >= WORTH_IT else "it is a convolution that int8 does not make faster here"
+        return StaticInt8Conv2d.of(layer, fixed, unsigned) if supports(layer) else None
+
+    def least_speed(self, layer: Any) -> float | None:
+        return least_int8_speed(layer)
 
     def skeleton(self, layer: Any, kept: Any) -> Any:
         from gearshift.kernels.static_layers import static_skeleton

@@ -1,0 +1,19 @@
+"""Made-up timings, for what follows from a measurement whatever machine the tests run on."""
+
+from gearshift.models.in_place import Seconds, Timed
+
+
+def as_if(layers, whole=None):
+    """An `in_turns` that finds the new layers so many times as fast, and calls as a whole as `whole` says.
+
+    Args:
+        layers: a number, or a function that gives one for the layer that stands there.
+    """
+
+    def in_turns(call, pairs, budget=0.0):
+        speeds = {pair.kind: layers(pair.before) if callable(layers) else layers for pair in pairs}
+        kinds = {kind: Seconds(1.0, 1 / speed, 0.0) for kind, speed in speeds.items()}
+        now = sum(seconds.now for seconds in kinds.values())
+        return Timed(kinds, Seconds(float(len(kinds)), now, 0.0), Seconds(1.0, 1 / (whole or len(kinds) / now), 0.0))
+
+    return in_turns
