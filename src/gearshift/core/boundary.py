@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,18 +17,18 @@ class Misfit(ValueError):
 
 
 @contextmanager
-def reading(path: Any, what: str) -> Iterator[None]:
+def reading(path: Any, what: str, fault: Callable[[str], Exception] = BrokenFolder) -> Iterator[None]:
     """Whatever goes wrong while a file or folder is read becomes one sentence with its name.
 
     Raises:
-        BrokenFolder: '... cannot be read as (what): (why)'; errors and warnings of our own pass through.
+        BrokenFolder, or another `fault`: '... cannot be read as (what): (why)'; our own errors and warnings pass.
     """
     try:
         yield
     except (GearshiftError, Warning):
         raise
     except Exception as error:
-        raise BrokenFolder(f"{_shown(path)} cannot be read as {what}: {_why(error)}.") from error
+        raise fault(f"{_shown(path)} cannot be read as {what}: {_why(error)}.") from error
 
 
 @contextmanager

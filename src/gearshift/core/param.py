@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gearshift.core.errors import BadValue
+from gearshift.core.errors import BadValue, quoted
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Param:
             BadValue: one sentence with what is allowed and what was given.
         """
         if not self.bound.admits(value):
-            raise BadValue(f"The {name!r} parameter of {owner} must be {self.bound}. Got {value!r} instead.")
+            raise BadValue(f"The {name!r} parameter of {owner} must be {self.bound}. Got {quoted(value)} instead.")
         return value
 
     def describe(self) -> dict[str, Any]:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from gearshift.core.algorithm import Algorithm
-from gearshift.core.errors import BadRecipe, GearshiftError, UnknownName
+from gearshift.core.boundary import reading
+from gearshift.core.errors import BadRecipe, GearshiftError, UnknownName, quoted
+from gearshift.core.literal import read_recipe, written
 from gearshift.core.registry import registry
 from gearshift.core.rules import conflicts, order
+from gearshift.core.yamls import read_yaml, write_yaml
 
 SAVED_SETTINGS = ("batch_size", "device", "seed", "include", "exclude")
 SETTINGS = (*SAVED_SETTINGS, "tokenizer", "processor", "data")
@@ -31,7 +32,7 @@ class Recipe:
         include: globs of module paths; given, algorithms that replace layers take these and no others.
         exclude: globs of module paths that are left alone beside those that are left alone anyway.
         tokenizer, processor: used to read calibration data; never saved with the model by a recipe.
-        data: calibration data: an iterable of what the model takes.
+        data: calibration data: an iterable of what the model takes; a dict or a string is one such example.
 
     Raises:
         BadRecipe: from `of` and `ready`, with everything that is wrong at once.
@@ -78,14 +79,22 @@ class Recipe:
     def __post_init__(self) -> None:
         problems = []
         if not isinstance(self.batch_size, int) or isinstance(self.batch_size, bool) or self.batch_size < 1:
-            problems.append(f"batch_size must be an int of 1 or more. Got {self.batch_size!r} instead.")
-        if not isinstance(self.seed, int) or isinstance(self.seed, bool):
-            problems.append(f"seed must be an int. Got {self.seed!r} instead.")
+            problems.append(f"batch_size must be an int of 1 or more. Got {quoted(self.batch_size)} instead.")
+        if not isinstance(self.seed, int) or isinstance(self.seed, bool) or not -(2**63) <= self.seed < 2**64:
+            problems.append(f"seed must be an int of at most 64 bits. Got {quoted(self.seed)} instead.")
+        if self.device is not None and not re.fullmatch(r"[a-z]+(:\d+)?", str(self.device)[:30]):
+            problems.append(f"device must be a name such as 'cpu' or 'cuda:0'. Got {quoted(self.device)} instead.")
+        elif self.device is not None:
+            object.__setattr__(self, "device", str(self.device))
+        if isinstance(self.data, (str, Mapping)):
+            object.__setattr__(self, "data", [self.data])
+        elif self.data is not None and not isinstance(self.data, Iterable):
+            problems.append(f"data must be a list of what the model takes. Got {quoted(self.data)} instead.")
         for name in ("include", "exclude"):
             given = getattr(self, name)
             globs = (given,) if isinstance(given, str) else given
             if not isinstance(globs, (list, tuple)) or not all(isinstance(g, str) and g for g in globs):
-                problems.append(f"{name} must be a list of globs such as 'blocks.*.attn'. Got {given!r} instead.")
+                problems.append(f"{name} must be a list of globs such as 'blocks.*.attn'. Got {quoted(given)} instead.")
             else:
                 object.__setattr__(self, name, tuple(globs))
         if problems:
@@ -110,21 +119,26 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """Plain data that `of` reads back; tokenizer, processor and data stay behind."""
         algorithms = [{a.name: a.values()} if a.params() else a.name for a in self]
+        return {"algorithms": algorithms, **self._changed()}
+
+    def _changed(self) -> dict[str, Any]:
+        """Settings that are not as they are by default, as plain data."""
         default = Recipe()
         values = {k: getattr(self, k) for k in SAVED_SETTINGS if getattr(self, k) != getattr(default, k)}
-        changed = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
-        return {"algorithms": algorithms, **changed}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     def to_yaml(self) -> str:
-        return yaml.safe_dump(self.to_dict(), sort_keys=False)
+        return write_yaml(self.to_dict())
 
     def __str__(self) -> str:
-        return ", ".join(_short(a) for a in self) or "nothing"
+        """As `of` reads it back, unless there is a tokenizer, a processor or data."""
+        settings = [f"{k}={written(v)}" for k, v in self._changed().items()]
+        return ", ".join([_short(a) for a in self] + settings)
 
 
 def _short(algorithm: Algorithm) -> str:
     defaults = algorithm.params()
-    changed = [f"{k}={v}" for k, v in algorithm.values().items() if v != defaults[k].default]
+    changed = [f"{k}={written(v)}" for k, v in algorithm.values().items() if v != defaults[k].default]
     return algorithm.name + (f"({', '.join(changed)})" if changed else "")
 
 
@@ -136,12 +150,12 @@ def _entries(given: Any) -> tuple[Recipe, list[Any]]:
     if isinstance(given, Path) or (isinstance(given, str) and given.endswith((".yaml", ".yml"))):
         return Recipe(), [_read_yaml(Path(given))]
     if isinstance(given, str):
-        return Recipe(), _read_string(given)
+        return Recipe(), read_recipe(given)
     if isinstance(given, (Mapping, Algorithm)):
         return Recipe(), [given]
     if isinstance(given, (list, tuple)):
         return Recipe(), list(given)
-    raise BadRecipe([f"A recipe is a name, a list, a dict, a YAML file or a Recipe. Got {given!r} instead."])
+    raise BadRecipe([f"A recipe is a name, a list, a dict, a YAML file or a Recipe. Got {quoted(given)} instead."])
 
 
 def _algorithms(entry: Any, settings: dict[str, Any]) -> Iterator[Algorithm]:
@@ -151,14 +165,14 @@ def _algorithms(entry: Any, settings: dict[str, Any]) -> Iterator[Algorithm]:
     elif isinstance(entry, type) and issubclass(entry, Algorithm):
         yield entry()
     elif isinstance(entry, str):
-        for name, values in (next(iter(e.items())) for e in _read_string(entry)):
-            yield _class(name).make(values)
+        for named in read_recipe(entry):
+            yield from _algorithms(named, settings)
     elif isinstance(entry, Mapping):
         problems = []
         for name, values in entry.items():
             try:
                 if name == "algorithms":
-                    for inner in values or []:
+                    for inner in _listed(values):
                         yield from _algorithms(inner, settings)
                 elif name in SETTINGS:
                     settings.setdefault(name, values)
@@ -171,44 +185,37 @@ def _algorithms(entry: Any, settings: dict[str, Any]) -> Iterator[Algorithm]:
         if problems:
             raise BadRecipe(problems)
     else:
-        raise BadRecipe([f"A recipe's entry is a name, {{name: parameters}} or an algorithm. Got {entry!r} instead."])
+        raise BadRecipe(
+            [f"A recipe's entry is a name, {{name: parameters}} or an algorithm. Got {quoted(entry)} instead."]
+        )
 
 
-def _class(name: str) -> type[Algorithm]:
+def _listed(entries: Any) -> list[Any]:
+    if entries is None:
+        return []
+    if isinstance(entries, (str, Mapping)):
+        return [entries]
+    if isinstance(entries, (list, tuple)):
+        return list(entries)
+    raise BadRecipe([f"The algorithms of a recipe are a list. Got {quoted(entries)} instead."])
+
+
+def _class(name: Any) -> type[Algorithm]:
     try:
         return registry().get(name)
     except UnknownName as error:
-        raise BadRecipe([str(error)]) from None
+        raise BadRecipe([str(UnknownName("algorithm or setting", name, [*error.known, *SETTINGS]))]) from None
 
 
 def _values(name: str, values: Any) -> dict[str, Any]:
     if values is None or values is True:
         return {}
     if not isinstance(values, Mapping):
-        raise BadRecipe([f"{name} takes a dict of parameters. Got {values!r} instead."])
+        raise BadRecipe([f"{name} takes a dict of parameters. Got {quoted(values)} instead."])
     return dict(values)
 
 
 def _read_yaml(path: Path) -> Any:
-    try:
-        found = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise BadRecipe([f"{path} cannot be read: {error.strerror}."]) from None
-    except yaml.YAMLError as error:
-        raise BadRecipe([f"{path} is not YAML: {' '.join(str(error).split())}."]) from None
+    with reading(path, "YAML", lambda sentence: BadRecipe([sentence])):
+        found = read_yaml(path)
     return {"algorithms": found} if isinstance(found, list) else found
-
-
-def _read_string(text: str) -> list[dict[str, dict[str, Any]]]:
-    """'a, b(x=1)' as [{'a': {}}, {'b': {'x': 1}}]; values are read as YAML scalars."""
-    found, rest = [], text.strip()
-    while rest:
-        match = re.match(r"([A-Za-z_]\w*)\s*(?:\(([^()]*)\))?\s*(?:[,+]\s*|$)", rest)
-        if not match:
-            raise BadRecipe([f"{rest!r} cannot be read as a recipe; write 'name, name(parameter=value)'."])
-        pairs = [p.partition("=") for p in (match[2] or "").split(",") if p.strip()]
-        if any(not sign for _, sign, _ in pairs):
-            raise BadRecipe([f"{match[0]!r}: parameters are written name=value."])
-        found.append({match[1]: {k.strip(): yaml.safe_load(v) for k, _, v in pairs}})
-        rest = rest[match.end() :]
-    return found
