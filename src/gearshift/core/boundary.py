@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gearshift.core.errors import BadValue, BrokenFolder, GearshiftError, quoted, told
+from gearshift.core.errors import BadValue, BrokenFolder, GearshiftError, MissingExtra, quoted, told
 
 
 class Misfit(ValueError):
@@ -21,11 +21,12 @@ def reading(path: Any, what: str, fault: Callable[[str], Exception] = BrokenFold
     """Whatever goes wrong while a file or folder is read becomes one sentence with its name.
 
     Raises:
-        BrokenFolder, or another `fault`: '... cannot be read as (what): (why)'; our own errors and warnings pass.
+        BrokenFolder, or another `fault`: '... cannot be read as (what): (why)'. What names its file already passes,
+            and so do missing packages and warnings.
     """
     try:
         yield
-    except (GearshiftError, Warning):
+    except (BrokenFolder, MissingExtra, Warning):
         raise
     except Exception as error:
         raise fault(f"{_shown(path)} cannot be read as {what}: {_why(error)}.") from error

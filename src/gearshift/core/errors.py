@@ -82,8 +82,8 @@ def told(error: BaseException) -> str:
     """Another library's error as part of a sentence: on one line, without its final period, of bounded length."""
     text = " ".join(str(error).split()).rstrip(".")
     text = text if len(text) <= TOLD else text[: TOLD - 3] + "..."
-    name = type(error).__name__
-    return text if text and not isinstance(error, (KeyError, IndexError, AttributeError)) else f"{name} {text}".strip()
+    bare = isinstance(error, (KeyError, IndexError, AttributeError)) and not isinstance(error, GearshiftError)
+    return text if text and not bare else f"{type(error).__name__} {text}".strip()
 
 
 def _brief() -> reprlib.Repr:

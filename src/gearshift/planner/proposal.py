@@ -11,15 +11,35 @@ from typing import Any
 
 import numpy as np
 
-from gearshift.core.errors import BrokenFolder
+from gearshift.core.boundary import Misfit, path_of, reading
+from gearshift.core.errors import BadValue, quoted
 from gearshift.core.extras import need
 from gearshift.core.files import replacing_file, write_atomically
+from gearshift.core.plain import anything, fields, list_of, maybe, number, one_of, read_json, text, whole
 from gearshift.precision.kinds import Precision
 from gearshift.precision.schedule import PrecisionSchedule
 from gearshift.steps.planned import Schedule
 
 FORMAT = "gearshift plan 2"
+LONGEST = 100_000  # steps
 LETTERS: dict[Precision | None, str] = {Precision.INT4: "4", Precision.INT8: "8"}
+SHAPE = fields(
+    {
+        "format": one_of(FORMAT),
+        "key": text(most=1000),
+        "steps": whole(1, LONGEST),
+        "schedule": anything,
+        "asked": text(most=1000),
+        "mode": one_of("taylor", "default"),
+        "gears": anything,
+        "memory": maybe(number(1e-6, 1e6)),
+        "error": maybe(number(0)),
+        "fraction": maybe(number(1e-6, 1e6)),
+        "sensitivity": list_of(number(), most=LONGEST),
+        "runs": whole(),
+        "seconds": number(0),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -82,7 +102,12 @@ class Plan:
         """The same share of steps, as densely in each part of the run, for another number of steps.
 
         Fitted weights belong to the steps they were fitted for: the resampled plan extrapolates. Nothing is measured.
+
+        Raises:
+            BadValue: unless steps is an int of 1 or more.
         """
+        if not isinstance(steps, int) or isinstance(steps, bool) or not 1 <= steps <= LONGEST:
+            raise BadValue(f"A plan is resampled to 1 to {LONGEST} steps. Got {quoted(steps)} instead.")
         count = min(max(round(len(self.schedule.computed) * steps / self.steps), 2), steps)
         old = np.array(self.schedule.computed) * (steps - 1) / max(self.steps - 1, 1)
         places = np.interp(np.linspace(0, 1, count), np.linspace(0, 1, len(old)), old)
@@ -126,14 +151,27 @@ class Plan:
         Raises:
             BrokenFolder: if the file is not there or holds something else.
         """
-        try:
-            data = json.loads(Path(path).read_text())
-            if data.pop("format") != FORMAT:
-                raise KeyError("format")
+        place = path_of(path, "A plan's file")
+        with reading(place, "a plan saved by gearshift"):
+            data = read_json(place, SHAPE, "a plan saved by gearshift")
+            del data["format"]
             data["schedule"] = Schedule.of(data["schedule"])
             data["sensitivity"] = tuple(data["sensitivity"])
             if data["gears"] is not None:
                 data["gears"] = PrecisionSchedule.from_json(json.dumps(data["gears"]))
-            return Plan(**data)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise BrokenFolder(f"{path} is not a plan saved by gearshift: {error}.") from error
+            plan = Plan(**data)
+            plan.must_fit()
+        return plan
+
+    def must_fit(self) -> None:
+        """Check that the parts belong to each other.
+
+        Raises:
+            Misfit: if they do not.
+        """
+        if self.schedule.computed[-1] >= self.steps or any(p >= self.steps for p in self.schedule.weights):
+            raise Misfit(f"schedule has positions beyond its {self.steps} steps")
+        if self.gears is not None and self.gears.total_steps != self.steps:
+            raise Misfit(f"gears are for {self.gears.total_steps} steps, and the plan is for {self.steps}")
+        if len(self.sensitivity) not in (0, self.steps):
+            raise Misfit(f"sensitivity has {len(self.sensitivity)} items for {self.steps} steps")

@@ -52,9 +52,9 @@ class Precision(Enum):
         """Whether no weight of a float32 model is rounded: FP32 only."""
         return self is Precision.FP32
 
-    def memory_ratio(self, relative_to: Precision | None = None) -> float:
-        """Bytes of the weights over those at another precision (FP16 if none is given)."""
-        return self.bits / (relative_to or Precision.FP16).bits
+    def memory_ratio(self, relative_to: Precision | str | None = None) -> float:
+        """Bytes of the weights over those at another precision, or at one that a name stands for (None: FP16)."""
+        return self.bits / (Precision.FP16 if relative_to is None else Precision.parse(relative_to)).bits
 
     def __lt__(self, other: object) -> bool:
         if not isinstance(other, Precision):

@@ -10,13 +10,31 @@ from enum import Enum
 from itertools import groupby, pairwise
 from typing import Any
 
-from gearshift.core.errors import UnknownName
+from gearshift.core.errors import GearshiftError, UnknownName, told
+from gearshift.core.plain import anything, fields, list_of, maybe, number, one_of, text
 from gearshift.precision.errors import MemoryConstraint, ProfileError, QualityConstraint
 from gearshift.precision.kinds import Precision
 from gearshift.precision.noise import TRAIN_STEPS, default_log_snr
 
 TOLERANCE = 1e-9  # of a zone's bounds, so that 0.1 + 0.2 is 0.3
 _BOUNDS = {"fraction": (0.0, 1.0), "sigma": (math.inf, 0.0), "log_snr": (-math.inf, math.inf)}
+SHAPE = fields(
+    {
+        "name": text(most=1000),
+        "zones": list_of(
+            fields(
+                {"start": anything, "end": anything, "precision": text(most=40)},
+                {"rationale": text(most=1000), "unit": one_of(*_BOUNDS)},
+            ),
+            most=10_000,
+        ),
+    },
+    {
+        "description": text(most=1000),
+        "quality_target": maybe(number()),
+        "memory_target": maybe(number()),
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -110,11 +128,10 @@ class PrecisionProfile:
             ProfileError: if it is something else.
         """
         try:
-            return cls(**{**data, "zones": [PrecisionZone(**zone) for zone in data["zones"]]})
-        except (TypeError, KeyError) as error:
-            raise ProfileError(
-                f"A profile as data needs a name and zones of start, end and precision: {error}."
-            ) from None
+            read = SHAPE(data, "")
+            return cls(**{**read, "zones": [PrecisionZone(**zone) for zone in read["zones"]]})
+        except (GearshiftError, ValueError) as error:
+            raise ProfileError(f"This is not the data of a profile: {told(error)}.") from error
 
     def validate(self) -> None:
         """Check that the zones cover the run with no gap and no overlap, and that the targets are met.

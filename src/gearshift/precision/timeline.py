@@ -7,9 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gearshift.core.errors import GearshiftError, UnknownName
+from gearshift.core.boundary import Misfit
+from gearshift.core.errors import GearshiftError, told
 from gearshift.core.extras import need
 from gearshift.core.files import replacing_file
+from gearshift.core.plain import fields, list_of, number, one_of, parse_json, text, whole
 from gearshift.precision.errors import ScheduleError
 from gearshift.precision.kinds import Precision
 from gearshift.precision.transitions import PrecisionTransition
@@ -18,6 +20,29 @@ if TYPE_CHECKING:
     from gearshift.precision.schedule import PrecisionSchedule
 
 FORMAT = "gearshift precision schedule 1"
+LONGEST = 100_000  # steps
+LABEL = one_of(*(p.value for p in Precision))
+SHAPE = fields(
+    {
+        "format": one_of(FORMAT),
+        "name": text(most=1000),
+        "total_steps": whole(1, LONGEST),
+        "precisions": list_of(LABEL, least=1, most=LONGEST),
+        "changes": list_of(
+            fields(
+                {
+                    "from": LABEL,
+                    "to": LABEL,
+                    "start": whole(0, LONGEST),
+                    "end": whole(0, LONGEST),
+                    "strategy": text(r"[a-z_]+(\([0-9]{1,5}\))?", "a strategy", most=40),
+                    "blend": list_of(number(0, 1), least=1, most=LONGEST),
+                }
+            ),
+            most=LONGEST,
+        ),
+    }
+)
 _MARKS = {
     Precision.INT4: "4",
     Precision.INT8: "8",
@@ -96,37 +121,18 @@ def from_json(text: str, make: Callable[..., PrecisionSchedule]) -> PrecisionSch
         ScheduleError: in one sentence, if it is something else.
     """
     try:
-        data = json.loads(text)
-        if not isinstance(data, dict) or data.get("format") != FORMAT:
-            raise ScheduleError(f"its format must be {FORMAT!r}.")
-        _exactly(data, {"format", "name", "total_steps", "precisions", "changes"})
-        if not (isinstance(data["name"], str) and isinstance(data["precisions"], list)):
-            raise ScheduleError("its name must be a string and its precisions a list.")
-        if data["total_steps"] != len(data["precisions"]):
-            raise ScheduleError(f"it has {len(data['precisions'])} precisions for {data['total_steps']!r} steps.")
-        precisions = tuple(_named(p) for p in data["precisions"])
-        changes = tuple(_change(c) for c in data["changes"])
-        if not changes and len(set(precisions)) > 1:
-            raise ScheduleError("it has no changes, and its precisions change.")
-        return make(data["name"], precisions, changes)
-    except (GearshiftError, ValueError, TypeError, AttributeError) as error:
-        raise ScheduleError(f"This is not the JSON of a precision schedule: {error}") from error
+        return _made(parse_json(text, SHAPE), make)
+    except (GearshiftError, ValueError, TypeError, RecursionError) as error:
+        raise ScheduleError(f"This is not the JSON of a precision schedule: {told(error)}.") from error
 
 
-def _change(data: dict[str, Any]) -> PrecisionTransition:
-    _exactly(data, {"from", "to", "start", "end", "strategy", "blend"})
-    old, new = _named(data["from"]), _named(data["to"])
-    return PrecisionTransition(old, new, data["start"], data["end"], data["strategy"], tuple(data["blend"]))
-
-
-def _named(label: str) -> Precision:
-    found = next((p for p in Precision if p.value == label), None)
-    if found is None:
-        raise UnknownName("precision", label, [p.value for p in Precision])
-    return found
-
-
-def _exactly(data: dict[str, Any], keys: set[str]) -> None:
-    if set(data) != keys:
-        given = ", ".join(sorted(map(repr, data)))
-        raise ScheduleError(f"one part must have the keys {', '.join(sorted(keys))}. Got {given} instead.")
+def _made(read: dict[str, Any], make: Callable[..., PrecisionSchedule]) -> PrecisionSchedule:
+    if read["total_steps"] != len(read["precisions"]):
+        raise Misfit(f"it has {len(read['precisions'])} precisions for {read['total_steps']} steps")
+    changes = tuple(
+        PrecisionTransition(c["from"], c["to"], c["start"], c["end"], c["strategy"], tuple(c["blend"]))
+        for c in read["changes"]
+    )
+    if not changes and len(set(read["precisions"])) > 1:
+        raise Misfit("it has no changes, and its precisions change")
+    return make(read["name"], tuple(read["precisions"]), changes)

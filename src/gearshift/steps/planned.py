@@ -5,14 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from gearshift.core.boundary import Misfit
+from gearshift.core.plain import dict_of, either, fields, list_of, number, text, whole
 from gearshift.steps.bands import groups
 from gearshift.steps.memory import Weights
 from gearshift.steps.predict import Predictor
 
 if TYPE_CHECKING:
     from gearshift.steps.run import Run
+LAST = 100_000  # no run has more steps
+SHAPE = fields(
+    {
+        "computed": list_of(whole(0, LAST), least=1, most=LAST),
+        "weights": dict_of(
+            list_of(either(list, list_of(number(), least=1, most=1000), number()), most=100),
+            key=text(r"0|[1-9][0-9]{0,5}", "a position"),
+        ),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -36,9 +49,19 @@ class Schedule:
 
     @staticmethod
     def of(data: Mapping[str, Any]) -> Schedule:
-        """From what `as_data` gave."""
-        weights: dict[int, Any] = {int(p): tuple(_read(w) for w in ws) for p, ws in data["weights"].items()}
-        return Schedule(tuple(int(p) for p in data["computed"]), weights)
+        """From what `as_data` gave.
+
+        Raises:
+            Misfit: for anything else.
+        """
+        read = SHAPE(data, "schedule")
+        computed = tuple(read["computed"])
+        if computed[0] != 0 or any(b <= a for a, b in pairwise(computed)):
+            raise Misfit("schedule.computed must rise from 0")
+        weights: dict[int, Any] = {int(p): tuple(_read(w) for w in ws) for p, ws in read["weights"].items()}
+        if any(len({0 if isinstance(w, float) else len(w) for w in ws}) > 1 for ws in weights.values()):
+            raise Misfit("schedule.weights must be numbers, or lists of one length, at each position")
+        return Schedule(computed, weights)
 
 
 def _suits(weights: Any, kept: int, latent: Any) -> bool:
