@@ -132,7 +132,7 @@ def test_gates_live_beside_offloading_hooks(hooks_first):
         add_hook_to_module(tiny.pipe.unet, Counting())
     tiny.run(steps=8)
     assert len(filled(tiny.pipe)) == 3
-    assert Counting.calls == (5 if hooks_first else 8)
+    assert Counting.calls == 8  # hooks stand around gates, whichever came first
     gs.restore(tiny.pipe)
     assert gate_of(tiny.pipe.unet) is None
     assert torch.equal(tiny.run(steps=8), plain)

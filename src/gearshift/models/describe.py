@@ -17,7 +17,7 @@ HEADS = ("lm_head", "proj_out", "embed*", "score", "classifier")
 
 @dataclass(frozen=True)
 class Description:
-    """A model's kind and traits, and the type of device it is on."""
+    """A model's kind and traits, and the type of device it runs on."""
 
     kind: Kind
     traits: frozenset[Trait]
@@ -37,10 +37,12 @@ def describe(model: Any) -> Description:
         return Description(model.kind, model.traits, "cpu")
     found = denoisers(model)
     traits = {Trait.TORCH_MODULE, Trait.TORCH_FORWARD}
-    if any(isinstance(m, torch.nn.Linear) for part in modules for m in part.modules()):
-        traits.add(Trait.LINEAR)
-    if any(p.is_floating_point() for part in modules for p in part.parameters()):
-        traits.add(Trait.FLOAT_WEIGHTS)
+    weights = [p for part in modules for p in part.parameters()]
+    if not any(p.is_meta for p in weights):  # offloaded leaf by leaf, they are only there while a layer runs
+        if any(isinstance(m, torch.nn.Linear) for part in modules for m in part.modules()):
+            traits.add(Trait.LINEAR)
+        if any(p.is_floating_point() for p in weights):
+            traits.add(Trait.FLOAT_WEIGHTS)
     for denoiser in found.values():
         row = describe_denoiser(denoiser)
         traits.add(Trait.DENOISES)
@@ -54,8 +56,18 @@ def describe(model: Any) -> Description:
             traits.add(Trait.ATTENTION)
         if hasattr(model, "vae") or hasattr(model, "image_processor"):
             traits.add(Trait.IMAGES)
-    device = next((p.device.type for part in modules for p in part.parameters()), "cpu")
-    return Description(_kind(model, bool(found)), frozenset(traits), device)
+    return Description(_kind(model, bool(found)), frozenset(traits), _device(modules, weights))
+
+
+def _device(modules: list[Any], weights: list[Any]) -> str:
+    """Where weights are, or where the hooks that offload them leaf by leaf bring them to."""
+    import torch
+
+    held = [p.device for p in weights if not p.is_meta]
+    brought = (
+        getattr(getattr(m, "_hf_hook", None), "execution_device", None) for part in modules for m in part.modules()
+    )
+    return next((torch.device(d).type for d in (*held, *brought) if d is not None), "cpu")
 
 
 def _kind(model: Any, denoises: bool) -> Kind:

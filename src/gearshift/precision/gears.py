@@ -86,6 +86,8 @@ class Geared(Gate):
         self.eight: Operand | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not self.on:
+            return self.compute(*args, **kwargs)
         bits = _traced_bits(self.turn) if torch.compiler.is_compiling() else bits_of(current(), self.turn)
         if bits == 0:
             return self._high(*args, **kwargs)

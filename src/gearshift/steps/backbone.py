@@ -39,7 +39,7 @@ class Backbone(Gate):
         self.lost = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        run = self._run(args, kwargs)
+        run = self._run(args, kwargs) if self.on else None
         if run is None:
             return self.compute(*args, **kwargs)
         before = run.branch

@@ -6,19 +6,22 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from gearshift.steps.chain import Link, innermost, is_own, links, slots
 from gearshift.steps.rule import Place, Rule
 from gearshift.steps.run import Run, current
 
 
-class Gate:
-    """A callable set as `module.forward`.
+class Gate(Link):
+    """A callable that stands in front of the forward of a module's class, inside of others' hooks on that module.
 
-    torch.compile gets what stands behind it, through `compiled`; it is traced itself only while it is `told`.
+    So hooks go around gates whichever came first, and taking them off leaves the gates. torch.compile gets what stands
+    behind a gate, through `compiled`; it is traced itself only while it is `told`.
 
     Attributes:
         module: the module it stands in.
         own: its class's forward; torch.compile cannot look that up on every class.
-        behind: a forward that was set on the module before (offloading hooks do so); None: the class's own.
+        behind: a forward that somebody set on the module before; None: the class's own.
+        on: it stands; else, where somebody's function still holds it, it only hands calls on.
         compiled: a compiled stand-in for the forward, or None.
         rule: the rule that decides here; None lets every call through.
         place: the gates it shares an output with.
@@ -31,6 +34,7 @@ class Gate:
         self.module = module
         self.own: Callable[..., Any] = type(module).forward
         self.behind: Callable[..., Any] | None = None
+        self.on = False
         self.compiled: Callable[..., Any] | None = None
         self.rule: Rule | None = None
         self.place: Place | None = None
@@ -61,26 +65,33 @@ class Gate:
         """Called before a graph is traced that looks into this gate, with the run that it will serve."""
 
     def stand(self) -> None:
-        """Take the place of the module's forward."""
-        if gate_of(self.module) is not self:
-            self.behind = vars(self.module).get("forward")
-            vars(self.module)["forward"] = self
+        """Take the place in front of the module's own forward, unless it is there already."""
+        if not self.is_reached:
+            places = innermost(self.module)
+            held = places[0].held
+            self.behind = None if is_own(held, self.module) else held
+            for slot in places:
+                slot.put(self, self.module)
+        self.on = True
 
     def leave(self) -> None:
-        """Give the place back, also from under hooks that were put on afterwards."""
-        held = vars(self.module)
-        for name in ("forward", "_old_forward"):
-            if held.get(name) is self:
-                if self.behind is not None or name == "_old_forward":
-                    held[name] = self.behind or self.own.__get__(self.module)
-                else:
-                    del held[name]
+        """Give the place back, whatever hooks were put around it since."""
+        self.on = False
+        for slot in slots(self.module):
+            if slot.held is self:
+                slot.put(self.behind, self.module)
+
+    @property
+    def is_reached(self) -> bool:
+        """Whether calls of the module get here; somebody may have set another forward, or taken a hook off."""
+        return vars(self.module).get("forward") is self or any(link is self for link in links(self.module))
 
 
 def gate_of(module: Any) -> Gate | None:
-    """The gate that stands in a module, under later hooks too."""
-    for name in ("forward", "_old_forward"):
-        found = vars(module).get(name)
-        if isinstance(found, Gate):
-            return found
-    return None
+    """The outermost gate that stands in a module."""
+    held = vars(module).get("forward")
+    if held is None:
+        return None
+    if isinstance(held, Gate) and held.on:
+        return held
+    return next((link for link in links(module) if isinstance(link, Gate) and link.on), None)

@@ -13,7 +13,6 @@ from typing import Any
 from gearshift.core.context import Context
 from gearshift.core.facts import ANY_KIND, Facts, Family, Kind, Slot, Stage, Trait
 
-HOOKED = "_old_forward"  # where accelerate's hooks look for the forward that they stand around
 WORTH_IT = 0.3  # share of the parameters below which compiling gains little
 
 
@@ -31,25 +30,16 @@ def compiler_facts(kinds: frozenset[Kind] = ANY_KIND, **more: Any) -> Facts:
 
 @dataclass(eq=False)
 class Compiling:
-    """A gate with a compiled forward behind it, and behind the offloading hook (accelerate's) if one is there."""
+    """A gate with a compiled forward behind it; hooks of other libraries stand around both."""
 
     gate: Any
     compiled: Any
-    hooked: Any = None  # what the hook called before
 
     def lay(self) -> None:
-        held = vars(self.gate.module)
-        if self.gate.behind is not None and HOOKED in held:
-            self.hooked, held[HOOKED] = held[HOOKED], self.compiled
-        else:
-            self.gate.compiled = self.compiled
+        self.gate.compiled = self.compiled
 
     def lift(self) -> None:
         self.gate.compiled = None
-        held = vars(self.gate.module)
-        for name in (HOOKED, "forward"):  # the latter if the hook was taken off meanwhile
-            if held.get(name) is self.compiled:
-                held[name] = self.hooked
 
     def why_not(self) -> None:
         return None
@@ -89,7 +79,7 @@ def compile_behind(model: Any, context: Context, make: Callable[[Any], Any], blo
 def compile_at(gates: Iterable[Any], context: Context, make: Callable[[Any], Any]) -> None:
     """Put compiled forwards behind these gates, unless somebody gave a module a forward that is not its class's."""
     for gate in gates:
-        if gate.behind is None or HOOKED in vars(gate.module):
+        if gate.behind is None:
             context.change(Compiling(gate, make(gate.module)))
         else:
             context.warn(
