@@ -13,6 +13,7 @@ from typing import Any
 import gearshift.algorithms  # noqa: F401  first, so that importing it later does not take the verb's name
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.recipe import Recipe
+from gearshift.core.surroundings import surroundings
 from gearshift.verbs import algorithms, disabled, follow, optimize, plan, problems, restore, status, warm_up
 
 __version__ = "0.1.0"
@@ -40,21 +41,24 @@ def save(model: Any, folder: str | os.PathLike[str]) -> None:
     """Write a model and everything done to it: safetensors and JSON. See `gearshift.core.store.save`."""
     from gearshift.core import store
 
-    store.save(model, folder)
+    with surroundings():
+        store.save(model, folder)
 
 
 def load(folder: str | os.PathLike[str], device: str | None = None, verify: bool = True) -> Any:
     """The model of a saved folder, on a device. See `gearshift.core.reload.load`."""
     from gearshift.core import reload
 
-    return reload.load(folder, device, verify)
+    with surroundings():
+        return reload.load(folder, device, verify)
 
 
 def read_checkpoint(folder: str | os.PathLike[str]) -> Any:
     """A language model that another program quantized. See `gearshift.algorithms.quantizers.reading`."""
     from gearshift.algorithms.quantizers import reading
 
-    return reading.read_checkpoint(folder)
+    with surroundings():
+        return reading.read_checkpoint(folder)
 
 
 _RUNTIMES = {

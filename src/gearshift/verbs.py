@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 from gearshift.core.algorithm import Algorithm
-from gearshift.core.errors import BadRecipe, BadValue, GearshiftError, WrongModel
+from gearshift.core.errors import BadRecipe, BadValue, WrongModel
 from gearshift.core.extras import installed, missing
 from gearshift.core.recipe import SAVED_SETTINGS, Recipe
 from gearshift.core.registry import registry
+from gearshift.core.surroundings import surroundings
+from gearshift.core.transaction import Transaction
 
 M = TypeVar("M")
 
@@ -61,7 +64,10 @@ def problems(model: Any, recipe: Any = None, /, **keywords: Any) -> list[str]:
 def optimize(
     model: M, recipe: Any = None, /, *, keep_original: bool = False, verify: bool = False, **keywords: Any
 ) -> M:
-    """Apply a recipe to a model, in place.
+    """Apply a recipe to a model, in place: the whole of it, or after any error or Ctrl-C nothing.
+
+    The weights that are replaced are held until the last algorithm is through, so the peak of memory is that of the
+    model before and after together. Random states and other settings of the process are left as they were.
 
     Args:
         model: a diffusers pipeline, a transformers model or any torch module.
@@ -79,12 +85,12 @@ def optimize(
         BadRecipe: with everything that is wrong with the recipe for this model, before anything is changed.
         WrongModel: if it is neither a pipeline nor a torch module.
     """
-    wanted = Recipe.of(recipe, **keywords)
-    if not verify:
-        return _applied(model, wanted, keep_original, {})
     from gearshift.models.speed import verified
 
-    return verified(model, wanted, lambda: _applied(model, wanted, keep_original, {}))
+    wanted = Recipe.of(recipe, **keywords)
+    apply = partial(_applied, model, wanted, keep_original, {})
+    with surroundings(wanted.seed), Transaction(model):
+        return verified(model, wanted, apply) if verify else apply()
 
 
 def plan(
@@ -129,15 +135,12 @@ def plan(
     goal = planning.goal_of("gearshift", speed, quality, memory, mode=mode, distance=distance)
     wanted = _planner_recipe(model, mode)
     context = Context(wanted, Record(), applied=Applied(next(iter(wanted))))
-    costs = together.costs_for(model, goal, data)
-    try:
+    with surroundings(wanted.seed), Transaction(model, keep=False):
+        costs = together.costs_for(model, goal, data)
         if len(costs) > 1:
             found = together.find(model, context, goal, data, costs)
         else:
             found = planning.find(model, planning.install(model, context, goal), goal, data)
-    finally:
-        for change in reversed(context.applied.changes):  # type: ignore[union-attr]
-            change.lift()
     if found is None:
         raise BadValue("A plan needs `data`: a list whose first item is a dict of the pipeline's arguments.")
     return found
@@ -152,7 +155,9 @@ def follow(model: M, plan: Any) -> M:
     saved: dict[str, Any] = {"schedules": {plan.key: plan.schedule.as_data()}}
     if plan.gears is not None:
         saved["gears"] = {plan.key: plan.gears.to_json()}
-    return _applied(model, _planner_recipe(model, plan.mode, plan.gears is not None), False, saved)
+    wanted = _planner_recipe(model, plan.mode, plan.gears is not None)
+    with surroundings(wanted.seed), Transaction(model):
+        return _applied(model, wanted, False, saved)
 
 
 def _planner_recipe(model: Any, mode: str, gears: bool = False) -> Recipe:
@@ -167,7 +172,7 @@ def _planner_recipe(model: Any, mode: str, gears: bool = False) -> Recipe:
 
 
 def _applied(model: M, wanted: Recipe, keep_original: bool, saved: dict[str, Any]) -> M:
-    """Apply a recipe; `saved` is what its algorithms find as if they were loaded."""
+    """Apply a recipe inside of a transaction; `saved` is what its algorithms find as if they were loaded."""
     from gearshift.core.context import Context
     from gearshift.core.record import Applied, Record, attach, record_of
 
@@ -177,8 +182,7 @@ def _applied(model: M, wanted: Recipe, keep_original: bool, saved: dict[str, Any
     if wanted.device is not None:
         model.to(wanted.device)  # type: ignore[attr-defined]
     record = record_of(model) or Record()
-    if record.on < len(record.applied):
-        raise GearshiftError("A model cannot be optimized inside of `disabled`.")
+    record.refuse_lifted("optimized")
     record.settings.update({k: getattr(wanted, k) for k in SAVED_SETTINGS if getattr(wanted, k) is not None})
     context = Context(wanted, record, keep_original, saved)
     for algorithm in wanted:
@@ -187,15 +191,9 @@ def _applied(model: M, wanted: Recipe, keep_original: bool, saved: dict[str, Any
         stage = type(algorithm).facts.stage
         place = sum(type(a.algorithm).facts.stage <= stage for a in record.applied)
         with record.lifted(down_to=place):
-            applied = context.applied = Applied(algorithm)
-            try:
-                model = algorithm.apply(model, context) or model
-            except BaseException:
-                for change in reversed(applied.changes):
-                    if change.why_not() is None:
-                        change.lift()
-                raise
-            record.insert(place, applied)
+            context.applied = Applied(algorithm)
+            model = algorithm.apply(model, context) or model
+            record.insert(place, context.applied)
     attach(model, record)
     return model
 
@@ -227,30 +225,43 @@ def warm_up(
     """
     from gearshift.models.warming import warm_up
 
-    return warm_up(model, resolutions, batch_sizes, lengths, steps, data)
+    with surroundings(), Transaction(model):
+        return warm_up(model, resolutions, batch_sizes, lengths, steps, data)
 
 
 @contextmanager
 def disabled(model: M) -> Iterator[M]:
     """The original model for the length of a block, bit for bit.
 
+    Blocks may be nested. A `restore` inside takes everything off for good, and the end of the block puts nothing on
+    again; optimizing, planning and saving wait until the block is left.
+
     Raises:
         CannotLift: if weights were replaced and not kept (`optimize(..., keep_original=True)` keeps them).
     """
-    with _record(model).lifted():
+    record = _record(model)
+    on = record.on
+    with Transaction(model):
+        record.lift()
+    try:
         yield model
+    finally:
+        with Transaction(model, hold=True):  # a second Ctrl-C must not leave half of it off
+            record.lay(on)
 
 
 def restore(model: M) -> M:
-    """Take off everything that was done to a model.
+    """Take off everything that was done to a model, also inside of `disabled`.
 
     Raises:
         CannotLift: if weights were replaced and not kept; nothing is taken off then.
     """
     from gearshift.core.record import attach
 
-    _record(model).lift()
-    attach(model, None)
+    record = _record(model)
+    with Transaction(model):
+        record.close()
+        attach(model, None)
     return model
 
 

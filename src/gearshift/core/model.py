@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +61,19 @@ def parts(model: Any) -> dict[str, Any]:
         f"gearshift works on diffusers pipelines and torch modules (transformers models among them). "
         f"Got {type(model).__name__!r} instead."
     )
+
+
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Without dropout and running averages for the length of a block; each module's mode as it was afterwards."""
+    modes = {module: module.training for part in parts(model).values() for module in part.modules()}
+    try:
+        for module in modes:
+            module.training = False
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def size_bytes(model: Any) -> int:

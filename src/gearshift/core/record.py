@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from gearshift.core.algorithm import Algorithm
-from gearshift.core.errors import CannotLift
+from gearshift.core.errors import CannotLift, GearshiftError
 from gearshift.core.model import parts
 
 ATTRIBUTE = "_gearshift_record"
@@ -47,6 +47,10 @@ class Applied:
     saved: dict[str, Any] = field(default_factory=dict)
     files: dict[str, Path] = field(default_factory=dict)
 
+    def why_not(self) -> str | None:
+        """Why it cannot be taken off; None if it can."""
+        return next((reason for change in self.changes if (reason := change.why_not())), None)
+
 
 @dataclass
 class Record:
@@ -58,6 +62,7 @@ class Record:
         settings: the settings that the recipes carried.
         figures: what was measured of the model as a whole.
         last_run: the decisions of the newest finished sampling run, by rule name.
+        closed: everything was taken off for good.
     """
 
     applied: list[Applied] = field(default_factory=list)
@@ -65,6 +70,7 @@ class Record:
     settings: dict[str, Any] = field(default_factory=dict)
     figures: dict[str, float] = field(default_factory=dict)
     last_run: Any = None
+    closed: bool = False
 
     def lift(self, down_to: int = 0, exact: bool = True) -> None:
         """Take changes off, newest first, until `down_to` algorithms are left on.
@@ -75,12 +81,13 @@ class Record:
         Raises:
             CannotLift: with every reason, before anything is taken off.
         """
-        going = [c for a in self.applied[down_to : self.on] for c in a.changes]
-        reasons = [reason for change in going if (reason := change.why_not())]
+        going = self.applied[down_to : self.on]
+        reasons = [reason for applied in going if (reason := applied.why_not())]
         if reasons and exact:
-            raise CannotLift(" ".join(dict.fromkeys(reasons)))
-        for change in reversed(going):
-            change.lift()
+            raise CannotLift(" ".join(reasons))
+        for applied in reversed(going):
+            for change in reversed(applied.changes):
+                change.lift()
         self.on = min(self.on, down_to)
 
     def lay(self, up_to: int) -> None:
@@ -88,7 +95,16 @@ class Record:
         for applied in self.applied[self.on : up_to]:
             for change in applied.changes:
                 change.lay()
-        self.on = max(self.on, up_to)
+        self.on = max(self.on, min(up_to, len(self.applied)))
+
+    def refuse_lifted(self, done: str) -> None:
+        """Raise GearshiftError inside of `disabled`.
+
+        Args:
+            done: what cannot be done to the model there.
+        """
+        if self.on < len(self.applied):
+            raise GearshiftError(f"A model cannot be {done} inside of `disabled`; leave the block first.")
 
     def insert(self, place: int, applied: Applied) -> None:
         """Take in an algorithm that was just applied while those from `place` on were lifted."""
@@ -97,20 +113,27 @@ class Record:
 
     @contextmanager
     def lifted(self, down_to: int = 0, exact: bool = True) -> Iterator[None]:
-        """The model without the algorithms from `down_to` on, for the length of a block."""
+        """The model without the algorithms from `down_to` on, for the length of a block inside of a transaction.
+
+        After an exception nothing is put on again: the transaction puts the model back as a whole.
+        """
         off = len(self.applied) - self.on
         self.lift(down_to, exact)
-        try:
-            yield
-        finally:
-            self.lay(len(self.applied) - off)
+        yield
+        self.lay(len(self.applied) - off)
+
+    def close(self) -> None:
+        """Take everything off for good; blocks that are open find nothing to put on again."""
+        self.lift()
+        self.applied, self.closed = [], True
 
 
 def record_of(model: Any) -> Record | None:
     """The record of a model, or of one of its parts (pipelines made from each other share their parts)."""
     for holder in (model, *parts(model).values()):
-        if ATTRIBUTE in vars(holder):
-            return vars(holder)[ATTRIBUTE]
+        found = vars(holder).get(ATTRIBUTE)
+        if found is not None and not found.closed:
+            return found
     return None
 
 

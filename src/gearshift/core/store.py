@@ -17,6 +17,7 @@ from gearshift.core.manifest import FORMAT, KEPT, MANIFEST, sha256
 from gearshift.core.model import Runtime, parts
 from gearshift.core.plain import dict_of, parse_json, text
 from gearshift.core.record import Record, record_of
+from gearshift.core.transaction import Transaction
 
 WEIGHTS = "gearshift.safetensors"
 LIBRARIES = ("diffusers", "transformers", "gearshift")
@@ -40,6 +41,7 @@ def save(model: Any, folder: str | os.PathLike[str]) -> Path:
             f"{type(model).__module__}.{type(model).__name__} cannot be saved: loading it would run code from outside "
             f"of {', '.join(LIBRARIES)}. Save its state dict yourself, and optimize it after loading."
         )
+    (record_of(model) or Record()).refuse_lifted("saved")
     with replacing_folder(target, _ours) as scratch:
         _write(model, scratch)
     return target
@@ -105,8 +107,6 @@ def write_weights(module: Any, file: Path) -> None:
     shared: dict[str, str] = {}
     seen: dict[Any, str] = {}
     for name, tensor in module.state_dict().items():
-        if getattr(tensor, "derived", False):  # computed from others that are written
-            continue
         key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) if tensor.numel() else name
         if key in seen:
             shared[name] = seen[key]
@@ -135,7 +135,8 @@ def _write_model(model: Any, record: Record, folder: Path) -> list[str]:
         return []
     changed = sorted({name for a in keeps_weights for name in a.saved.get("parts", [])})
     found = parts(model)
-    with record.lifted(down_to=first_replayed, exact=False):
+    with Transaction(model, keep=False):
+        record.lift(down_to=first_replayed, exact=False)
         if "" in found:
             _write_part(model, folder, "" in changed)
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -60,6 +60,51 @@ class Swap:
             f"{self.by} replaced weights and the originals were not kept; "
             "optimize with keep_original=True to be able to bring them back."
         )
+
+
+@dataclass(eq=False)
+class Written:
+    """Parameters that hold other values than before; the others are held by reference and change places with them.
+
+    Attributes:
+        by: the algorithm's name.
+        keep: whether the values of before are kept.
+        did: what was done to them, for the sentence that says why they cannot be brought back.
+        held: the values that are not in the parameters now.
+    """
+
+    by: str
+    keep: bool
+    did: str = "wrote to weights"
+    held: dict[Any, Any] = field(default_factory=dict)
+    on: bool = True
+    used: bool = False
+
+    def put(self, parameter: Any, value: Any = None) -> None:
+        """Give a parameter another value, in its own type; None: the same in other storage, to be written in place."""
+        own, self.used = parameter.data, True
+        parameter.data = own.clone() if value is None else value.detach().to(own.dtype)
+        if self.keep:
+            self.held.setdefault(parameter, own)
+
+    def lay(self) -> None:
+        if not self.on:
+            self._change_places()
+
+    def lift(self) -> None:
+        if self.on:
+            self._change_places()
+
+    def why_not(self) -> str | None:
+        if self.keep or not self.used:
+            return None
+        return f"{self.by} {self.did} and the originals were not kept; keep_original=True would have kept them."
+
+    def _change_places(self) -> None:
+        for parameter, value in self.held.items():
+            self.held[parameter] = parameter.data
+            parameter.data = value.to(parameter.device)
+        self.on = not self.on
 
 
 @dataclass

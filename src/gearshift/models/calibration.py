@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
+from gearshift.core.model import evaluating
 from gearshift.models.probe import probe
 
 HIDDEN = "hidden_states"
@@ -22,6 +22,16 @@ HEADLESS = {"input_ids", "attention_mask"}  # with these alone the output head, 
 SAME = 1e-3  # relative error within which a block run by itself does what it does inside of the model
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def is_linear(module: Any) -> bool:
+    """Whether a module is a linear layer: nn.Linear, or transformers' Conv1D, whose weight is written [in, out]."""
+    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+
+
+def matrix(layer: Any) -> torch.Tensor:
+    """A linear layer's weight as [out, in]."""
+    return layer.weight if isinstance(layer, nn.Linear) else layer.weight.T
 
 
 def put_matrix(layer: Any, values: torch.Tensor) -> None:
@@ -102,7 +112,7 @@ def walk(model: nn.Module, layers: Sequence[Any], batches: Sequence[Mapping[str,
     from rich.progress import Progress
 
     bar = Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
-    with _evaluating(model), bar:
+    with evaluating(model), bar:
         blocks = _blocks(model)
         calls = _record(model, blocks, batches) if blocks else None
         inside: set[Any] = set()
@@ -184,15 +194,3 @@ def _first(output: Any) -> Any:
     if isinstance(output, torch.Tensor):
         return output
     return output[0] if isinstance(output, tuple) else output.logits
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Without dropout, each module's mode as it was afterwards."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from gearshift.core.model import evaluating
 from gearshift.models.sibling import taking
 
 
@@ -32,16 +33,21 @@ def example_call(model: Any, data: Any = None, batch_size: int = 1) -> Callable[
             else lambda: quietly(model, {**_brief(model), **given, **_batch(model, given, batch_size)})
         )
     if isinstance(given, Mapping):
-        return lambda: model(**given)
+        return lambda: _evaluated(model, **given)
     speaks = hasattr(model, "generate") and hasattr(model, "get_input_embeddings")
     if given is not None and not speaks:
-        return lambda: model(given)
+        return lambda: _evaluated(model, given)
     if speaks and not model.config.is_encoder_decoder:
         import torch
 
         tokens = torch.zeros(batch_size, 32, dtype=torch.long, device=next(model.parameters()).device)
-        return lambda: model(input_ids=tokens)
+        return lambda: _evaluated(model, input_ids=tokens)
     return None
+
+
+def _evaluated(model: Any, *args: Any, **kwargs: Any) -> Any:
+    with evaluating(model):
+        return model(*args, **kwargs)
 
 
 def layer_inputs(model: Any, data: Any = None, batch_size: int = 1) -> dict[Any, Any]:
@@ -72,10 +78,10 @@ def layer_inputs(model: Any, data: Any = None, batch_size: int = 1) -> dict[Any,
 
 
 def quietly(pipe: Any, call: Mapping[str, Any]) -> Any:
-    """Call a pipeline without a progress bar, and leave torch's random state as it was."""
+    """Call a pipeline in evaluation mode without a progress bar, and leave torch's random state as it was."""
     import torch
 
-    with torch.random.fork_rng(), silent(pipe):
+    with torch.random.fork_rng(), silent(pipe), evaluating(pipe):
         return taking(pipe, call)(**call)
 
 

@@ -6,32 +6,20 @@ Which module that is, and which of its rows, is found by trying: the block has t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from gearshift.kernels.linear_view import is_linear, matrix
-from gearshift.models.calibration import Block
+from gearshift.core.target import Written
+from gearshift.models.calibration import Block, is_linear, matrix
 
 PROVEN = 0.01  # what may be left of a change of the layers' inputs after it was made up for
 
 
-@dataclass(eq=False)
-class Rescaled:
-    """The change of weights some of whose rows or columns were scaled, so that they do together what they did before.
-
-    Attributes:
-        by: the algorithm's name.
-        keep: whether the weights of before are kept.
-        before, now: values by module and parameter name.
-    """
-
-    by: str
-    keep: bool
-    before: dict[tuple[Any, str], torch.Tensor] = field(default_factory=dict)
-    now: dict[tuple[Any, str], torch.Tensor] = field(default_factory=dict)
+class Rescaled(Written):
+    """The change of weights whose rows or columns were scaled, so that together they do what they did before."""
 
     def rows(self, module: Any, rows: torch.Tensor, scales: torch.Tensor) -> None:
         """Divide rows of a norm's or a layer's weight and bias by scales; a row may come more than once."""
@@ -47,32 +35,11 @@ class Rescaled:
         """Multiply the columns of a layer's weight, one for each input, by scales."""
         self._put(layer, "weight", (matrix(layer) * scales).T, turned=True)
 
-    def lay(self) -> None:
-        self._set(self.now)
-
-    def lift(self) -> None:
-        self._set(self.before)
-
-    def why_not(self) -> str | None:
-        if self.keep:
-            return None
-        return f"{self.by} scaled weights and the originals were not kept; keep_original=True would have kept them."
-
     def _put(self, module: Any, name: str, values: torch.Tensor, turned: bool = False) -> None:
         """Set a parameter; a linear layer's weight comes as [in, out]."""
-        parameter = getattr(module, name)
-        if self.keep:
-            self.before.setdefault((module, name), parameter.data)
         if turned and isinstance(module, nn.Linear):
             values = values.T
-        parameter.data = values.detach().to(parameter.dtype).contiguous()
-        if self.keep:
-            self.now[module, name] = parameter.data
-
-    def _set(self, values: dict[tuple[Any, str], torch.Tensor]) -> None:
-        for (module, name), value in values.items():
-            parameter = getattr(module, name)
-            parameter.data = value.to(parameter.device)
+        self.put(getattr(module, name), values.contiguous())
 
 
 @dataclass

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from gearshift.core.model import evaluating
 from gearshift.models.structure import Group, turned
+from gearshift.training.trainable import learning
 
 WITH_GRADIENTS = ("TaylorImportance", "HessianImportance")
 Slopes = dict[str, tuple[torch.Tensor, torch.Tensor]]
@@ -46,20 +48,11 @@ def slopes_of(root: nn.Module, paths: Iterable[str], losses: Iterable[torch.Tens
     """Of some layers' weights: the product with the gradient, its absolute value and its square, means over losses."""
     layers = {path: root.get_submodule(path) for path in dict.fromkeys(paths)}
     layers = {path: layer for path, layer in layers.items() if layer.weight is not None}
-    training = [module for module in root.modules() if module.training]
-    for module in training:  # norms would go on averaging
-        module.training = False
-    required = [(p, p.requires_grad) for p in root.parameters()]
-    for parameter, _ in required:
-        parameter.requires_grad_(False)
-    for layer in layers.values():
-        layer.weight.requires_grad_(True)
     first = {path: torch.zeros_like(layer.weight, dtype=torch.float32) for path, layer in layers.items()}
     second = {path: torch.zeros_like(value) for path, value in first.items()}
     count = 0
-    with torch.enable_grad():
+    with learning([layer.weight for layer in layers.values()], root), evaluating(root), torch.enable_grad():
         for loss in losses:
-            root.zero_grad()
             loss.backward()
             count += 1
             for path, layer in layers.items():
@@ -67,11 +60,7 @@ def slopes_of(root: nn.Module, paths: Iterable[str], losses: Iterable[torch.Tens
                     product = (layer.weight.grad * layer.weight).detach().float()
                     first[path] += product.abs()
                     second[path] += product.square()
-    root.zero_grad()
-    for parameter, was in required:
-        parameter.requires_grad_(was)
-    for module in training:
-        module.training = True
+                    layer.weight.grad = None
     return {path: (first[path] / max(count, 1), second[path] / max(count, 1)) for path in layers}
 
 

@@ -9,14 +9,14 @@ import torch
 from torch import nn
 
 from gearshift.core.context import Context
-from gearshift.core.target import Swap, matches
+from gearshift.core.target import Swap, Written, matches
 from gearshift.models.describe import layers_to_leave
 from gearshift.steps.tree import tensors
 from gearshift.training.checkpoint import Checkpoint, digest, home
 from gearshift.training.language import split
 from gearshift.training.lora import LowRank
 from gearshift.training.through import Stretch
-from gearshift.training.trainable import Merged, Trained, linears, trainable
+from gearshift.training.trainable import learning, linears
 from gearshift.training.trainer import Curve, Settings, Trainer, with_bar
 
 Paths = dict[str, list[str]]
@@ -68,18 +68,17 @@ def trained(
     """
     assert context.applied is not None
     algorithm = context.applied.algorithm
-    context.change(Trained(list(parameters)))
+    values = Written(algorithm.name, keep=True)  # they are few
+    context.change(values)
+    for parameter in parameters:
+        values.put(parameter)
     examples, held_out = split(lessons)
     name = digest((algorithm.name, algorithm.values(), settings, len(examples), *parameters, *_beginning(examples)))
-    back = trainable(list(parameters), *students.values())
-    try:
-        with torch.enable_grad(), torch.random.fork_rng():
-            torch.manual_seed(settings.seed)
-            checkpoint = Checkpoint(home() / name)
-            trainer = Trainer(settings, objective, parameters, examples, held_out, context.warn, checkpoint)
-            curve = with_bar(trainer, algorithm.name)
-    finally:
-        back()
+    with learning(parameters, *students.values()), torch.enable_grad(), torch.random.fork_rng():
+        torch.manual_seed(settings.seed)
+        checkpoint = Checkpoint(home() / name)
+        trainer = Trainer(settings, objective, parameters, examples, held_out, context.warn, checkpoint)
+        curve = with_bar(trainer, algorithm.name)
     _tell(context, curve, parameters, len(examples))
     return curve
 
@@ -94,6 +93,8 @@ def merged(students: Students, context: Context, paths: Paths) -> Paths:
     """Add updates to plain float weights and take their layers away; those that have to stay."""
     assert context.applied is not None
     left: Paths = {}
+    sums = Written(context.applied.algorithm.name, context.keep_original, "merged what it trained into weights")
+    context.change(sums)
     for part, names in paths.items():
         for path in names:
             update = students[part].get_submodule(path)
@@ -105,8 +106,8 @@ def merged(students: Students, context: Context, paths: Paths) -> Paths:
             swap = next(c for c in context.applied.changes if isinstance(c, Swap) and c.new is update)
             swap.lift()
             context.applied.changes.remove(swap)
-            weight = update.base.weight.detach().clone() if context.keep_original else None
-            context.change(Merged(update.base, delta, weight, context.applied.algorithm.name))
+            weight = update.base.weight
+            sums.put(weight, weight.detach().float() + delta.to(weight.device))
     return left
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import nn
 
 
@@ -39,65 +38,26 @@ def head(model: Any, shared: bool) -> list[nn.Parameter]:
     return [weight] if shared or weight is not model.get_input_embeddings().weight else []
 
 
-@dataclass(eq=False)
-class Trained:
-    """Parameters whose values were trained in place; the ones before are kept, they are few."""
+@contextmanager
+def learning(parameters: Iterable[nn.Parameter], *models: nn.Module) -> Iterator[None]:
+    """Let exactly these parameters of some models have gradients for the length of a block, which starts without any.
 
-    parameters: list[nn.Parameter]
-    before: list[torch.Tensor] = field(default_factory=list)
-    after: list[torch.Tensor] = field(default_factory=list)
-
-    def lay(self) -> None:
-        if not self.before:
-            self.before = [p.detach().clone() for p in self.parameters]
-        _write(self.parameters, self.after)
-
-    def lift(self) -> None:
-        self.after = [p.detach().clone() for p in self.parameters]
-        _write(self.parameters, self.before)
-
-    def why_not(self) -> None:
-        return None
-
-
-@dataclass(eq=False)
-class Merged:
-    """A low-rank update added to a float weight in place."""
-
-    layer: nn.Linear
-    update: torch.Tensor
-    original: torch.Tensor | None
-    by: str
-
-    def lay(self) -> None:
-        weight = self.layer.weight
-        self.layer.weight.data = (weight.detach().float() + self.update.to(weight.device)).to(weight.dtype)
-
-    def lift(self) -> None:
-        assert self.original is not None
-        self.layer.weight.data = self.original.to(self.layer.weight.device)
-
-    def why_not(self) -> str | None:
-        if self.original is not None:
-            return None
-        return f"{self.by} merged what it trained into weights that were not kept; keep_original=True would keep them."
-
-
-def trainable(parameters: list[nn.Parameter], *models: nn.Module) -> Callable[[], None]:
-    """Let exactly these parameters of some models have gradients; what is returned puts it back as it was."""
-    before = [(p, p.requires_grad) for model in models for p in model.parameters()]
-    for parameter, _ in before:
-        parameter.requires_grad_(False)
-    for parameter in parameters:
-        parameter.requires_grad_(True)
-
-    def back() -> None:
-        for parameter, required in before:
-            parameter.requires_grad_(required)
-        for parameter in parameters:
+    What required gradients before, and the gradients that were there, are as before afterwards.
+    """
+    chosen = list(parameters)
+    everything = dict.fromkeys([*(p for model in models for p in model.parameters()), *chosen])
+    before = [(p, p.requires_grad, p.grad) for p in everything]
+    try:
+        for parameter in everything:
+            parameter.requires_grad_(False)
             parameter.grad = None
-
-    return back
+        for parameter in chosen:
+            parameter.requires_grad_(True)
+        yield
+    finally:
+        for parameter, required, gradient in before:
+            parameter.requires_grad_(required)
+            parameter.grad = gradient
 
 
 def linears(module: nn.Module) -> Iterator[tuple[str, Any]]:
@@ -105,8 +65,3 @@ def linears(module: nn.Module) -> Iterator[tuple[str, Any]]:
     for path, layer in module.named_modules():
         if isinstance(layer, nn.Linear):
             yield path, layer
-
-
-def _write(parameters: list[nn.Parameter], values: list[torch.Tensor]) -> None:
-    for parameter, value in zip(parameters, values, strict=False):
-        parameter.data.copy_(value)

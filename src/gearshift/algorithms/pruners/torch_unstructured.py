@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.context import Context
 from gearshift.core.facts import Facts, Family, Persist, Stage, Trait
 from gearshift.core.param import param
+from gearshift.core.target import Written
 
 
 class TorchUnstructured(Algorithm):
@@ -36,9 +36,10 @@ class TorchUnstructured(Algorithm):
         generator = torch.Generator().manual_seed(context.recipe.seed)
         inputs = _inputs(model, context)
         largest, zeros, weights = None, 0, 0
+        change = Written(self.name, context.keep_original, "set weights to zero")
+        context.change(change)
         for layer in _layers(model, context):
-            keep = self._kept(layer.weight, generator)
-            context.change(Zeroed(layer, keep, layer.weight.data if context.keep_original else None, self.name))
+            change.put(layer.weight, layer.weight.data * self._kept(layer.weight, generator))
             zeros, weights = zeros + int((layer.weight == 0).sum()), weights + layer.weight.numel()
             if layer in inputs and (largest is None or layer.weight.numel() > largest.weight.numel()):
                 largest = layer
@@ -59,27 +60,6 @@ class TorchUnstructured(Algorithm):
         keep = torch.ones(weight.numel(), dtype=torch.bool, device=weight.device)
         keep[score.argsort(stable=True)[:count]] = False
         return keep.view_as(weight)
-
-
-@dataclass(eq=False)
-class Zeroed:
-    """Weights of one layer set to zero; `original` is the weight as it was, if it was kept."""
-
-    layer: Any
-    keep: Any
-    original: Any
-    by: str
-
-    def lay(self) -> None:
-        self.layer.weight.data = self.layer.weight.data * self.keep.to(self.layer.weight.device)
-
-    def lift(self) -> None:
-        self.layer.weight.data = self.original.to(self.layer.weight.device)
-
-    def why_not(self) -> str | None:
-        if self.original is not None:
-            return None
-        return f"{self.by} set weights to zero and they were not kept; keep_original=True would have kept them."
 
 
 def _layers(model: Any, context: Context) -> Iterator[Any]:

@@ -30,13 +30,13 @@ class Awq(Calibrating):
 
         found: dict[Any, tuple[Any, Any]] = {}
         errors: list[tuple[float, float]] = []
-        change = Rescaled(self.name, context.keep_original)
+        change = Rescaled(self.name, context.keep_original, "scaled weights")
+        context.change(change)
         for block in self.blocks(model, context, places):
             scaled = [(group, *self._scaled(block, group, model.config, change)) for group in block.groups]
             for group, activity, scales, folded in scaled:  # after all scales: these change layers of other groups too
                 for layer in group:
                     found[layer] = self._rounded(layer, activity, scales, folded, errors)
-        context.change(change)
         self.measure(context, errors)
         return found
 
@@ -45,7 +45,7 @@ class Awq(Calibrating):
         import torch
 
         from gearshift.kernels.channel_scales import Activity, found_scales
-        from gearshift.kernels.linear_view import matrix
+        from gearshift.models.calibration import matrix
         from gearshift.models.folding import find_source
 
         activity = Activity(matrix(layers[0]).shape[1], GROUP, layers[0].weight.device)
@@ -64,7 +64,7 @@ class Awq(Calibrating):
     def _rounded(self, layer: Any, activity: Any, scales: Any, folded: bool, errors: list) -> tuple[Any, Any]:
         from gearshift.kernels.channel_scales import rounded
         from gearshift.kernels.grouped import dequantize, quantize
-        from gearshift.kernels.linear_view import matrix
+        from gearshift.models.calibration import matrix
 
         weight = matrix(layer).detach().float() * (1 if folded else scales)
         grouped = rounded(weight, activity, scales, BITS)
@@ -74,6 +74,6 @@ class Awq(Calibrating):
         return grouped, None if folded or bool((scales == 1).all()) else 1 / scales
 
     def twin(self, layer: Any, place: Place, prepared: dict[Any, tuple[Any, Any]], context: Context) -> Any:
-        if place.layer not in prepared:
+        if layer not in prepared:
             return self.unseen(layer, place, context)
-        return self.grouped_twin(layer, *prepared[place.layer])
+        return self.grouped_twin(layer, *prepared[layer])

@@ -1,0 +1,124 @@
+"""Snapshot: the layers, weights, attributes and settings of a model, held by reference, so that all can be put back."""
+
+from __future__ import annotations
+
+import types
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Iterable
+from typing import Any
+
+PLAIN = (type(None), bool, int, float, complex, str, bytes, type, range, slice)
+CODE = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.ModuleType)
+MAPPINGS, SEQUENCES = (dict, OrderedDict, defaultdict), (list, deque)
+NEAR = 2  # objects of other libraries that are followed in a row: a hook registry, and the hooks in it
+LARGE = 10_000  # entries of another library's container above which it is a vocabulary or the like
+
+
+class Snapshot:
+    """What belongs to a model now: its modules, their attributes and containers, parameters, and our own records.
+
+    References are held and nothing is copied: a weight that is replaced meanwhile (`parameter.data = ...`, another
+    layer, another device) stays in memory as long as the snapshot. Values that are written into a tensor in place are
+    not seen; `apart` gives a parameter other storage before that. Putting back may be broken off and done again.
+    """
+
+    def __init__(self, *roots: Any) -> None:
+        self._objects: list[tuple[Any, type, dict[str, Any]]] = []
+        self._containers: list[tuple[Any, Any]] = []
+        self._tensors: list[tuple[Any, Any, bool, Any]] = []
+        self._reached: dict[int, tuple[int, Any]] = {}
+        waiting = [(root, NEAR) for root in roots]
+        while waiting:
+            waiting += self._look(*waiting.pop())
+
+    def back(self) -> None:
+        """Put everything back."""
+        for container, held in self._containers:
+            _refill(container, held)
+        for thing, cls, held in self._objects:
+            if type(thing) is not cls:
+                thing.__class__ = cls
+            _refill(vars(thing), held)
+        for tensor, data, needs_gradient, gradient in self._tensors:
+            if data is not None and _moved(tensor, data):
+                tensor.data = data
+            if tensor.requires_grad != needs_gradient:
+                tensor.requires_grad_(needs_gradient)
+            if tensor.is_leaf and tensor.grad is not gradient:
+                tensor.grad = gradient
+
+    def _look(self, value: Any, near: int) -> Iterable[tuple[Any, int]]:
+        """Hold one value; gives what it leads to."""
+        import torch
+
+        if isinstance(value, (*PLAIN, *CODE)):
+            return ()
+        before, _ = self._reached.get(id(value), (-1, None))
+        if before >= near:
+            return ()
+        self._reached[id(value)] = near, value
+        if isinstance(value, torch.Tensor):
+            if before < 0:
+                self._hold_tensor(value)
+            return ()
+        if isinstance(value, (*MAPPINGS, *SEQUENCES, tuple, set)):
+            return self._contents(value, near, before < 0)
+        own = isinstance(value, torch.nn.Module) or type(value).__module__.partition(".")[0] == "gearshift"
+        if not hasattr(value, "__dict__") or (before >= 0 if own else near == 0):
+            return ()
+        held = dict(vars(value))
+        if before < 1:  # else it is held, and only what lies behind it is new
+            self._objects.append((value, type(value), held))
+        return [(v, NEAR if own else near - 1) for v in held.values()]
+
+    def _contents(self, container: Any, near: int, new: bool) -> Iterable[tuple[Any, int]]:
+        if len(container) > LARGE and near < NEAR:
+            return ()
+        if new and type(container) in (*MAPPINGS, *SEQUENCES, set):
+            self._containers.append((container, container.copy()))
+        values = container.values() if isinstance(container, dict) else container
+        return [(v, near) for v in list(values)]
+
+    def _hold_tensor(self, tensor: Any) -> None:
+        import torch
+
+        plain = type(tensor) in (torch.Tensor, torch.nn.Parameter)
+        gradient = tensor.grad if tensor.is_leaf else None
+        self._tensors.append((tensor, tensor.data if plain else None, tensor.requires_grad, gradient))
+
+
+def apart(tensors: Iterable[Any]) -> None:
+    """Give parameters storage of their own before they are written to in place, so that a snapshot keeps the old."""
+    for tensor in tensors:
+        tensor.data = tensor.data.clone()
+
+
+def _refill(container: Any, held: Any) -> None:
+    """Make a container hold what it held, in the same order."""
+    if isinstance(container, dict):
+        same = list(container) == list(held) and all(container[key] is value for key, value in held.items())
+    elif isinstance(container, set):
+        same = container == held
+    else:
+        same = len(container) == len(held) and all(a is b for a, b in zip(container, held, strict=True))
+    if same:
+        return
+    if isinstance(container, dict):
+        for key in [key for key in container if key not in held]:
+            del container[key]
+        container.update(held)
+        if list(container) != list(held):
+            container.clear()
+            container.update(held)
+    else:
+        container.clear()
+        (container.update if isinstance(container, set) else container.extend)(held)
+
+
+def _moved(tensor: Any, data: Any) -> bool:
+    """Whether a tensor lies elsewhere than it did, or is read in another way."""
+    alike = (tensor.shape, tensor.dtype, tensor.device) == (data.shape, data.dtype, data.device)
+    if not alike or tensor.layout != data.layout:
+        return True
+    strided = str(tensor.layout) == "torch.strided"
+    return strided and (tensor.data_ptr() != data.data_ptr() or tensor.stride() != data.stride())
