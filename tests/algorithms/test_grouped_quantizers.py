@@ -13,7 +13,8 @@ import gearshift as gs
 from gearshift.core.errors import BadRecipe, GearshiftWarning
 from gearshift.kernels.grouped import dequantize, quantize
 from gearshift.kernels.grouped_linear import GroupedLinear
-from gearshift.models.calibration import matrix, walk
+from gearshift.kernels.linear_view import matrix
+from gearshift.models.calibration import walk
 from gearshift.zoo import language
 
 LANGUAGE = ["hqq(weight_bits=4)", "gptq", "awq"]

@@ -20,7 +20,7 @@ from gearshift.core.recipe import Recipe
 from gearshift.core.target import put
 from gearshift.kernels import higgs_linear
 from gearshift.kernels.grouped import dequantize, nbytes, quantize
-from gearshift.kernels.higgs_linear import HiggsConv1D, HiggsLinear, group_size
+from gearshift.kernels.higgs_linear import HiggsLinear, group_size
 from gearshift.models import in_place
 from gearshift.models.describe import chosen
 
@@ -170,7 +170,7 @@ def test_copies_pickles_and_states_are_bit_equal(bits, p):
     buffer.seek(0)
     assert torch.equal(torch.load(buffer, weights_only=False)(x), want)
     assert torch.equal(copy.deepcopy(layer)(x), want)
-    assert set(layer.state_dict()) == {"codes", "scale", "signs", "bias"}
+    assert set(layer.state_dict()) == {"codes", "scale", "signs", "bias", "weight"}
     fresh = HiggsLinear(64, 16, True, "meta", bits=bits, p=p, block=64, group=64)
     fresh.load_state_dict(layer.state_dict(), assign=True)
     assert torch.equal(fresh(x), want)
@@ -218,7 +218,7 @@ def test_gpt2_whose_layers_are_not_nn_linear(tmp_path):
         gs.optimize(tiny.pipe, "higgs")
     for name in names:
         layer = tiny.pipe.get_submodule(name)
-        assert type(layer) is HiggsConv1D and layer.weight.shape == before[name].shape
+        assert type(layer.linear) is HiggsLinear and layer.weight.shape == before[name].shape
         assert sqnr(before[name], layer.weight) > 20
     gs.save(tiny.pipe, tmp_path / "m")
     assert torch.equal(tiny.run(pipe=gs.load(tmp_path / "m")), tiny.run())

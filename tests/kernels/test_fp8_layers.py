@@ -76,6 +76,7 @@ def test_state_goes_through_safetensors_bit_equal(format: str, tmp_path: Path) -
         "qweight": FORMATS[format],
         "scale": torch.float32,
         "bias": torch.float32,
+        "weight": torch.float32,  # for those who look
     }
     save_file(layer.state_dict(), tmp_path / "layer.safetensors")
     fresh = Fp8Linear(64, 32, True, "meta", torch.float32, format)

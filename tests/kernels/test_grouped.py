@@ -14,8 +14,9 @@ from gearshift.core.errors import GearshiftWarning
 from gearshift.kernels import grouped_cuda
 from gearshift.kernels.channel_scales import Activity, found_scales, rounded
 from gearshift.kernels.compensate import Gram, compensated
+from gearshift.kernels.conv1d import QuantizedConv1D
 from gearshift.kernels.grouped import dequantize, nbytes, pack, quantize, row_bytes, unpack
-from gearshift.kernels.grouped_linear import GroupedConv1D, GroupedLinear
+from gearshift.kernels.grouped_linear import GroupedLinear
 from gearshift.kernels.half_quadratic import POWER, half_quadratic, least_squares
 
 every_width = pytest.mark.parametrize("bits", [2, 3, 4, 8])
@@ -155,7 +156,7 @@ def test_answers_in_the_dtype_it_was_asked_in(dtype, compute):
 def test_state_copies_and_pickles_are_bit_equal(bits, scaled, tmp_path):
     layer, x = layer_of(bits, scaled=scaled), torch.randn(3, 192)
     want = layer(x)
-    names = {"codes", "scale", "zero", "bias"} | ({"input_scale"} if scaled else set())
+    names = {"codes", "scale", "zero", "bias", "weight"} | ({"input_scale"} if scaled else set())
     assert set(layer.state_dict()) == names
     save_file(layer.state_dict(), tmp_path / "layer.safetensors")
     empty = GroupedLinear(192, 48, device="meta", bits=bits, scaled_input=scaled)
@@ -181,7 +182,7 @@ def test_gradients_are_those_of_the_float_layer(scaled):
 
 def test_a_transposed_layer_shows_its_weight_as_it_was_written():
     linear = nn.Linear(64, 48)
-    layer = GroupedConv1D.of(linear, quantize(linear.weight, 8, 64))
+    layer = QuantizedConv1D(GroupedLinear.of(linear, quantize(linear.weight, 8, 64)))
     assert layer.weight.shape == (64, 48)
     assert sqnr(linear.weight.detach().T, layer.weight * 1) > 38
 

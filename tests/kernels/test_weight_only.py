@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from gearshift.kernels import grouped, weight_only
 from gearshift.kernels.int8 import quantize_weight
+from gearshift.kernels.linear_view import as_linear, in_place_of
 from gearshift.kernels.native import native
 from gearshift.kernels.weight_only import matmul4, matmul8, pack4, reference, unpack
 from gearshift.kernels.weight_only_linear import Int8WeightLinear, empty, from_float
@@ -194,8 +195,9 @@ def test_groups_that_do_not_fit():
 @both_bits
 def test_a_weight_that_is_written_the_other_way_round(bits):
     real = pytest.importorskip("transformers.pytorch_utils").Conv1D(16, 128)
-    layer, x = from_float(real, bits), torch.randn(3, 128)
-    assert layer.weight.shape == empty(real, bits).weight.shape == (16, 128)
+    layer, x = in_place_of(real, from_float(as_linear(real), bits)), torch.randn(3, 128)
+    assert isinstance(layer, type(real)) and layer.weight.shape == real.weight.shape
+    assert as_linear(real).weight.is_contiguous() and empty(as_linear(real), bits).weight.shape == (16, 128)
     assert error(layer(x).detach(), real(x).detach()) < {8: 0.02, 4: 0.15}[bits]
 
 

@@ -26,7 +26,7 @@ def reading(path: Any, what: str, fault: Callable[[str], Exception] = BrokenFold
     """
     try:
         yield
-    except (BrokenFolder, MissingExtra, Warning):
+    except (BrokenFolder, MissingExtra, NameError, Warning):
         raise
     except Exception as error:
         raise fault(f"{_shown(path)} cannot be read as {what}: {_why(error)}.") from error

@@ -107,6 +107,8 @@ def write_weights(module: Any, file: Path) -> None:
     shared: dict[str, str] = {}
     seen: dict[Any, str] = {}
     for name, tensor in module.state_dict().items():
+        if getattr(tensor, "derived", False):  # computed from others that are written
+            continue
         key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) if tensor.numel() else name
         if key in seen:
             shared[name] = seen[key]

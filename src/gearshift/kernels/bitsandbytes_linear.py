@@ -48,9 +48,12 @@ class LLMInt8Linear(FrozenLinear):
         """Quantize a float layer, which stays as it was."""
         weight = linear.weight.detach()
         layer = cls(linear.in_features, linear.out_features, linear.bias is not None, "meta", weight.dtype)
-        layer.qweight, layer.scale, _ = bnb.functional.int8_vectorwise_quant(weight.to(_exact(weight), copy=True))
+        layer.quantize(weight)
         layer.take(linear)
         return layer
+
+    def quantize(self, weight: torch.Tensor) -> None:
+        self.qweight, self.scale, _ = bnb.functional.int8_vectorwise_quant(weight.to(_exact(weight), copy=True))
 
     def product(self, rows: torch.Tensor) -> torch.Tensor:
         run = _int8_op if torch.compiler.is_compiling() or torch.jit.is_tracing() else _int8
@@ -138,16 +141,20 @@ class FourBitLinear(FrozenLinear):
         weight = linear.weight.detach()
         sizes = (linear.in_features, linear.out_features, linear.bias is not None)
         layer = cls(*sizes, "meta", weight.dtype, quant_type, double_quant)
-        exact = weight if weight.dtype in COMPUTES_IN else weight.float()
-        layer.packed, state = bnb.functional.quantize_4bit(
-            exact.contiguous(), blocksize=BLOCK, compress_statistics=double_quant, quant_type=quant_type
-        )
-        layer.absmax = state.absmax
-        if state.nested:
-            layer.nested_absmax, layer.offset = state.state2.absmax, state.offset
-            layer.nested_code = _scale_code(weight.device)
+        layer.quantize(weight)
         layer.take(linear)
         return layer
+
+    def quantize(self, weight: torch.Tensor) -> None:
+        exact = weight if weight.dtype in COMPUTES_IN else weight.float()
+        double_quant = self.nested_absmax is not None
+        self.packed, state = bnb.functional.quantize_4bit(
+            exact.contiguous(), blocksize=BLOCK, compress_statistics=double_quant, quant_type=self.quant_type
+        )
+        self.absmax = state.absmax
+        if state.nested:
+            self.nested_absmax, self.offset = state.state2.absmax, state.offset
+            self.nested_code = _scale_code(weight.device)
 
     def product(self, rows: torch.Tensor) -> torch.Tensor:
         if rows.dtype not in COMPUTES_IN:

@@ -49,10 +49,13 @@ class Fp8Linear(FrozenLinear):
         """Quantize a float layer, which stays as it was."""
         sizes = (linear.in_features, linear.out_features, linear.bias is not None, "meta", linear.weight.dtype)
         layer = cls(*sizes, format)
-        layer.qweight, scale = rounded(linear.weight.detach(), FORMATS[format])
-        layer.scale = scale.squeeze(1)
+        layer.quantize(linear.weight.detach())
         layer.take(linear)
         return layer
+
+    def quantize(self, weight: torch.Tensor) -> None:
+        self.qweight, scale = rounded(weight, self.qweight.dtype)
+        self.scale = scale.squeeze(1)
 
     def product(self, rows: torch.Tensor) -> torch.Tensor:
         if takes(rows, self.qweight):

@@ -8,7 +8,8 @@ import torch
 
 from gearshift.kernels import grouped_cuda, weight_only
 from gearshift.kernels.frozen import FrozenLinear
-from gearshift.kernels.grouped import Grouped, dequantize, multiply, row_bytes
+from gearshift.kernels.grouped import Grouped, dequantize, multiply, quantize, row_bytes
+from gearshift.kernels.half_quadratic import least_squares
 
 INSTRUCTIONS = {  # torch's questions about them
     torch.bfloat16: ("_is_avx512_bf16_supported", "_is_amx_tile_supported"),
@@ -76,6 +77,12 @@ class GroupedLinear(FrozenLinear):
             return dequantize(self.grouped, dtype)
         return (dequantize(self.grouped) * self.input_scale).to(dtype)
 
+    def quantize(self, weight: torch.Tensor) -> None:
+        """Round to nearest, on grids of the least squared error: no calibration is at hand for another weight."""
+        exact = weight.detach().float() / (1 if self.input_scale is None else self.input_scale)
+        grouped = quantize(exact, self.bits, self.group, lambda groups: least_squares(groups, self.bits))
+        self.codes, self.scale, self.zero = grouped[:3]
+
     def product(self, rows: torch.Tensor) -> torch.Tensor:
         given = rows.dtype
         if self.input_scale is not None:
@@ -89,12 +96,6 @@ class GroupedLinear(FrozenLinear):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, bits={self.bits}, group={self.group}"
-
-
-class GroupedConv1D(GroupedLinear):
-    """The same in the place of transformers' Conv1D (GPT-2), a linear layer whose weight is written [in, out]."""
-
-    transposed = True
 
 
 def has_arithmetic(dtype: torch.dtype) -> bool:

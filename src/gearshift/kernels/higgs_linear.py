@@ -73,7 +73,7 @@ class HiggsLinear(FrozenLinear):
         seed: int = 0,
     ) -> HiggsLinear | None:
         """Quantize a float layer, which stays as it was; None if no block of 8 or more divides its inputs."""
-        weight = linear.weight.detach() if isinstance(linear, nn.Linear) else linear.weight.detach().T
+        weight = linear.weight.detach()
         out_features, in_features = weight.shape
         block = hadamard.block_size(in_features, most_block)
         if block is None:
@@ -83,11 +83,14 @@ class HiggsLinear(FrozenLinear):
         layer = cls(in_features, out_features, linear.bias is not None, "meta", weight.dtype, **settings)
         layer.signs = hadamard.random_signs(in_features, seed).to(weight.device)
         layer.table = layer.table.to(weight.device)
-        rotated = hadamard.rotate(weight.float(), layer.signs, block)
-        codes, layer.scale = grids.fit(rotated.unflatten(1, (-1, group)), bits, p)
-        layer.codes = grid_codes.pack(codes.flatten(1), bits)
+        layer.quantize(weight)
         layer.take(linear)
         return layer
+
+    def quantize(self, weight: torch.Tensor) -> None:
+        rotated = hadamard.rotate(weight.detach().float(), self.signs, self.block)
+        codes, self.scale = grids.fit(rotated.unflatten(1, (-1, self.group)), self.bits, self.p)
+        self.codes = grid_codes.pack(codes.flatten(1), self.bits)
 
     def product(self, rows: torch.Tensor) -> torch.Tensor:
         if rows.shape[0] > self.out_features:
@@ -110,12 +113,6 @@ class HiggsLinear(FrozenLinear):
     def extra_repr(self) -> str:
         kind = f"bits={self.bits}, p={self.p}, block={self.block}, group={self.group}"
         return f"{super().extra_repr()}, {kind}"
-
-
-class HiggsConv1D(HiggsLinear):
-    """The same in the place of transformers' Conv1D (GPT-2), a linear layer whose weight is written [in, out]."""
-
-    transposed = True
 
 
 def group_size(width: int, most: int) -> int:

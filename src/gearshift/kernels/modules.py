@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,22 +9,20 @@ from torch import nn
 
 from gearshift.kernels import int8_ops, int8_pack
 from gearshift.kernels.int8 import Quantized, dequantize, quantize_weight
-from gearshift.kernels.lazy_weight import LazyWeight
+from gearshift.kernels.quantized_layer import QuantizedLayer
 
 
-class Int8Layer(nn.Module):
-    """What the int8 layers share: plain tensors that save and load like any others, and a float face for readers.
-
-    The bytes are called `qweight` and not `weight`, because models read `layer.weight.dtype` to cast activations.
-    `weight` is a float tensor of `dtype` all the same, computed when it is used (see LazyWeight).
+class Int8Layer(QuantizedLayer):
+    """What the int8 layers share: plain tensors that save and load like any others.
 
     Attributes:
         qweight: int8, or uint8 with a zero point; output channels first.
         scale: float32 [out]; stays float32 under .half() and the like.
         zero_point: int32 [out], or None.
-        bias: [out] or None; trainable if asked to be.
-        dtype: of the float layer that this one replaces, and of `weight`.
+        pair_safe: see quantize_weight; None: as this machine's CPU needs it.
     """
+
+    pair_safe: bool | None = None
 
     qweight: torch.Tensor
     scale: torch.Tensor
@@ -48,37 +45,28 @@ class Int8Layer(nn.Module):
     def quantized(self) -> Quantized:
         return Quantized(self.qweight, self.scale, self.zero_point)
 
-    @property
-    def weight(self) -> torch.Tensor:
-        """The float weight that the bytes stand for: to read, not to write."""
-        if torch.compiler.is_compiling():
-            return dequantize(self.quantized, self.dtype)
-        quantized, dtype = self.quantized, self.dtype
-        return LazyWeight(lambda: dequantize(quantized, dtype), self.qweight.shape, dtype, self.qweight.device)
+    def dequantized(self, dtype: torch.dtype) -> torch.Tensor:
+        return dequantize(self.quantized, dtype)
+
+    def quantize(self, weight: torch.Tensor) -> None:
+        pair_safe = int8_pack.saturates() if self.pair_safe is None else self.pair_safe
+        self.qweight, self.scale, self.zero_point = quantize_weight(weight, self.zero_point is not None, pair_safe)
+
+    def weight_shape(self) -> tuple[int, ...]:
+        return tuple(self.qweight.shape)
 
     def fill(self, layer: nn.Linear | nn.Conv2d, pair_safe: bool | None) -> None:
-        """Take over a float layer's weight, bias, mode and device; pair_safe=None is what this machine's CPU needs."""
-        pair_safe = int8_pack.saturates() if pair_safe is None else pair_safe
-        quantized = quantize_weight(layer.weight, self.zero_point is not None, pair_safe)
-        self.qweight, self.scale, self.zero_point = quantized
-        if layer.bias is not None:
-            self.bias = nn.Parameter(layer.bias.detach().clone(), requires_grad=layer.bias.requires_grad)
-        self.train(layer.training)
-
-    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Int8Layer:
-        exact = self.scale
-        super()._apply(fn, recurse)
-        self.dtype = fn(torch.empty(0, dtype=self.dtype)).dtype
-        if self.scale.dtype != torch.float32:
-            self.scale = exact.to(self.scale.device)
-        return self
+        """Take over a float layer's weight, bias, mode and device."""
+        self.pair_safe = pair_safe
+        self.quantize(layer.weight)
+        self.take(layer)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
         int8_pack.forget(self.qweight)
 
     def _float_state(self, layer: nn.Module) -> Any:
-        state = {"weight": dequantize(self.quantized, self.dtype)}
+        state = {"weight": self.read_weight()}
         layer.load_state_dict(state if self.bias is None else {**state, "bias": self.bias.detach()})
         return layer.train(self.training)
 

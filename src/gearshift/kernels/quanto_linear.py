@@ -66,10 +66,13 @@ class QuantoLinear(FrozenLinear):
         weight = linear.weight.detach()
         sizes = (linear.in_features, linear.out_features, linear.bias is not None, "meta", weight.dtype)
         layer = cls(*sizes, kind, input_scale is not None)
-        layer.values, layer.scale, layer.lowest = _rounded(weight.float(), kind)
+        layer.quantize(weight)
         layer.input_scale = input_scale
         layer.take(linear)
         return layer
+
+    def quantize(self, weight: torch.Tensor) -> None:
+        self.values, self.scale, self.lowest = _rounded(weight.float(), self.kind)
 
     def product(self, rows: torch.Tensor) -> torch.Tensor:
         if rows.dtype == torch.float64:

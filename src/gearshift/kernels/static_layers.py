@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
-from gearshift.kernels import int8_pack, static_int8
+from gearshift.kernels import static_int8
 from gearshift.kernels.conv import Int8Conv2d
-from gearshift.kernels.int8 import quantize_weight
-from gearshift.kernels.lazy_weight import LazyWeight
 from gearshift.kernels.modules import Int8Layer, Int8Linear
 from gearshift.kernels.static_int8 import Fixed
 
@@ -30,36 +27,22 @@ class StaticInt8Layer(Int8Layer):
     def fixed(self) -> Fixed:
         return Fixed(self.step, self.zero)
 
-    @property
-    def weight(self) -> torch.Tensor:
-        """The float weight that the bytes stand for: to read, not to write."""
-        quantized, step, dtype = self.quantized, self.step, self.dtype
-        if torch.compiler.is_compiling():
-            return static_int8.unfolded(quantized, step, dtype)
-        shape, device = self.qweight.shape, self.qweight.device
-        return LazyWeight(lambda: static_int8.unfolded(quantized, step, dtype), shape, dtype, device)
+    def dequantized(self, dtype: torch.dtype) -> torch.Tensor:
+        return static_int8.unfolded(self.quantized, self.step, dtype)
 
-    def take(self, layer: nn.Linear | nn.Conv2d, fixed: Fixed) -> None:
+    def quantize(self, weight: torch.Tensor) -> None:
+        super().quantize(static_int8.folded(weight.detach().float(), self.step))
+
+    def fill_with(self, layer: nn.Linear | nn.Conv2d, fixed: Fixed) -> None:
         """Take over a float layer, its weight rounded as this machine's CPU needs it, and a range."""
-        self.fill(layer, None)
-        if fixed.step.ndim:
-            weight = static_int8.folded(layer.weight.detach().float(), fixed.step)
-            quantized = quantize_weight(weight, self.zero_point is not None, int8_pack.saturates())
-            self.qweight, self.scale, self.zero_point = quantized
         self.step, self.zero = fixed
+        self.fill(layer, None)
 
     def _make_room(self, step: tuple[int, ...], zero: tuple[int, ...]) -> None:
         """Make the buffers of a range of these shapes."""
         device = self.qweight.device
         self.register_buffer("step", torch.ones(step, device=device))
         self.register_buffer("zero", torch.zeros(zero, dtype=torch.uint8, device=device))
-
-    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> StaticInt8Layer:
-        exact = self.step
-        super()._apply(fn, recurse)
-        if self.step.dtype != torch.float32:
-            self.step = exact.to(self.step.device)
-        return self
 
 
 class StaticInt8Linear(StaticInt8Layer, Int8Linear):
@@ -92,9 +75,12 @@ class StaticInt8Linear(StaticInt8Layer, Int8Linear):
     def of(cls, linear: nn.Linear, fixed: Fixed, unsigned: bool = False) -> StaticInt8Linear:
         """Quantize a float layer, which stays as it was."""
         layer = static_skeleton(linear, unsigned, bool(fixed.step.ndim))
-        layer.take(linear, fixed)
-        layer.shift = static_int8.offsets(layer.quantized, fixed)
+        layer.fill_with(linear, fixed)
         return layer
+
+    def quantize(self, weight: torch.Tensor) -> None:
+        super().quantize(weight)
+        self.shift = static_int8.offsets(self.quantized, self.fixed)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         return static_int8.linear(input, self.quantized, self.fixed, self.shift, self.bias)
@@ -111,7 +97,7 @@ class StaticInt8Conv2d(StaticInt8Layer, Int8Conv2d):
     def of(cls, conv: nn.Conv2d, fixed: Fixed, unsigned: bool = False) -> StaticInt8Conv2d:
         """Quantize a float layer for which kernels.conv.supports(conv) is True, and which stays as it was."""
         layer = static_skeleton(conv, unsigned, bool(fixed.step.ndim))
-        layer.take(conv, fixed)
+        layer.fill_with(conv, fixed)
         return layer
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:

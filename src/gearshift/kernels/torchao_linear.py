@@ -51,13 +51,9 @@ class TorchaoLinear(FrozenLinear):
     def __init__(self, weight: Any, linear: nn.Linear, quant_type: str) -> None:
         sizes = (linear.in_features, linear.out_features, linear.bias is not None)
         super().__init__(*sizes, linear.weight.device, linear.weight.dtype)
-        names, meaning = weight.__tensor_flatten__()
-        self.quant_type, self.kind, self.meaning = quant_type, type(weight), meaning
+        self.quant_type, self.kind = quant_type, type(weight)
         self.packed = self.kind is ao.IntxUnpackedToInt8Tensor
-        for name in names:
-            held = getattr(weight, name)
-            self.register_buffer(name, pack((held + 8).to(torch.uint8), 4) if self._packs(name) else held)
-        self._join()
+        self._hold(weight)
 
     @classmethod
     def from_float(cls, linear: nn.Linear, quant_type: str, tiled: bool | None = None) -> TorchaoLinear:
@@ -69,9 +65,12 @@ class TorchaoLinear(FrozenLinear):
         """
         weight = linear.weight.detach()
         tiled = quant_type == "int4wo" and (weight.is_cuda if tiled is None else tiled)
-        layer = cls(_tiled(weight) if tiled else ROUNDED[quant_type](weight), linear, quant_type)
+        layer = cls(_rounded(weight, quant_type, tiled), linear, quant_type)
         layer.take(linear)
         return layer
+
+    def quantize(self, weight: torch.Tensor) -> None:
+        self._hold(_rounded(weight, self.quant_type, self.tiled))
 
     @property
     def tiled(self) -> bool:
@@ -118,6 +117,14 @@ class TorchaoLinear(FrozenLinear):
         weight = Quantized(self.qdata, self.scale.flatten())
         return matmul8(rows, weight) if self.quant_type == "int8wo" else int8_ops.linear(rows, weight, None)
 
+    def _hold(self, weight: Any) -> None:
+        """Make one of torchao's tensors this layer's."""
+        names, self.meaning = weight.__tensor_flatten__()
+        for name in names:
+            held = getattr(weight, name)
+            self.register_buffer(name, pack((held + 8).to(torch.uint8), 4) if self._packs(name) else held)
+        self._join()
+
     def _packs(self, name: str) -> bool:
         return self.packed and name == "qdata"
 
@@ -145,6 +152,10 @@ class TorchaoLinear(FrozenLinear):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._join()
+
+
+def _rounded(weight: torch.Tensor, quant_type: str, tiled: bool) -> Any:
+    return _tiled(weight) if tiled else ROUNDED[quant_type](weight)
 
 
 def group_of(in_features: int) -> int | None:

@@ -42,9 +42,12 @@ class Int8WeightLinear(FrozenLinear):
     def from_float(cls, linear: Any) -> Int8WeightLinear:
         """The layer in the place of a float one (see `from_float` below), which stays as it was."""
         layer = cls(*_sizes(linear))
-        layer.qweight, layer.scale, _ = quantize_weight(matrix(linear))
+        layer.quantize(linear.weight)
         layer.take(linear)
         return layer
+
+    def quantize(self, weight: torch.Tensor) -> None:
+        self.qweight, self.scale, _ = quantize_weight(weight)
 
     @property
     def packed(self) -> Quantized:
@@ -70,16 +73,10 @@ class Int4WeightLinear(GroupedLinear):
 WeightOnlyLinear = Int8WeightLinear | Int4WeightLinear
 
 
-def matrix(linear: Any) -> torch.Tensor:
-    """The weight [out, in] of an nn.Linear, or of transformers' Conv1D (GPT-2), which writes it [in, out]."""
-    return linear.weight if isinstance(linear, nn.Linear) else linear.weight.T
-
-
-def from_float(linear: Any, bits: int, group: int = 64) -> WeightOnlyLinear | None:
+def from_float(linear: nn.Linear, bits: int, group: int = 64) -> WeightOnlyLinear | None:
     """A layer of 8 or 4 bits in the place of a float one, which stays as it was.
 
     Args:
-        linear: an nn.Linear or a Conv1D of transformers.
         group: at 4 bits, inputs that share a scale: 32, 64 or 128, or the largest smaller one that divides the inputs.
 
     Returns:
@@ -87,9 +84,8 @@ def from_float(linear: Any, bits: int, group: int = 64) -> WeightOnlyLinear | No
     """
     if bits == 8:
         return Int8WeightLinear.from_float(linear)
-    weight = matrix(linear)
-    fitting = fitting_group(weight.shape[1], group)
-    return None if fitting is None else Int4WeightLinear.of(linear, pack4(weight, fitting))
+    fitting = fitting_group(linear.in_features, group)
+    return None if fitting is None else Int4WeightLinear.of(linear, pack4(linear.weight, fitting))
 
 
 def empty(linear: Any, bits: int, group: int = 64) -> WeightOnlyLinear:
@@ -101,5 +97,4 @@ def empty(linear: Any, bits: int, group: int = 64) -> WeightOnlyLinear:
 
 
 def _sizes(linear: Any) -> tuple[int, int, bool, str, torch.dtype]:
-    out_features, in_features = matrix(linear).shape
-    return in_features, out_features, linear.bias is not None, "meta", linear.weight.dtype
+    return linear.in_features, linear.out_features, linear.bias is not None, "meta", linear.weight.dtype

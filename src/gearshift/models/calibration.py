@@ -24,16 +24,6 @@ SAME = 1e-3  # relative error within which a block run by itself does what it do
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
-def is_linear(module: Any) -> bool:
-    """Whether a module is a linear layer: nn.Linear, or transformers' Conv1D, whose weight is written [in, out]."""
-    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
-
-
-def matrix(layer: Any) -> torch.Tensor:
-    """A linear layer's weight as [out, in]."""
-    return layer.weight if isinstance(layer, nn.Linear) else layer.weight.T
-
-
 def put_matrix(layer: Any, values: torch.Tensor) -> None:
     """Give a linear layer another weight, written [out, in]; the one it had stays as it was."""
     values = values if isinstance(layer, nn.Linear) else values.T.contiguous()

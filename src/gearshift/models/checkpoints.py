@@ -1,137 +1,128 @@
-"""Reading language models that other programs quantized: GPTQ's format, and compressed-tensors' packed integers.
-
-Both pack codes end to end into little-endian 32-bit words, one input channel after the other.
-"""
+"""Reading folders of language models that other programs quantized, in transformers' layout."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from gearshift.core.errors import BrokenFolder
+from gearshift.core.boundary import Misfit, reading
+from gearshift.core.building import within_bounds
+from gearshift.core.errors import BrokenFolder, quoted
 from gearshift.core.extras import need
+from gearshift.core.plain import anything, dict_of, fields, read_json, text
 from gearshift.core.store import read_weights
 from gearshift.core.target import put
-from gearshift.kernels.grouped import Grouped, assemble
+from gearshift.kernels.grouped import Grouped
 from gearshift.kernels.grouped_linear import GroupedLinear
+from gearshift.kernels.linear_view import is_linear
 
-State = Mapping[str, torch.Tensor]
-Format = tuple[str, Callable[[State, str], Grouped]]  # the tensor a layer is known by, and what reads its tensors
+Layers = Mapping[str, Mapping[str, torch.Tensor]]  # by path: tensors by name
+Convert = Callable[[Mapping[str, torch.Tensor], str, tuple[int, int]], Grouped]
+Format = Callable[[Mapping[str, Any], Mapping[str, torch.Tensor]], tuple[str, Convert] | None]
+
+CONFIG = "config.json"
+INDEX = "model.safetensors.index.json"
+ONE = "model.safetensors"
+FILE = text(r"[\w.+-]+\.safetensors", "the name of a safetensors file beside it", most=255)
 
 
-def read_quantized(
-    folder: Path, formats: Callable[[Mapping[str, Any]], Format | None]
-) -> tuple[Any, dict[str, GroupedLinear]]:
-    """A causal language model from a folder of transformers' layout, and its quantized layers by path.
+def read_quantized(folder: Path, formats: Format) -> tuple[Any, dict[str, GroupedLinear]]:
+    """A causal language model from a folder, and its quantized layers by path.
 
     Args:
-        formats: what reads layers that were quantized as config.json says; None for what cannot be read.
+        formats: from config.json's quantization and all tensors: the tensor that a quantized layer is known by, and
+            what reads its tensors; None for what cannot be read.
 
     Raises:
         BrokenFolder: for a folder that is not such a model, or one in a format that cannot be read, naming it.
     """
-    told = _config(folder).get("quantization_config", {})
-    found = formats(told)
-    if found is None:
-        named = " ".join(str(told[name]) for name in ("quant_method", "format") if name in told)
-        raise BrokenFolder(f"{folder} holds weights in the format {named or 'float'}, which cannot be read here.")
-    marker, convert = found
-    state = _state(folder)
-    model = _skeleton(folder)
-    layers = {}
-    for path in [name.removesuffix(f".{marker}") for name in state if name.endswith(f".{marker}")]:
-        parts = {name.rpartition(".")[2]: state.pop(name) for name in list(state) if name.rpartition(".")[0] == path}
-        layers[path] = GroupedLinear.of(model.get_submodule(path), convert(parts, path))
-        put(model, path, layers[path].eval())
-        own = {"codes", "scale", "zero", "bias"} & layers[path].state_dict().keys()
-        state |= {f"{path}.{name}": parts.get(name, getattr(layers[path], name)) for name in own}
-    _, extra = model.load_state_dict(state, strict=False, assign=True)
-    if hasattr(model, "tie_weights"):
-        model.tie_weights()
-    empty = [name for name, parameter in model.named_parameters() if parameter.is_meta]
-    if extra or empty:
-        raise BrokenFolder(f"{folder} does not fit {type(model).__name__}: {len(empty)} missing, {len(extra)} unknown.")
-    if not layers:
-        raise BrokenFolder(f"{folder} holds no quantized layer.")
+    with reading(folder, "a transformers model"):
+        config = read_json(folder / CONFIG, dict_of(anything), "the configuration of a transformers model")
+        told = config.get("quantization_config") or {}
+        if not isinstance(told, dict):
+            raise Misfit(f"its quantization_config must be a dict, not {quoted(told)}")
+        state = _state(folder)
+        found = formats(told, state)
+        if found is None:
+            named = " ".join(quoted(told[name]) for name in ("quant_method", "format") if name in told)
+            raise BrokenFolder(f"{folder} holds weights in the format {named or 'float'}, which cannot be read here.")
+        model = _skeleton(folder, config.get("model_type"), len(state))
+        layers = _fill(model, state, *found)
+        _must_be_whole(model)
     return model, layers
 
 
-def from_gptq(parts: State, path: str, bits: int, group: int, plus: int = 1) -> Grouped:
-    """qweight int32 [in * bits / 32, out], qzeros int32 [groups, out * bits / 32], scales [groups, out], g_idx [in].
-
-    Args:
-        group: -1: one group.
-        plus: what is added to the zeros; the first version of the format keeps them less one.
-
-    Raises:
-        BrokenFolder: if the inputs of a group are not neighbors.
-    """
-    codes = unpack_words(parts["qweight"].T, bits)
-    width = codes.shape[1]
-    group = width if group == -1 else group
-    order = parts.get("g_idx")
-    if order is not None and not torch.equal(order.long(), torch.arange(width, device=order.device) // group):
-        raise BrokenFolder(f"{path} was quantized in the order of its activations, with groups that are not neighbors.")
-    scale = parts["scales"].T
-    zero = unpack_words(parts["qzeros"], bits)[:, : scale.shape[0]].T.float() + plus
-    return _assembled(codes, scale, zero, bits, group)
+def layers_of(state: Mapping[str, torch.Tensor], marker: str) -> dict[str, dict[str, torch.Tensor]]:
+    """The tensors of each layer that has one of this name, by the layer's path."""
+    found: dict[str, dict[str, torch.Tensor]] = {
+        name.removesuffix(f".{marker}"): {} for name in state if name.endswith(f".{marker}")
+    }
+    for name, tensor in state.items():
+        path, _, last = name.rpartition(".")
+        if path in found:
+            found[path][last] = tensor
+    return found
 
 
-def from_packed(parts: State, path: str) -> Grouped:
-    """weight_packed int32 [out, in * bits / 32], weight_scale [out, groups], weight_shape; weight_zero_point or none.
-
-    Raises:
-        BrokenFolder: if the inputs of a group are not neighbors.
-    """
-    if "weight_g_idx" in parts and bool((parts["weight_g_idx"].diff() < 0).any()):
-        raise BrokenFolder(f"{path} was quantized in the order of its activations, with groups that are not neighbors.")
-    out, width = (int(n) for n in parts["weight_shape"])
-    packed, scale = parts["weight_packed"], parts["weight_scale"]
-    bits = packed.shape[1] * 32 // width
-    group = -(-width // scale.shape[1])
-    zero = torch.full(scale.shape, 2.0 ** (bits - 1))
-    if "weight_zero_point" in parts:
-        zero = unpack_words(parts["weight_zero_point"].T, bits)[:, :out].T.float()
-    return _assembled(unpack_words(packed, bits)[:, :width], scale, zero, bits, group)
-
-
-def unpack_words(words: torch.Tensor, bits: int) -> torch.Tensor:
-    """The unsigned numbers of so many bits that lie end to end in int32 words [n, words]: uint8 [n, numbers]."""
-    octets = words.contiguous().view(torch.uint8)
-    if bits == 8:
-        return octets
-    single = (octets[..., None] >> torch.arange(8, dtype=torch.uint8) & 1).flatten(1)
-    whole = single[:, : single.shape[1] // bits * bits].unflatten(1, (-1, bits))
-    return (whole << torch.arange(bits, dtype=torch.uint8)).sum(-1, dtype=torch.uint8)
+def _fill(model: Any, state: dict[str, torch.Tensor], marker: str, convert: Convert) -> dict[str, GroupedLinear]:
+    """Put quantized layers in their places, and all tensors into the model."""
+    layers: dict[str, GroupedLinear] = {}
+    known = dict(model.named_modules())
+    for path, parts in layers_of(state, marker).items():
+        layer = known.get(path)
+        if not is_linear(layer) or not isinstance(layer, torch.nn.Linear):
+            raise Misfit(f"{quoted(path)} is no linear layer of {type(model).__name__}")
+        made = GroupedLinear.of(layer, convert(parts, path, (layer.out_features, layer.in_features)))
+        put(model, path, made.eval())
+        layers[path] = made
+        for name in parts:
+            del state[f"{path}.{name}"]
+        own = {"codes", "scale", "zero", "bias"} & made.state_dict().keys()
+        state |= {f"{path}.{name}": parts.get(name, getattr(made, name)) for name in own}
+    if not layers:
+        raise Misfit("it holds no quantized layer")
+    _, extra = model.load_state_dict(state, strict=False, assign=True)
+    if extra:
+        raise Misfit(f"{quoted(extra[0])} is no tensor of {type(model).__name__}")
+    if hasattr(model, "tie_weights"):
+        model.tie_weights()
+    return layers
 
 
-def _assembled(codes: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, bits: int, group: int) -> Grouped:
-    dtype = torch.float16 if scale.dtype == torch.float16 else torch.float32
-    return assemble(codes, scale.to(dtype).contiguous(), zero.to(dtype).contiguous(), bits, group)
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    try:
-        return json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError) as error:
-        raise BrokenFolder(f"{folder} is no folder of a transformers model: {error}") from None
+def _must_be_whole(model: Any) -> None:
+    """Raise Misfit unless every parameter has finite floating values."""
+    for name, tensor in model.named_parameters():
+        if tensor.is_meta:
+            raise Misfit(f"{name} is missing")
+        if not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
+            raise Misfit(f"{name} must hold finite floating-point numbers")
 
 
 def _state(folder: Path) -> dict[str, torch.Tensor]:
-    files = sorted(folder.glob("*.safetensors"))
+    """All tensors: of the files that the index names, else of model.safetensors, else of any safetensors."""
+    if (folder / INDEX).is_file():
+        index = read_json(folder / INDEX, fields({"weight_map": dict_of(FILE)}, {"metadata": anything}))
+        files = [folder / name for name in sorted(set(index["weight_map"].values()))]
+    else:
+        files = [folder / ONE] if (folder / ONE).is_file() else sorted(folder.glob("*.safetensors"))
     if not files:
         raise BrokenFolder(f"{folder} holds no safetensors.")
     return {name: tensor for file in files for name, tensor in read_weights(file).items()}
 
 
-def _skeleton(folder: Path) -> Any:
+def _skeleton(folder: Path, kind: Any, tensors: int) -> Any:
+    """The model as its configuration makes it, its parameters without storage."""
     transformers = need("transformers", "transformers", "Reading a language model")
     accelerate = need("accelerate", "transformers", "Reading a language model")
-    config = transformers.AutoConfig.from_pretrained(folder)
+    if kind not in list(transformers.CONFIG_MAPPING):
+        raise Misfit(
+            f"its model_type is {quoted(kind)}, which transformers does not know, and code of its own is not run"
+        )
+    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     del config.quantization_config
-    with accelerate.init_empty_weights(include_buffers=False):
-        return transformers.AutoModelForCausalLM.from_config(config, dtype=config.dtype or torch.float32).eval()
+    with within_bounds(tensors), accelerate.init_empty_weights(include_buffers=False):
+        dtype = config.dtype or torch.float32
+        return transformers.AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False).eval()

@@ -7,6 +7,7 @@ different steps, and changing gear costs nothing.
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,15 +21,15 @@ from gearshift.core.errors import BadValue
 from gearshift.kernels import int8_ops
 from gearshift.kernels.conv import supports
 from gearshift.kernels.int8 import Quantized, dequantize
-from gearshift.kernels.lazy_weight import LazyWeight
 from gearshift.kernels.nested import Nested, nest
+from gearshift.kernels.nested_layers import drop_planes, give_up_weight, planes_of, put_planes, take_weight_back
+from gearshift.kernels.prints import fingerprint
 from gearshift.models.example import layer_inputs
 from gearshift.precision.kinds import Precision
 from gearshift.steps.gate import Gate
 from gearshift.steps.run import Run, current
 
 LOW = (Precision.INT4, Precision.INT8)  # what the nested store's int8 values are for; all else is the high gear
-PLANES = ("multiplier", "offset", "coarse", "fine", "rest")
 GOLDEN = 0.6180339887498949
 
 
@@ -66,7 +67,7 @@ class Geared(Gate):
     """Stands in a linear layer's or convolution's place and computes in the gear that the run's step is in.
 
     The planes are buffers of the layer that are not in its state dict, so that they move with it and are copied with
-    it; the scale is kept by its bits, so that a change of the model's dtype leaves it alone.
+    it. They are made anew where the layer's weight is another than they were made of.
 
     Attributes:
         turn: in [0, 1); a blended step puts the layers below its share into the next gear.
@@ -84,6 +85,8 @@ class Geared(Gate):
         self.turn, self.alone, self.economical, self.weight_only = turn, alone, economical, weight_only
         self.four: Operand | None = None  # attributes of their own: a graph for one gear must not notice the other
         self.eight: Operand | None = None
+        self.followed: tuple[Any, ...] = ()  # what tells the weight that the planes were made of from another
+        self.checked: weakref.ref[Run] | None = None  # the run at whose start the weight was last compared
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not self.on:
@@ -95,44 +98,41 @@ class Geared(Gate):
 
     @property
     def nested(self) -> Nested:
-        held = vars(self.module)["_buffers"]
-        scale = held["gear_scale"].view(torch.float32)
-        return Nested(self.shape, scale, *(held[f"gear_{name}"] for name in PLANES))
+        return planes_of(self.module)
 
     def stand(self) -> None:
         super().stand()
-        self._fill()
+        put_planes(self.module, nest(self.module.weight))
         if self.alone:
-            self._let_go()
+            give_up_weight(self.module)
+        else:
+            self.followed = (_marks(self.module.weight), fingerprint(self.module.weight))
 
-    def _fill(self) -> None:
-        """Make the planes of the layer's weight as it is now."""
-        store = nest(self.module.weight)
-        self.shape, self.version = store.shape, _version(self.module.weight)
-        self.module.register_buffer("gear_scale", store.scale.view(torch.int32), persistent=False)
-        for name in PLANES:
-            self.module.register_buffer(f"gear_{name}", getattr(store, name), persistent=False)
+    def _follow(self) -> None:
+        """Make the planes anew if the layer's weight is another.
+
+        Writing through `weight.data`, as merging an adapter does, leaves no mark on a tensor; so the values are
+        compared as well, once in each run.
+        """
+        weight, run = self.module.weight, current()
+        marks = _marks(weight)
+        if self.followed[0] == marks and (run is None or (self.checked is not None and self.checked() is run)):
+            return
+        self.checked = None if run is None else weakref.ref(run)
+        now = (marks, fingerprint(weight))
+        if self.followed[1] != now[1]:
+            put_planes(self.module, nest(weight))
+        self.followed = now
 
     def leave(self) -> None:
         super().leave()
         self.four = self.eight = None
         if self.alone:
-            self._take_back()
-        for name in ("scale", *PLANES):
-            self.module._buffers.pop(f"gear_{name}", None)
+            take_weight_back(self.module)
+        drop_planes(self.module)
 
-    def _let_go(self) -> None:
-        """Drop the layer's own weight; whoever reads or saves it gets the nested one."""
-        weight = self.module._parameters.pop("weight")
-        dtype, shape = weight.dtype, weight.shape
-        vars(self.module)["weight"] = LazyWeight(_Sixteen(self, dtype), shape, dtype, weight.device)
-        if _with_weight not in self.module._state_dict_hooks.values():
-            self.module.register_state_dict_post_hook(_with_weight)
-
-    def _take_back(self) -> None:
-        """Give the layer a weight of its own again, made of the planes, which would be nested to the same planes."""
-        lazy = vars(self.module).pop("weight")
-        self.module.weight = nn.Parameter(self.nested.sixteen_bits(lazy.dtype), requires_grad=False)
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "checked": None}
 
     def _high(self, *args: Any, **kwargs: Any) -> Any:
         if not self.alone:
@@ -162,8 +162,8 @@ class Geared(Gate):
 
     def operand(self, precision: Precision) -> Quantized:
         """The int8 weight of a low gear, made when it is first asked for, and again when the layer's was written to."""
-        if not (self.alone or torch.compiler.is_compiling()) and self.version != _version(self.module.weight):
-            self._fill()
+        if not (self.alone or torch.compiler.is_compiling()):
+            self._follow()
         plane = self.module._buffers["gear_coarse"]
         held = self.four if precision is Precision.INT4 else self.eight
         if held is None or held.made_from is not plane:
@@ -177,24 +177,9 @@ class Geared(Gate):
         return held.weight
 
 
-def _version(weight: torch.Tensor) -> int:
-    return -1 if weight.is_inference() else weight._version
-
-
-@dataclass(eq=False)
-class _Sixteen:
-    """Computes a layer's weight from its planes."""
-
-    gate: Geared
-    dtype: torch.dtype
-
-    def __call__(self) -> torch.Tensor:
-        return self.gate.nested.sixteen_bits(self.dtype)
-
-
-def _with_weight(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
-    if isinstance(module.weight, LazyWeight):
-        state[f"{prefix}weight"] = module.weight.compute()
+def _marks(weight: torch.Tensor) -> tuple[Any, ...]:
+    """What changes at most writes to a tensor, and costs nothing to compare."""
+    return weight.data_ptr(), -1 if weight.is_inference() else weight._version, weight.dtype, weight.device
 
 
 @dataclass(eq=False)

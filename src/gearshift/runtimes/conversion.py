@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -23,6 +24,7 @@ from gearshift.core.record import ATTRIBUTE
 from gearshift.core.target import put
 from gearshift.kernels.int8 import quantize_weight
 from gearshift.kernels.int8_pack import saturates
+from gearshift.runtimes.fields import is_plain, unread, watch
 
 EXTRA = "ctranslate2"
 NOTHING = "<none>"  # stands for special tokens: no model predicts it, so that they are for each call to say
@@ -87,10 +89,14 @@ def convert(model: Any, folder: Path, weight_bits: int, names: dict[int, str]) -
     twin = _taken_apart(model)
     words = Words(twin.get_input_embeddings().weight.shape[0], names)
     try:
-        loader = _loader(twin)
+        loader, config = _loader(twin), twin.config
+        read = watch(twin)
         with _quick_collections():
             spec = loader.get_model_spec(twin)
         loader.set_config(spec.config, twin, words)
+        if ignored := unread(model.config, read):
+            raise ValueError(f"its converter does not look at {', '.join(ignored)}")
+        _turn_by(spec, getattr(config, "rope_theta", None))
         loader.set_vocabulary(spec, words.words)
         _say_nothing_of_special_tokens(spec.config)
         spec.config.add_attribute("weight_bits", weight_bits)
@@ -126,6 +132,16 @@ def _round(spec: Any) -> None:
             rounded = quantize_weight(value, pair_safe=saturates())
             setattr(owner, key, rounded.values.numpy())
             setattr(owner, f"{key}_scale", rounded.scale.reciprocal().numpy())
+
+
+def _turn_by(spec: Any, base: float | None) -> None:
+    """Set the base of rotary embeddings, also where the loader has not asked for it."""
+    from ctranslate2.specs.model_spec import index_spec
+
+    for name in spec.variables() if base is not None else ():
+        scope, _, key = name.rpartition("/")
+        if key == "rotary_base":
+            index_spec(spec, scope).rotary_base = np.float32(base)
 
 
 @contextmanager
@@ -178,9 +194,12 @@ def _tell_what_older_configurations_said(model: Any) -> None:
         config.normalize_embedding = hasattr(encoder, "layernorm_embedding")
     if kind in ("T5Config", "MT5Config"):  # read as whether the decoder's output is scaled
         config.tie_word_embeddings = getattr(config, "scale_decoder_outputs", False)
-    if kind == "GPTNeoXConfig" and "partial_rotary_factor" in rope:
-        config.rotary_pct = rope["partial_rotary_factor"]
+    if kind == "GPTNeoXConfig":
         model.embed_out = model.get_output_embeddings()
+    if "rope_type" in rope:
+        config.rotary_pct = config.partial_rotary_factor = rope.get("partial_rotary_factor", 1.0)
+        config.rope_theta = rope.get("rope_theta")
+        config.rope_parameters = None if is_plain(rope) else {**rope, "type": rope["rope_type"]}
 
 
 def _loader(model: Any) -> Any:

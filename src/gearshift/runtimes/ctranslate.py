@@ -14,19 +14,18 @@ from typing import Any, ClassVar, TypeVar
 import torch
 
 from gearshift.core.context import Context
-from gearshift.core.errors import BadValue, BrokenFolder, GearshiftError, GearshiftWarning
+from gearshift.core.errors import BadValue, BrokenFolder, GearshiftWarning
 from gearshift.core.extras import installed
 from gearshift.core.model import Runtime, size_bytes
 from gearshift.core.target import Replaced
 from gearshift.kernels.int8_pack import saturates
 from gearshift.runtimes.conversion import EXTRA, architectures, convert, engine, has_adapters, opened
 from gearshift.runtimes.decoding import NEVER, Decoding, beyond, refuse_unknown
+from gearshift.runtimes.trial import lengths, tried
 
 ENGINE_FILES = ("model.bin", "config.json", "*vocabulary.json")
 ORIGINAL = "transformers"  # the subfolder with transformers' own configuration
-PROBE = 16  # tokens of the call that the converted model is checked with
-FAITHFUL, COARSE = 35.0, 15.0  # dB that 16 bits must reach beside float32 or float16, and beside bfloat16
-ROUNDED = 25.0  # dB above which 8 bits differ by rounding; below, 16 bits are to tell
+NEW = 8  # tokens that are generated when a converted model is tried
 
 M = TypeVar("M", bound="CTranslateModel")
 
@@ -188,17 +187,28 @@ class CTranslateModel(Runtime):
     def _seeded(self, seed: int | None, run: Any) -> Any:
         """Run with a seed. A worker draws its random state once, at its first sample: a seed needs a new one."""
         if seed is None:
-            return run()
+            return self._answered(run)
         package = engine()
         package.set_random_seed(seed)
         try:
             self._open()
-            return run()
+            return self._answered(run)
         finally:
             package.set_random_seed(NEVER)  # as it is when nobody has set one
 
-    def difference(self, model: Any, seed: int) -> tuple[Any, Any]:
-        """Log-probabilities that the model and this one give to some random tokens; float32, of one shape."""
+    def _answered(self, run: Any) -> Any:
+        """What the engine answers; what it cannot do with these prompts, such as too many tokens, is a BadValue."""
+        try:
+            return run()
+        except RuntimeError as error:
+            raise BadValue(f"{type(self).__name__}.generate cannot run this call: {error}.") from error
+
+    def lengths(self, name: str) -> list[int]:
+        """Tokens of the calls that the converted model is tried with, for an algorithm of this name."""
+        return lengths(name, self.config, NEW)
+
+    def difference(self, model: Any, seed: int, tokens: int) -> tuple[Any, Any]:
+        """Log-probabilities that the model and this one give to so many random tokens; float32, of one shape."""
         raise NotImplementedError
 
 
@@ -230,11 +240,8 @@ def replaced(
     assert cls is not None
     started, before = time.perf_counter(), size_bytes(model)
     made = cls.convert(model, weight_bits, getattr(context.recipe, cls.reader))
-    ratio = _signal_over_noise(made, model, context.recipe.seed)
-    if weight_bits == 16:
-        _refuse_unfaithful(name, model, ratio)
-    elif ratio < ROUNDED:
-        _refuse_unfaithful(name, model, _signal_over_noise(cls.convert(model, 16), model, context.recipe.seed))
+    wide = None if weight_bits == 16 else lambda: cls.convert(model, 16)
+    ratio = tried(name, made, model, context.recipe.seed, wide)
     context.measured(
         size_before=before,
         size_after=made.size_bytes(),
@@ -245,14 +252,6 @@ def replaced(
     _tell(name, model, made, context)
     context.change(Replaced(name))
     return made
-
-
-def _refuse_unfaithful(name: str, model: Any, ratio: float) -> None:
-    if ratio < (COARSE if model.dtype == torch.bfloat16 else FAITHFUL):
-        raise GearshiftError(
-            f"{name} converted {type(model).__name__}, but CTranslate2 computes something else: at 16 bits its "
-            f"log-probabilities agree with the model's to {ratio:.1f} dB only. The model was left as it was."
-        )
 
 
 def _keep_configuration(model: Any, folder: Path) -> None:
@@ -278,18 +277,3 @@ def _tell(name: str, model: Any, made: CTranslateModel, context: Context) -> Non
             f"{name}: the model's generation_config asks for {', '.join(asked)}, which CTranslate2 cannot do; it is "
             "left out."
         )
-
-
-def _signal_over_noise(made: CTranslateModel, model: Any, seed: int) -> float:
-    """How well their log-probabilities agree, in dB; what has no chance in either does not count.
-
-    Raises:
-        GearshiftError: if the engine cannot run what it was given.
-    """
-    try:
-        exact, rounded = made.difference(model, seed)
-    except (RuntimeError, ValueError) as error:
-        raise GearshiftError(f"CTranslate2 converted {type(model).__name__}, but cannot run it: {error}") from error
-    seen = exact.isfinite() & rounded.isfinite()
-    noise = (rounded[seen] - exact[seen]).square().mean().clamp(min=1e-12)
-    return float(10 * (exact[seen].var(correction=0) / noise).log10())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 
 from gearshift.core.facts import Kind
 from gearshift.runtimes.conversion import CAUSAL, engine
-from gearshift.runtimes.ctranslate import PROBE, CTranslateModel
+from gearshift.runtimes.ctranslate import NEW, CTranslateModel
 from gearshift.runtimes.decoding import ARGUMENTS, Decoding
 from gearshift.runtimes.rows import (
     is_text,
@@ -71,7 +72,7 @@ class CausalGenerator(CTranslateModel):
         """
         text = is_text(input_ids)
         rows = read_text(input_ids, self.tokenizer) if text else []
-        length = max(map(len, rows)) if text else width(input_ids)
+        length = max(map(len, rows)) if text else width(input_ids, self.vocabulary)
         decoding = self._decoding(ARGUMENTS, given, generation_config, length)
         rows = rows or without_padding(input_ids, attention_mask, decoding.pad, decoding.ends)
         prompts = padded(rows, decoding.pad) if text else input_ids.cpu().long()
@@ -84,12 +85,22 @@ class CausalGenerator(CTranslateModel):
             return write_text(input_ids, whole, self.tokenizer)
         return torch.cat([prompts.repeat_interleave(decoding.sequences, 0), padded(added, decoding.pad)], dim=1)
 
-    def difference(self, model: Any, seed: int) -> tuple[Any, Any]:
-        tokens = torch.randint(0, self.vocabulary, (1, PROBE), generator=torch.Generator().manual_seed(seed))
+    def difference(self, model: Any, seed: int, tokens: int) -> tuple[Any, Any]:
+        """The prompt is read as a whole, and then greedy tokens one by one; the model is given the same tokens."""
+        prompt = torch.randint(0, self.vocabulary, (tokens,), generator=torch.Generator().manual_seed(seed)).tolist()
+        (result,) = self.engine.generate_batch(
+            [words(prompt)],
+            max_length=NEW,
+            sampling_topk=1,
+            end_token=[self.vocabulary],
+            include_prompt_in_result=False,
+            return_logits_vocab=True,
+        )
+        made = [np.array(step.to_device(engine().Device.cpu)) for step in result.logits[0]]
+        given = torch.tensor([[*prompt, *result.sequences_ids[0][: NEW - 1]]], device=model.device)
         with torch.no_grad():
-            exact = model(input_ids=tokens.to(model.device)).logits.float().log_softmax(-1)
-        made = self.engine.forward_batch([words(tokens[0].tolist())], return_log_probs=True)
-        return exact.cpu(), torch.from_numpy(np.array(made.to_device(engine().Device.cpu)))
+            exact = last_logits(model, given, NEW)
+        return exact.log_softmax(-1), torch.from_numpy(np.stack(made)).float().view(exact.shape).log_softmax(-1)
 
     def _run(self, rows: list[list[int]], decoding: Decoding, tell: Any) -> list[list[int]]:
         """New tokens of each prompt and sequence."""
@@ -108,6 +119,12 @@ class CausalGenerator(CTranslateModel):
                 start = len(rows[n]) if decoding.looks_back else 0
                 added[n] = [decoding.closed(list(ids[start:])) for ids in result.sequences_ids]
         return [tokens for n in range(len(rows)) for tokens in added[n]]
+
+
+def last_logits(model: Any, tokens: torch.Tensor, count: int) -> torch.Tensor:
+    """Logits [count, vocabulary] of the last tokens of [1, tokens], float32 on the CPU."""
+    able = "logits_to_keep" in inspect.signature(model.forward).parameters  # the others need not be computed
+    return model(input_ids=tokens, **({"logits_to_keep": count} if able else {})).logits[0, -count:].float().cpu()
 
 
 def _groups(rows: list[list[int]], by_length: bool) -> Iterator[list[int]]:

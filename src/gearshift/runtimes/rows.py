@@ -32,15 +32,18 @@ def write_text(given: Any, sequences: list[list[int]], tokenizer: Any) -> Any:
     return texts[0] if isinstance(given, str) and len(texts) == 1 else texts
 
 
-def width(input_ids: Any) -> int:
+def width(input_ids: Any, vocabulary: int) -> int:
     """Tokens in a row of a tensor of prompts.
 
     Raises:
-        BadValue: if it is none.
+        BadValue: if it is none, or holds tokens that are not in the vocabulary.
     """
     if not isinstance(input_ids, torch.Tensor) or input_ids.ndim != 2 or not input_ids.numel():
         shape = list(input_ids.shape) if isinstance(input_ids, torch.Tensor) else type(input_ids).__name__
         raise BadValue(f"input_ids must be an int64 tensor [prompts, tokens], or text. Got {shape} instead.")
+    low, high = int(input_ids.min()), int(input_ids.max())
+    if low < 0 or high >= vocabulary:
+        raise BadValue(f"input_ids are tokens from 0 to {vocabulary - 1}. Got {low if low < 0 else high} among them.")
     return int(input_ids.shape[1])
 
 

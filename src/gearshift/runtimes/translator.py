@@ -10,7 +10,7 @@ import torch
 from gearshift.core.errors import BadValue
 from gearshift.core.facts import Kind
 from gearshift.runtimes.conversion import SEQUENCES
-from gearshift.runtimes.ctranslate import PROBE, CTranslateModel
+from gearshift.runtimes.ctranslate import CTranslateModel
 from gearshift.runtimes.decoding import ARGUMENTS, Decoding
 from gearshift.runtimes.rows import (
     is_text,
@@ -73,7 +73,7 @@ class Translator(CTranslateModel):
         text = is_text(input_ids)
         rows = read_text(input_ids, self.tokenizer) if text else []
         if not text:
-            width(input_ids)
+            width(input_ids, self.vocabulary)
         decoding = self._decoding(KNOWN, given, generation_config, length=1)
         rows = rows or without_padding(input_ids, attention_mask, decoding.pad, decoding.ends)
         prefix = self._prefix(given, generation_config)
@@ -87,14 +87,14 @@ class Translator(CTranslateModel):
             else padded([prefix[:1] + a for a in added], decoding.pad)
         )
 
-    def difference(self, model: Any, seed: int) -> tuple[Any, Any]:
+    def difference(self, model: Any, seed: int, tokens: int) -> tuple[Any, Any]:
         generator = torch.Generator().manual_seed(seed)
-        source, target = torch.randint(0, self.vocabulary, (2, 1, PROBE), generator=generator)
+        source, target = torch.randint(0, self.vocabulary, (2, 1, tokens), generator=generator)
         with torch.no_grad():
             output = model(input_ids=source.to(model.device), decoder_input_ids=target.to(model.device))
         exact = output.logits[0, :-1].float().log_softmax(-1).cpu().gather(1, target[0, 1:, None])[:, 0]
         (made,) = self.engine.score_batch([words(source[0].tolist())], [words(target[0].tolist())])
-        return exact, torch.tensor(made.log_probs[: PROBE - 1])
+        return exact, torch.tensor(made.log_probs[: tokens - 1])
 
     def _prefix(self, given: dict[str, Any], config: Any) -> list[int]:
         """What a sequence begins with: the start token, and a language's where one is asked for."""

@@ -132,12 +132,17 @@ class WhisperGenerator(CTranslateModel):
             named[config.eos_token_id - 1] = ""  # how CTranslate2 knows that there are several languages
         return named
 
-    def difference(self, model: Any, seed: int) -> tuple[Any, Any]:
+    def lengths(self, name: str) -> list[int]:
+        """A window of sound has one length; what was said before fills half of the decoder's places at most."""
+        return [2, self.config.max_target_positions // 2]
+
+    def difference(self, model: Any, seed: int, tokens: int) -> tuple[Any, Any]:
         frames = 2 * self.config.max_source_positions
         generator = torch.Generator().manual_seed(seed)
         features = torch.randn(1, self.config.num_mel_bins, frames, generator=generator)
         config = self.generation_config
-        prompt = [config.decoder_start_token_id, config.no_timestamps_token_id]
+        said = torch.randint(0, config.eos_token_id, (tokens - 2,), generator=generator).tolist()
+        prompt = [*said, config.decoder_start_token_id, config.no_timestamps_token_id]
         with torch.no_grad():
             tokens = torch.tensor([prompt], device=model.device)
             exact = model(features.to(model.device, model.dtype), decoder_input_ids=tokens).logits[0, -1]

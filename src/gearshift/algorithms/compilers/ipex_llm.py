@@ -42,18 +42,21 @@ class IpexLlm(Algorithm):
     def apply(self, model: Any, context: Context) -> None:
         from gearshift.core.model import size_bytes
         from gearshift.core.target import Swap
+        from gearshift.kernels.linear_view import as_linear, in_place_of
         from gearshift.kernels.weight_only import problem
-        from gearshift.kernels.weight_only_linear import Int8WeightLinear, from_float, matrix
+        from gearshift.kernels.weight_only_linear import Int8WeightLinear, from_float
 
         size, seconds, noise = size_bytes(model), token_seconds(model), []
         tied = _shares_weight(model)
         paths: dict[str, int] = {}
         for path, bits in self._layers(model, context.recipe):
             layer = model.get_submodule(path)
-            twin = from_float(layer, bits, GROUP) or Int8WeightLinear.from_float(layer)
-            noise.append(sqnr(matrix(layer), twin.weight))
+            linear = as_linear(layer)
+            made = from_float(linear, bits, GROUP) or Int8WeightLinear.from_float(linear)
+            twin = in_place_of(layer, made)
+            noise.append(sqnr(layer.weight, twin.weight))
             context.change(Swap(model, path, twin, layer if context.keep_original else None, self.name))
-            paths[path] = twin.bits
+            paths[path] = made.bits
         if tied and not _shares_weight(model):
             context.change(Untied(model.config))
             context.note("The output head got a weight of its own; it had that of the embedding.")
@@ -66,21 +69,22 @@ class IpexLlm(Algorithm):
 
     def rebuild(self, model: Any, context: Context) -> None:
         from gearshift.core.target import Swap
+        from gearshift.kernels.linear_view import as_linear, in_place_of
         from gearshift.kernels.weight_only_linear import empty
 
         for path, bits in context.saved["paths"].items():
-            context.change(Swap(model, path, empty(model.get_submodule(path), bits, GROUP), None, self.name))
+            layer = model.get_submodule(path)
+            twin = in_place_of(layer, empty(as_linear(layer), bits, GROUP))
+            context.change(Swap(model, path, twin, None, self.name))
 
     def _layers(self, model: Any, recipe: Recipe) -> Iterator[tuple[str, int]]:
         """Paths of the layers that are replaced, with their bits."""
-        from torch import nn
-        from transformers.pytorch_utils import Conv1D
-
         from gearshift.core.target import matches
+        from gearshift.kernels.linear_view import linear_types
         from gearshift.models.describe import chosen
 
         head = _head(model)
-        for _, _, path in chosen(model, (nn.Linear, Conv1D), recipe):
+        for _, _, path in chosen(model, linear_types(), recipe):
             yield path, HEAD_BITS if path == head else self.weight_bits
         if head is not None and not recipe.include and not matches(head, recipe.exclude):
             yield head, HEAD_BITS

@@ -68,9 +68,9 @@ class LayerQuantizer(Algorithm, base=True):
 
     def types(self) -> tuple[type, ...]:
         """Classes of layers that are replaced; exactly these, no subclasses."""
-        from torch import nn
+        from gearshift.kernels.linear_view import linear_types
 
-        return (nn.Linear,)
+        return linear_types()
 
     def prepare(self, model: Any, context: Context, places: list[Place]) -> Any:
         """What the twins need to know of the model as a whole, from calibration for one; nothing by default."""
@@ -79,6 +79,11 @@ class LayerQuantizer(Algorithm, base=True):
         """The layer with fewer bits, whose `weight` reads as the float weight it stands for.
 
         A layer that cannot be replaced is answered with None, or with the reason as a string.
+
+        Args:
+            layer: the one to replace; in a Conv1D's place an nn.Linear with its weight turned to [out, in].
+            place: where it stands; `place.layer` is the very layer.
+            prepared: what `prepare` answered.
         """
         raise NotImplementedError
 
@@ -102,6 +107,7 @@ class LayerQuantizer(Algorithm, base=True):
     def apply(self, model: Any, context: Context) -> None:
         from gearshift.core.model import size_bytes
         from gearshift.core.target import Swap
+        from gearshift.kernels.linear_view import inside
         from gearshift.models.in_place import in_turns
 
         started, before = time.perf_counter(), size_bytes(model)
@@ -114,7 +120,7 @@ class LayerQuantizer(Algorithm, base=True):
         kept: dict[str, dict[str, Any]] = {place.part: {} for place in places}
         for place, (root, path, layer, twin) in stay:
             report.take(place, layer, twin)
-            kept[place.part][path] = self.keepsake(twin)
+            kept[place.part][path] = self.keepsake(inside(twin))
             context.change(Swap(root, path, twin, layer if context.keep_original else None, self.name))
         context.save(parts=list(kept), paths=kept)
         context.measured(size_before=before, size_after=size_bytes(model), seconds=time.perf_counter() - started)
@@ -122,17 +128,18 @@ class LayerQuantizer(Algorithm, base=True):
 
     def _twins(self, model: Any, context: Context, places: list[Place], report: Report) -> list[tuple[Place, Pair]]:
         """Each layer that can be replaced, with what would replace it."""
+        from gearshift.kernels.linear_view import as_linear, in_place_of
         from gearshift.models.in_place import Pair
 
         prepared, found = self.prepare(model, context, places), []
         for place in places:
             layer = place.layer
-            twin = self.twin(layer, place, prepared, context)
+            made = self.twin(as_linear(layer), place, prepared, context)
             place.input = None
-            if twin is None or isinstance(twin, str):
-                report.leave(place, twin or "there is no such layer of fewer bits for it")
+            if made is None or isinstance(made, str):
+                report.leave(place, made or "there is no such layer of fewer bits for it")
             else:
-                found.append((place, Pair(place.root, place.path, layer, twin)))
+                found.append((place, Pair(place.root, place.path, layer, in_place_of(layer, made))))
         return found
 
     def _worth_it(self, call: Any, found: list[tuple[Place, Pair]], report: Report) -> list[tuple[Place, Pair]]:
@@ -170,18 +177,21 @@ class LayerQuantizer(Algorithm, base=True):
     def rebuild(self, model: Any, context: Context) -> None:
         from gearshift.core.model import parts
         from gearshift.core.target import Swap
+        from gearshift.kernels.linear_view import as_linear, in_place_of
 
         for part, paths in context.saved["paths"].items():
             root = parts(model)[part]
             for path, kept in paths.items():
-                context.change(Swap(root, path, self.skeleton(root.get_submodule(path), kept), None, self.name))
+                layer = root.get_submodule(path)
+                twin = in_place_of(layer, self.skeleton(as_linear(layer), kept))
+                context.change(Swap(root, path, twin, None, self.name))
 
 
 def least_int8_speed(layer: Any) -> float | None:
     """What layers of int8 activations have to gain: convolutions speed, small linear layers at least nothing less."""
-    from torch import nn
+    from gearshift.kernels.linear_view import is_linear
 
-    if isinstance(layer, nn.Linear):
+    if is_linear(layer):
         return 1.0 if layer.weight.numel() <= SMALL else None
     return WORTH_IT
 

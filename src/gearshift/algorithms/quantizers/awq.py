@@ -45,7 +45,7 @@ class Awq(Calibrating):
         import torch
 
         from gearshift.kernels.channel_scales import Activity, found_scales
-        from gearshift.models.calibration import matrix
+        from gearshift.kernels.linear_view import matrix
         from gearshift.models.folding import find_source
 
         activity = Activity(matrix(layers[0]).shape[1], GROUP, layers[0].weight.device)
@@ -64,7 +64,7 @@ class Awq(Calibrating):
     def _rounded(self, layer: Any, activity: Any, scales: Any, folded: bool, errors: list) -> tuple[Any, Any]:
         from gearshift.kernels.channel_scales import rounded
         from gearshift.kernels.grouped import dequantize, quantize
-        from gearshift.models.calibration import matrix
+        from gearshift.kernels.linear_view import matrix
 
         weight = matrix(layer).detach().float() * (1 if folded else scales)
         grouped = rounded(weight, activity, scales, BITS)
@@ -74,6 +74,6 @@ class Awq(Calibrating):
         return grouped, None if folded or bool((scales == 1).all()) else 1 / scales
 
     def twin(self, layer: Any, place: Place, prepared: dict[Any, tuple[Any, Any]], context: Context) -> Any:
-        if layer not in prepared:
+        if place.layer not in prepared:
             return self.unseen(layer, place, context)
-        return self.grouped_twin(layer, *prepared[layer])
+        return self.grouped_twin(layer, *prepared[place.layer])

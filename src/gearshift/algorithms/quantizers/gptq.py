@@ -51,7 +51,8 @@ class Gptq(Calibrating):
         """Weights of layers with a common input, which the layers are given for what comes after them."""
         from gearshift.kernels.compensate import Gram, compensated
         from gearshift.kernels.grouped import dequantize, quantize
-        from gearshift.models.calibration import matrix, put_matrix
+        from gearshift.kernels.linear_view import matrix
+        from gearshift.models.calibration import put_matrix
 
         gram = Gram(matrix(layers[0]).shape[1], layers[0].weight.device)
         block.watch(layers[0], gram.see)
@@ -65,4 +66,5 @@ class Gptq(Calibrating):
         return found
 
     def twin(self, layer: Any, place: Place, prepared: dict[Any, Any], context: Context) -> Any:
-        return self.grouped_twin(layer, prepared[layer]) if layer in prepared else self.unseen(layer, place, context)
+        found = prepared.get(place.layer)
+        return self.unseen(layer, place, context) if found is None else self.grouped_twin(layer, found)

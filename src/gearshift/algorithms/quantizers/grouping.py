@@ -23,34 +23,21 @@ class Grouping(LayerQuantizer, base=True):
         """Bits, group and what else a GroupedLinear is made with."""
         raise NotImplementedError
 
-    def types(self) -> tuple[type, ...]:
-        from torch import nn
-        from transformers.pytorch_utils import Conv1D
-
-        return (nn.Linear, Conv1D)
-
     def grouped_twin(self, layer: Any, grouped: Any, input_scale: Any = None) -> Any:
         """The layer of these weights in the place of a float one."""
+        from gearshift.kernels.grouped_linear import GroupedLinear
+
         more = {k: v for k, v in self.layout().items() if k not in ("bits", "group")}
-        return _class(layer).of(layer, grouped, input_scale, **more)
+        return GroupedLinear.of(layer, grouped, input_scale, **more)
 
     def keepsake(self, twin: Any) -> dict[str, Any]:
         return {"bits": twin.bits, "group": twin.group, "scaled_input": twin.input_scale is not None}
 
     def skeleton(self, layer: Any, kept: dict[str, Any]) -> Any:
-        from gearshift.models.calibration import matrix
+        from gearshift.kernels.grouped_linear import GroupedLinear
 
-        out_features, in_features = matrix(layer).shape
-        sizes = in_features, out_features, layer.bias is not None, "meta", layer.weight.dtype
-        return _class(layer)(*sizes, **{**self.layout(), **kept}).eval()
-
-
-def _class(layer: Any) -> Any:
-    from torch import nn
-
-    from gearshift.kernels.grouped_linear import GroupedConv1D, GroupedLinear
-
-    return GroupedLinear if isinstance(layer, nn.Linear) else GroupedConv1D
+        sizes = layer.in_features, layer.out_features, layer.bias is not None, "meta", layer.weight.dtype
+        return GroupedLinear(*sizes, **{**self.layout(), **kept}).eval()
 
 
 class Calibrating(Grouping, base=True):
@@ -83,11 +70,10 @@ class Calibrating(Grouping, base=True):
         """The twin of a layer that no batch reached."""
         from gearshift.kernels.grouped import quantize
         from gearshift.kernels.half_quadratic import least_squares
-        from gearshift.models.calibration import matrix
 
         bits, group = self.layout()["bits"], self.layout()["group"]
         context.note(f"No calibration data reached {place}, so it was rounded without.")
-        grouped = quantize(matrix(layer), bits, group, lambda groups: least_squares(groups, bits))
+        grouped = quantize(layer.weight, bits, group, lambda groups: least_squares(groups, bits))
         return self.grouped_twin(layer, grouped)
 
 

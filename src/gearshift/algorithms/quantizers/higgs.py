@@ -24,12 +24,6 @@ class Higgs(LayerQuantizer):
     group_size: int = param(256, choices=(64, 128, 256), help="weights with a scale in common, at most")
     hadamard_size: int = param(1024, choices=(512, 1024, 2048), help="size of the Hadamard blocks, at most")
 
-    def types(self) -> tuple[type, ...]:
-        from torch import nn
-        from transformers.pytorch_utils import Conv1D
-
-        return (nn.Linear, Conv1D)
-
     def prepare(self, model: Any, context: Context, places: list[Place]) -> Any:
         from gearshift.kernels.higgs_flute import missing
 
@@ -59,29 +53,21 @@ class Higgs(LayerQuantizer):
 
     def twin(self, layer: Any, place: Place, prepared: Any, context: Context) -> Any:
         from gearshift.kernels.hadamard import LEAST
+        from gearshift.kernels.higgs_linear import HiggsLinear
 
         rows = context.recipe.batch_size if place.input is None else place.input.shape[0]
         sizes = self.group_size, self.hadamard_size
-        twin = _class(layer).from_float(layer, self.weight_bits, self.p, *sizes, rows, context.recipe.seed)
+        twin = HiggsLinear.from_float(layer, self.weight_bits, self.p, *sizes, rows, context.recipe.seed)
         return twin or f"its inputs come in no Hadamard blocks of {LEAST} or more"
 
     def keepsake(self, twin: Any) -> dict[str, int]:
         return {"block": twin.block, "group": twin.group, "rows": twin.rows}
 
     def skeleton(self, layer: Any, kept: Any) -> Any:
-        from gearshift.models.calibration import matrix
+        from gearshift.kernels.higgs_linear import HiggsLinear
 
-        out_features, in_features = matrix(layer).shape
-        sizes = in_features, out_features, layer.bias is not None, "meta", layer.weight.dtype
-        return _class(layer)(*sizes, bits=self.weight_bits, p=self.p, **kept).eval()
-
-
-def _class(layer: Any) -> Any:
-    from torch import nn
-
-    from gearshift.kernels.higgs_linear import HiggsConv1D, HiggsLinear
-
-    return HiggsLinear if isinstance(layer, nn.Linear) else HiggsConv1D
+        sizes = layer.in_features, layer.out_features, layer.bias is not None, "meta", layer.weight.dtype
+        return HiggsLinear(*sizes, bits=self.weight_bits, p=self.p, **kept).eval()
 
 
 def _mostly_zero(weight: Any) -> bool:

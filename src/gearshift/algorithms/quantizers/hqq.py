@@ -43,8 +43,7 @@ class Hqq(Grouping):
     def twin(self, layer: Any, place: Place, prepared: None, context: Context) -> Any:
         from gearshift.kernels.grouped import quantize
         from gearshift.kernels.half_quadratic import half_quadratic
-        from gearshift.models.calibration import matrix
 
         bits = self.weight_bits
-        grouped = quantize(matrix(layer), bits, self.group_size, lambda groups: half_quadratic(groups, bits))
+        grouped = quantize(layer.weight, bits, self.group_size, lambda groups: half_quadratic(groups, bits))
         return self.grouped_twin(layer, grouped)

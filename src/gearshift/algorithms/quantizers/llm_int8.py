@@ -81,7 +81,9 @@ class LlmInt8(LayerQuantizer):
         return stay
 
     def _stored_bytes(self, layer: Any) -> int:
-        return sum(buffer.nbytes for buffer in self.skeleton(layer, None).buffers())
+        from gearshift.kernels.linear_view import as_linear
+
+        return sum(buffer.nbytes for buffer in self.skeleton(as_linear(layer), None).buffers())
 
 
 def _free_bytes(model: Any) -> int | None:

@@ -54,7 +54,7 @@ class Quanto(LayerQuantizer):
     def twin(self, layer: Any, place: Place, prepared: dict[Any, Any], context: Context) -> Any:
         if layer.out_features == 1:
             return "quanto needs more than one output"
-        step = prepared.get(layer)
+        step = prepared.get(place.layer)
         step = step if step is not None and step > 0 else None
         return self._kernels().QuantoLinear.from_float(layer, self.weight_bits, step)
 

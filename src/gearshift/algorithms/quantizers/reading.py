@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
+from functools import partial
 from typing import Any
+
+from gearshift.core.boundary import Misfit, path_of
+from gearshift.core.plain import one_of, whole
 
 
 def read_checkpoint(folder: str | os.PathLike[str]) -> Any:
@@ -21,12 +24,14 @@ def read_checkpoint(folder: str | os.PathLike[str]) -> Any:
     from gearshift.core.record import Applied, Record, attach
     from gearshift.models.checkpoints import read_quantized
 
-    model, layers = read_quantized(Path(folder), _format)
+    place = path_of(folder, "A model's folder")
+    notes: list[str] = []
+    model, layers = read_quantized(place, partial(_format, notes))
     first = next(iter(layers.values()))
     choices = {name: declared.bound.samples() for name, declared in Gptq.params().items()}
     known: dict[str, Any] = {"weight_bits": first.bits, "group_size": first.group}
     algorithm = Gptq(**{name: value for name, value in known.items() if value in choices[name]})
-    applied = Applied(algorithm, notes=[f"Read from {Path(folder).name}, where it was quantized already."])
+    applied = Applied(algorithm, notes=[f"Read from {place.name}, where it was quantized already.", *notes])
     applied.saved.update(parts=[""], paths={"": {path: algorithm.keepsake(layer) for path, layer in layers.items()}})
     record = Record()
     record.insert(0, applied)
@@ -34,13 +39,35 @@ def read_checkpoint(folder: str | os.PathLike[str]) -> Any:
     return model
 
 
-def _format(told: Mapping[str, Any]) -> Any:
+def _format(notes: list[str], told: Mapping[str, Any], state: Mapping[str, Any]) -> Any:
     """How the layers of a model with this `quantization_config` are read; None if they cannot be."""
-    from gearshift.models.checkpoints import from_gptq, from_packed
+    from gearshift.models.packed import from_packed
 
     if told.get("quant_method") == "gptq":
-        plus = 0 if told.get("checkpoint_format") == "gptq_v2" else 1
-        return "qweight", lambda parts, path: from_gptq(parts, path, told["bits"], told["group_size"], plus)
+        return "qweight", _gptq(notes, told, state)
     if (told.get("quant_method"), told.get("format")) == ("compressed-tensors", "pack-quantized"):
         return "weight_packed", from_packed
     return None
+
+
+def _gptq(notes: list[str], told: Mapping[str, Any], state: Mapping[str, Any]) -> Any:
+    """What reads GPTQ's layers. Its two versions keep zeros differently, and the layers' own word goes before the name.
+
+    Raises:
+        Misfit: for bits or groups that the format has not.
+    """
+    from gearshift.models.checkpoints import layers_of
+    from gearshift.models.packed import BITS, from_gptq, zeros_less_one
+
+    bits = one_of(*BITS)(told.get("bits"), "quantization_config.bits")
+    group = whole(-1)(told.get("group_size", -1), "quantization_config.group_size")
+    if group == 0:
+        raise Misfit("quantization_config.group_size must be 1 or more, or -1 for one group")
+    named = told.get("checkpoint_format") != "gptq_v2"
+    shown = zeros_less_one(layers_of(state, "qweight").values(), bits)
+    if shown is not None and shown is not named:
+        versions = ("first", "second") if shown else ("second", "first")
+        notes.append(
+            f"Its zeros are stored as in the format's {versions[0]} version, though it names the {versions[1]}."
+        )
+    return partial(from_gptq, bits=bits, group=group, plus=int(named if shown is None else shown))

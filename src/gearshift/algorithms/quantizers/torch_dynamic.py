@@ -25,7 +25,7 @@ class TorchDynamic(LayerQuantizer):
     def types(self) -> tuple[type, ...]:
         from torch import nn
 
-        return (nn.Linear, nn.Conv2d)
+        return (*super().types(), nn.Conv2d)
 
     def twin(self, layer: Any, place: Place, prepared: None, context: Context) -> Any:
         from gearshift.kernels.speed import int8_twin

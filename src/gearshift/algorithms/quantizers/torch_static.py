@@ -51,7 +51,7 @@ class TorchStatic(LayerQuantizer):
     def types(self) -> tuple[type, ...]:
         from torch import nn
 
-        return (nn.Linear, nn.Conv2d)
+        return (*super().types(), nn.Conv2d)
 
     def prepare(self, model: Any, context: Context, places: list[Place]) -> dict[Any, Any]:
         """An observer for each layer, and how many times faster int8 convolutions are, by their sizes."""
@@ -65,7 +65,7 @@ class TorchStatic(LayerQuantizer):
         from gearshift.kernels.conv import supports
         from gearshift.kernels.static_layers import StaticInt8Conv2d, StaticInt8Linear
 
-        fixed = _range(prepared[layer], layer)
+        fixed = _range(prepared[place.layer], layer)
         if fixed is None:
             return "no sample reached it, so its activations have no range"
         unsigned = self.weight_bits == "quint8"
@@ -94,23 +94,24 @@ class TorchStatic(LayerQuantizer):
 
     def _observer(self, layer: Any) -> Any:
         import torch
-        from torch import nn
         from torch.ao.quantization import observer
+
+        from gearshift.kernels.linear_view import is_linear
 
         kind = getattr(torch, self.act_bits)
         if self.qobserver != PER_CHANNEL:
             return getattr(observer, self.qobserver)(dtype=kind, qscheme=getattr(torch, self.qscheme))
         # the border of a convolution's image is zeros in every channel, so that there is one zero
-        affine = self.qscheme == "per_tensor_affine" and isinstance(layer, nn.Linear)
+        affine = self.qscheme == "per_tensor_affine" and is_linear(layer)
         scheme = torch.per_channel_affine if affine else torch.per_channel_symmetric
         return observer.PerChannelMinMaxObserver(ch_axis=-1, dtype=kind, qscheme=scheme)
 
 
 def _channels_last(layer: Any, x: Any) -> Any:
     """An input with its channels at the end."""
-    from torch import nn
+    from gearshift.kernels.linear_view import is_linear
 
-    return x.float() if isinstance(layer, nn.Linear) else x.float().movedim(-3, -1)
+    return x.float() if is_linear(layer) else x.float().movedim(-3, -1)
 
 
 def _range(watching: Any, layer: Any) -> Any:

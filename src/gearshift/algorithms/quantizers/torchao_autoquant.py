@@ -34,6 +34,7 @@ class TorchaoAutoquant(LayerQuantizer):
     def apply(self, model: Any, context: Context) -> None:
         from gearshift.core.model import size_bytes
         from gearshift.core.target import Swap
+        from gearshift.kernels.linear_view import as_linear, in_place_of
 
         started, before = time.perf_counter(), size_bytes(model)
         compiles = self.compile and _compiler(context)
@@ -44,15 +45,15 @@ class TorchaoAutoquant(LayerQuantizer):
         for place in self.places(model, context):
             layer = place.layer
             kept.setdefault(place.part, {})
-            found = trials.fastest(layer, place.input)
+            found = trials.fastest(as_linear(layer), place.input)
             if isinstance(found, str):
                 left[str(place)] = found
                 continue
             rows[str(place)] = found.row
             if found.twin is not None:
                 kept[place.part][place.path] = found.name
-                original = layer if context.keep_original else None
-                context.change(Swap(place.root, place.path, found.twin, original, self.name))
+                original, twin = layer if context.keep_original else None, in_place_of(layer, found.twin)
+                context.change(Swap(place.root, place.path, twin, original, self.name))
         context.save(parts=list(kept), paths=kept)
         context.measured(layers=sum(map(len, kept.values())), left=left, choices=rows)
         context.measured(size_before=before, size_after=size_bytes(model), seconds=time.perf_counter() - started)
