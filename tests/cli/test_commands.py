@@ -52,7 +52,26 @@ def test_check_prints_the_order(capsys, folder):
         (["info", "tailor"], "did you mean 'taylor'"),
         (["check", "taylor, periodic"], "would both decide"),
         (["check", "no.yaml"], "cannot be read"),
-        (["optimize", "/no/such/folder/x", "--with", "taylor", "--out", "o"], "cannot be opened"),
+        (["optimize", "/no/such/folder/x", "--with", "taylor", "--out", "o"], "cannot be read as a model"),
+        (["optimize", "m", "--with", "taylor", "--out", "/proc/x"], "cannot be written"),
+        (["optimize", "m", "--with", "taylor", "--out", "/dev/null/x"], "cannot be written"),
+        (
+            ["optimize", "m", "--with", "taylor", "--out", "o", "--device", "nope"],
+            "device must be one of this machine's",
+        ),
+        (["optimize", "m", "--with", "", "--out", "o"], "names no algorithm"),
+        (["optimize", "m", "--with", "taylor", "--out", ""], "--out must be a path"),
+        (["check", ""], "names no algorithm"),
+        (["check", "taylor(order=[1)"], "cannot be read as a recipe"),
+        (["check", "taylor", "--model", ""], "A model must be a path"),
+        (["generate", "m", "a prompt", "--steps", "0"], "--steps must be 1 or more"),
+        (["generate", "m", "a prompt", "--guidance", "nan"], "--guidance must be a number of 0 or more"),
+        (["generate", "m", "a prompt", "--seed", "-1"], "--seed must be from 0"),
+        (["generate", "m", "a prompt", "--seed", "9" * 30], "--seed must be from 0"),
+        (["generate", "m", ""], "A prompt has no words"),
+        (["generate", "m", "a prompt", "--out", "/proc/x"], "cannot be written"),
+        (["demo", "--out", "/proc/x"], "cannot be written"),
+        (["demo", "--out", "/etc/passwd"], "cannot be written"),
         (["generate", "/no/such/folder", "a prompt"], "not a folder saved by gearshift"),
         (["demo", "--images", "0"], "--images must be 1 or more"),
     ],
@@ -110,3 +129,45 @@ def test_doctor_names_every_algorithm(capsys):
 def test_the_module_runs_and_says_its_version():
     run = subprocess.run([sys.executable, "-m", "gearshift", "--version"], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == f"gearshift {gs.__version__}"
+
+
+def test_a_runtime_that_takes_the_models_place_is_what_is_saved(capsys, tmp_path):
+    build("llama").pipe.save_pretrained(tmp_path / "llama")
+    out = tmp_path / "fast"
+    assert main(["optimize", str(tmp_path / "llama"), "--with", "c_generate", "--out", str(out)]) == 0
+    again = gs.load(out)
+    assert type(again).__name__ == "CausalGenerator" and gs.status(again).applied[0]["name"] == "c_generate"
+
+
+def test_a_pipeline_that_reads_no_prompts_says_so(capsys, folder, tmp_path):
+    assert main(["optimize", str(folder), "--with", "fora", "--out", str(tmp_path / "m")]) == 0
+    assert main(["generate", str(tmp_path / "m"), "a prompt", "--out", str(tmp_path)]) == 2
+    assert "reads no prompts" in capsys.readouterr().err
+
+
+def test_what_nobody_expected_is_a_line_and_a_traceback_only_for_debugging(capsys, monkeypatch):
+    from gearshift.cli import listing
+
+    def fail(_):
+        raise TypeError("a bug\nof ours")
+
+    monkeypatch.setattr(listing, "list_all", fail)
+    assert main(["list"]) == 1
+    assert capsys.readouterr().err == (
+        "gearshift: unexpected TypeError: a bug of ours. With --debug the whole traceback is shown.\n"
+    )
+    with pytest.raises(TypeError):
+        main(["--debug", "list"])
+    monkeypatch.setenv("GEARSHIFT_DEBUG", "1")
+    with pytest.raises(TypeError):
+        main(["list"])
+
+
+def test_doctor_says_that_pipelines_need_their_library(capsys, monkeypatch):
+    from gearshift.cli import doctor
+
+    monkeypatch.setattr(doctor, "installed", lambda package: package != "diffusers")
+    assert main(["doctor"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "lacking taylor: the package diffusers: pip install 'gearshift[diffusers]'" in lines
+    assert any(line.startswith("runs    gptq") for line in lines)

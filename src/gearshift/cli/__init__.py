@@ -3,32 +3,45 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from gearshift.core.errors import GearshiftError, GearshiftWarning
+from gearshift.core.errors import GearshiftError, GearshiftWarning, told
 
+DEBUG = "GEARSHIFT_DEBUG"  # an environment variable that does what --debug does
 RECIPE_HELP = "'name, name(parameter=value)', or a YAML file"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; errors are one line on stderr and exit code 2."""
+    """Run one command; errors are one line on stderr and exit code 2, or 1 where gearshift did not expect them."""
     arguments = _parser().parse_args(argv)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show  # type: ignore[assignment]
             return arguments.run(arguments) or 0
-    except GearshiftError as error:
-        text = str(error)
-        print(f"gearshift:\n{text}" if "\n" in text else f"gearshift: {text}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print("gearshift: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
         return 0
+    except Exception as error:
+        if arguments.debug or os.environ.get(DEBUG):
+            raise
+        return _told(error)
+
+
+def _told(error: Exception) -> int:
+    """Print an error; the exit code that goes with it."""
+    if isinstance(error, GearshiftError):
+        text = str(error)
+        print(f"gearshift:\n{text}" if "\n" in text else f"gearshift: {text}", file=sys.stderr)
+        return 2
+    what = f"{type(error).__name__}: {told(error)}"
+    print(f"gearshift: unexpected {what}. With --debug the whole traceback is shown.", file=sys.stderr)
+    return 1
 
 
 def _show(message: Warning | str, category: type[Warning], *where: Any) -> None:
@@ -44,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="gearshift", description="Make diffusion pipelines, language models and Whisper faster, smaller, cheaper."
     )
     parser.add_argument("--version", action="version", version=f"gearshift {__version__}")
+    parser.add_argument("--debug", action="store_true", help=f"show tracebacks of errors, as {DEBUG}=1 does")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def command(name: str, run: str, help: str) -> argparse.ArgumentParser:
@@ -66,8 +80,8 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("generate", "work:generate", "make images with a saved model")
     sub.add_argument("folder", metavar="DIR")
     sub.add_argument("prompts", metavar="PROMPT", nargs="+")
-    sub.add_argument("--steps", type=int, default=50, help="denoising steps (%(default)s)")
-    sub.add_argument("--guidance", type=float, default=5.0, help="guidance scale (%(default)s)")
+    sub.add_argument("--steps", type=int, help="denoising steps (those of the pipeline)")
+    sub.add_argument("--guidance", type=float, help="guidance scale (that of the pipeline)")
     sub.add_argument("--seed", type=int, default=0, help="seed (%(default)s)")
     sub.add_argument("--device", metavar="DEVICE", help="device to run on, e.g. cuda")
     sub.add_argument("--out", metavar="DIR", default=".", help="folder for the images (%(default)s)")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from gearshift.core.boundary import path_of, refuse_unwritable
 from gearshift.core.errors import GearshiftError
 from gearshift.core.extras import need
 from gearshift.core.store import refuse_foreign
@@ -58,7 +59,8 @@ def _run(arguments: argparse.Namespace) -> None:
 
     if arguments.images < 1:
         raise GearshiftError(f"--images must be 1 or more. Got {arguments.images} instead.")
-    out = Path(arguments.out)
+    out = path_of(arguments.out, "--out")
+    refuse_unwritable(out / "report.html")
     refuse_foreign(out / "model")
     console = Console()
     console = console if console.width >= WIDTH else Console(width=WIDTH)

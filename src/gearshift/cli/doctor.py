@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 
 from gearshift.core.algorithm import Algorithm
+from gearshift.core.devices import available
 from gearshift.core.extras import installed
+from gearshift.core.facts import Kind
 from gearshift.core.registry import registry
 
 LIBRARIES = {"diffusers": "diffusers", "transformers": "transformers", "accelerate": "diffusers"}
+OF_KIND = {Kind.DIFFUSION: "diffusers", Kind.LANGUAGE: "transformers", Kind.SPEECH: "transformers"}
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -16,7 +19,7 @@ def run(arguments: argparse.Namespace) -> None:
     from gearshift.evaluate.timing import machine
 
     print(machine())
-    devices = found_devices()
+    devices = available()
     for device in devices:
         print(f"{device}: computes in {', '.join(precisions(device))}")
     for package, extra in LIBRARIES.items():
@@ -25,18 +28,6 @@ def run(arguments: argparse.Namespace) -> None:
     for cls in registry():
         lacks = lacking(cls, devices)
         print(f"{'runs   ' if not lacks else 'lacking'} {cls.name}{': ' + lacks if lacks else ''}")
-
-
-def found_devices() -> list[str]:
-    """Device types that torch can use here."""
-    import torch
-
-    found = ["cpu"]
-    if torch.cuda.is_available():
-        found.append("cuda")
-    if torch.backends.mps.is_available():
-        found.append("mps")
-    return found
 
 
 def precisions(device: str) -> list[str]:
@@ -60,6 +51,9 @@ def lacking(cls: type[Algorithm], devices: list[str]) -> str:
     absent = [p for p in cls.facts.packages if not installed(p)]
     if absent:
         return f"the package {', '.join(absent)}: pip install 'gearshift[{cls.facts.extra}]'"
+    libraries = sorted({OF_KIND[kind] for kind in cls.facts.kinds if kind in OF_KIND})
+    if cls.facts.kinds <= OF_KIND.keys() and not any(installed(library) for library in libraries):
+        return " or ".join(f"the package {name}: pip install 'gearshift[{LIBRARIES[name]}]'" for name in libraries)
     if not set(cls.facts.devices) & set(devices):
         return f"a device of type {' or '.join(cls.facts.devices)}"
     return ""

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+import inspect
+import math
 from typing import Any
 
-from gearshift.core.errors import BadRecipe, GearshiftError
+from gearshift.core.boundary import calling, path_of, reading, refuse_unwritable
+from gearshift.core.devices import refuse_absent
+from gearshift.core.errors import BadRecipe, GearshiftError, quoted
 from gearshift.core.extras import need
 from gearshift.core.files import replacing_file
 from gearshift.core.recipe import Recipe
+
+MOST_SEED = 2**63 - 1
 
 
 def check(arguments: argparse.Namespace) -> int:
     """Print the order of application, or every reason against it."""
     import gearshift as gs
 
-    recipe = Recipe.of(arguments.recipe)
-    if arguments.model:
+    recipe = _recipe(arguments.recipe)
+    if arguments.model is not None:
         found = gs.problems(open_model(arguments.model), recipe)
         if found:
             raise BadRecipe(found)
@@ -33,11 +38,14 @@ def optimize(arguments: argparse.Namespace) -> int:
     import gearshift as gs
     from gearshift.core.store import refuse_foreign
 
-    recipe = Recipe.of(arguments.recipe)
-    refuse_foreign(Path(arguments.out))
+    recipe = _recipe(arguments.recipe)
+    out = path_of(arguments.out, "--out")
+    refuse_unwritable(out)
+    refuse_foreign(out)
+    refuse_absent(arguments.device)
     model = open_model(arguments.model, arguments.device)
-    gs.optimize(model, recipe, **({"device": arguments.device} if arguments.device else {}))
-    gs.save(model, arguments.out)
+    model = gs.optimize(model, recipe, **({"device": arguments.device} if arguments.device else {}))
+    gs.save(model, out)
     print(gs.status(model))
     print(f'Saved. In Python: gearshift.load("{arguments.out}")')
     return 0
@@ -48,27 +56,48 @@ def generate(arguments: argparse.Namespace) -> int:
     import gearshift as gs
 
     torch = need("torch", "diffusers", "gearshift generate")
-    if arguments.steps < 1:
-        raise GearshiftError(f"--steps must be 1 or more. Got {arguments.steps} instead.")
+    _check_call(arguments)
+    out = path_of(arguments.out, "--out")
+    refuse_unwritable(out / "image.png")
+    refuse_absent(arguments.device)
     pipe = gs.load(arguments.folder, arguments.device)
     if not hasattr(pipe, "scheduler"):
         raise GearshiftError(f"{arguments.folder} holds a {type(pipe).__name__}, which makes no images.")
-    out = Path(arguments.out)
-    out.mkdir(parents=True, exist_ok=True)
+    known = inspect.signature(type(pipe).__call__).parameters
+    if "prompt" not in known:
+        raise GearshiftError(f"{arguments.folder} holds a {type(pipe).__name__}, which reads no prompts.")
     generators = [torch.Generator().manual_seed(arguments.seed + i) for i in range(len(arguments.prompts))]
-    images = pipe(
-        prompt=arguments.prompts,
-        num_inference_steps=arguments.steps,
-        guidance_scale=arguments.guidance,
-        generator=generators,
-    ).images
+    given = {"num_inference_steps": arguments.steps, "guidance_scale": arguments.guidance}
+    with calling(pipe, "these arguments"):
+        images = pipe(
+            prompt=arguments.prompts, generator=generators, **{k: v for k, v in given.items() if v is not None}
+        ).images
     for i, (prompt, image) in enumerate(zip(arguments.prompts, images, strict=True)):
         words = "-".join("".join(c if c.isalnum() else " " for c in prompt.lower()).split())[:60]
-        path = out / f"{words or 'image'}-{arguments.seed + i}.png"
+        path = out / f"{words}-{arguments.seed + i}.png"
         with replacing_file(path) as scratch:
             image.save(scratch)
         print(path)
     return 0
+
+
+def _recipe(text: str) -> Recipe:
+    """A recipe that names something."""
+    recipe = Recipe.of(text)
+    if not recipe.algorithms:
+        raise BadRecipe([f"The recipe {quoted(text)} names no algorithm; `gearshift list` shows all."])
+    return recipe
+
+
+def _check_call(arguments: argparse.Namespace) -> None:
+    if arguments.steps is not None and arguments.steps < 1:
+        raise GearshiftError(f"--steps must be 1 or more. Got {arguments.steps} instead.")
+    if arguments.guidance is not None and not 0 <= arguments.guidance < math.inf:
+        raise GearshiftError(f"--guidance must be a number of 0 or more. Got {arguments.guidance} instead.")
+    if not 0 <= arguments.seed <= MOST_SEED - len(arguments.prompts):
+        raise GearshiftError(f"--seed must be from 0 to {MOST_SEED}. Got {quoted(arguments.seed)} instead.")
+    if not all(any(c.isalnum() for c in prompt) for prompt in arguments.prompts):
+        raise GearshiftError("A prompt has no words; write what is to be shown.")
 
 
 def open_model(where: str, device: str | None = None) -> Any:
@@ -77,24 +106,24 @@ def open_model(where: str, device: str | None = None) -> Any:
     A pipeline comes in float32 for the CPU and in bfloat16 for any other device.
     """
     import gearshift as gs
-    from gearshift.core.manifest import MANIFEST
+    from gearshift.core.manifest import INDEX, MANIFEST
 
-    folder = Path(where)
+    folder = path_of(where, "A model")
     if (folder / MANIFEST).exists():
         return gs.load(folder)
-    if folder.exists() and not ((folder / "model_index.json").exists() or (folder / "config.json").exists()):
-        raise GearshiftError(f"{where} holds no model: it has neither model_index.json nor config.json.")
-    try:
+    if folder.exists() and not ((folder / INDEX).exists() or (folder / "config.json").exists()):
+        raise GearshiftError(f"{where} holds no model: it has neither {INDEX} nor config.json.")
+    given: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False}
+    with reading(where, "a model"):
         if (folder / "config.json").exists():
             transformers = need("transformers", "transformers", f"Opening {where}")
-            (architecture, *_) = transformers.AutoConfig.from_pretrained(where).architectures or ["AutoModel"]
-            return getattr(transformers, architecture).from_pretrained(where)
+            config = transformers.AutoConfig.from_pretrained(where, trust_remote_code=False)
+            (architecture, *_) = config.architectures or ["AutoModel"]
+            return getattr(transformers, architecture).from_pretrained(where, **given)
         need("diffusers", "diffusers", f"Opening {where}")
         import torch
         from diffusers import DiffusionPipeline
 
-        pipe = DiffusionPipeline.from_pretrained(where)
+        pipe = DiffusionPipeline.from_pretrained(where, **given)
         # parts that were stored in 16 bits and parts that were not are brought to one format: the device's fast one
         return pipe.to(torch.float32 if device is None or device == "cpu" else torch.bfloat16)
-    except (OSError, ValueError) as error:
-        raise GearshiftError(f"{where} cannot be opened: {' '.join(str(error).split())[:300]}") from None

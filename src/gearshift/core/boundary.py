@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gearshift.core.errors import BadValue, BrokenFolder, GearshiftError, MissingExtra, quoted, told
+from gearshift.core.errors import BadRecipe, BadValue, BrokenFolder, GearshiftError, MissingExtra, quoted, told
+
+PACKAGE = Path(__file__).parents[1]
 
 
 class Misfit(ValueError):
@@ -53,6 +57,26 @@ def writing(path: Any) -> Iterator[None]:
         raise BrokenFolder(f"{_shown(path)} cannot be written: {why}.") from error
 
 
+@contextmanager
+def calling(model: Any, given: str) -> Iterator[None]:
+    """What a model of another library has against a call becomes one sentence; faults of our own code pass as they are.
+
+    Args:
+        given: what it is called with, in words.
+
+    Raises:
+        BadRecipe: '... cannot be called with (given): (why)'.
+    """
+    try:
+        yield
+    except (GearshiftError, Warning, MemoryError):
+        raise
+    except Exception as error:
+        if _ours(error) or "OutOfMemory" in type(error).__name__:
+            raise
+        raise BadRecipe([f"{type(model).__name__} cannot be called with {given}: {_why(error)}."]) from error
+
+
 def path_of(given: Any, what: str) -> Path:
     """A path that a caller gave, absolute.
 
@@ -68,15 +92,14 @@ def refuse_unwritable(path: Path) -> None:
     """Before the work: whether a file or folder of this name could be made.
 
     Raises:
-        BrokenFolder: if it could not be; nothing is written.
+        BrokenFolder: if it could not be; nothing is left behind.
     """
     with writing(path):
         there = next(p for p in (path, *path.parents) if p.exists())
         holder = there.parent if there == path and not there.is_dir() else there
         if not holder.is_dir():
-            raise NotADirectoryError(f"{holder} is not a folder")
-        if not os.access(holder, os.W_OK | os.X_OK) or os.statvfs(holder).f_flag & os.ST_RDONLY:
-            raise PermissionError(f"nothing may be written into {holder}")
+            raise NotADirectoryError(errno.ENOTDIR, f"{_shown(holder)} is not a folder")
+        os.rmdir(tempfile.mkdtemp(prefix=".gearshift-", dir=holder))
 
 
 def _shown(path: Any) -> str:
@@ -94,3 +117,11 @@ def _why(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror[0].lower() + error.strerror[1:]
     return told(error)
+
+
+def _ours(error: BaseException) -> bool:
+    """Whether an error was raised by gearshift's own code."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and Path(trace.tb_frame.f_code.co_filename).is_relative_to(PACKAGE)

@@ -17,7 +17,6 @@ from gearshift.core.store import read_weights
 from gearshift.core.target import put
 from gearshift.kernels.grouped import Grouped
 from gearshift.kernels.grouped_linear import GroupedLinear
-from gearshift.kernels.linear_view import is_linear
 
 Layers = Mapping[str, Mapping[str, torch.Tensor]]  # by path: tensors by name
 Convert = Callable[[Mapping[str, torch.Tensor], str, tuple[int, int]], Grouped]
@@ -73,7 +72,7 @@ def _fill(model: Any, state: dict[str, torch.Tensor], marker: str, convert: Conv
     known = dict(model.named_modules())
     for path, parts in layers_of(state, marker).items():
         layer = known.get(path)
-        if not is_linear(layer) or not isinstance(layer, torch.nn.Linear):
+        if not isinstance(layer, torch.nn.Linear):
             raise Misfit(f"{quoted(path)} is no linear layer of {type(model).__name__}")
         made = GroupedLinear.of(layer, convert(parts, path, (layer.out_features, layer.in_features)))
         put(model, path, made.eval())
