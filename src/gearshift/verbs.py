@@ -246,8 +246,18 @@ def disabled(model: M) -> Iterator[M]:
     try:
         yield model
     finally:
-        with Transaction(model, hold=True):  # a second Ctrl-C must not leave half of it off
+        _lay_again(model, record, on)
+
+
+def _lay_again(model: Any, record: Any, on: int) -> None:
+    """Put on what a block of `disabled` took off: Ctrl-C waits, and after another error it is tried once more."""
+    try:
+        with Transaction(model, hold=True):
             record.lay(on)
+    except BaseException:
+        with Transaction(model, hold=True):
+            record.lay(on)
+        raise
 
 
 def restore(model: M) -> M:

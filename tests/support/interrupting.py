@@ -59,15 +59,21 @@ class Lines:
         return self._line
 
 
-def look(model):
-    """Types, tensors, gradients' and training modes, attributes and configurations, to be compared with `==`."""
+def look(model, same=True):
+    """Types, tensors, gradients' and training modes, attributes and configurations, to be compared with `==`.
+
+    Args:
+        same: tensors and gates are the same objects, too, not only equal ones.
+    """
     found = {"class": type(model), "own": sorted(vars(model))}
     for part, root in parts(model).items():
         for path, module in root.named_modules():
-            found[part, path] = type(module), module.training, sorted(vars(module))
+            gate = vars(module).get("forward")
+            inside = {k: id(v) for k, v in vars(gate).items()} if gate is not None and same else {}
+            found[part, path] = type(module), module.training, sorted(vars(module)), same and id(gate), inside
         for name, tensor in [*root.named_parameters(), *root.named_buffers()]:
             bits = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-            found[part, name, "tensor"] = id(tensor), tensor.requires_grad, tensor.dtype, tensor.stride(), bits
+            found[part, name, "tensor"] = same and id(tensor), tensor.requires_grad, tensor.dtype, tensor.stride(), bits
         found[part, "tied"] = len({id(p) for p in root.parameters()})
         found[part, "config"] = str(getattr(root, "config", None))
     scheduler = getattr(model, "scheduler", None)

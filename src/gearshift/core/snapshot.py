@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import types
-from collections import OrderedDict, defaultdict, deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable
 from typing import Any
 
 PLAIN = (type(None), bool, int, float, complex, str, bytes, type, range, slice)
 CODE = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.ModuleType)
-MAPPINGS, SEQUENCES = (dict, OrderedDict, defaultdict), (list, deque)
+CONTAINERS = (OrderedDict, dict, list, deque, set)  # their own methods are used: subclasses may refuse changes
 NEAR = 2  # objects of other libraries that are followed in a row: a hook registry, and the hooks in it
 LARGE = 10_000  # entries of another library's container above which it is a vocabulary or the like
 
@@ -19,7 +19,7 @@ class Snapshot:
 
     References are held and nothing is copied: a weight that is replaced meanwhile (`parameter.data = ...`, another
     layer, another device) stays in memory as long as the snapshot. Values that are written into a tensor in place are
-    not seen; `apart` gives a parameter other storage before that. Putting back may be broken off and done again.
+    not seen; `target.Written` gives a parameter other storage before that. Putting back may be done again.
     """
 
     def __init__(self, *roots: Any) -> None:
@@ -61,7 +61,7 @@ class Snapshot:
             if before < 0:
                 self._hold_tensor(value)
             return ()
-        if isinstance(value, (*MAPPINGS, *SEQUENCES, tuple, set)):
+        if isinstance(value, (*CONTAINERS, tuple)):
             return self._contents(value, near, before < 0)
         own = isinstance(value, torch.nn.Module) or type(value).__module__.partition(".")[0] == "gearshift"
         if not hasattr(value, "__dict__") or (before >= 0 if own else near == 0):
@@ -74,10 +74,10 @@ class Snapshot:
     def _contents(self, container: Any, near: int, new: bool) -> Iterable[tuple[Any, int]]:
         if len(container) > LARGE and near < NEAR:
             return ()
-        if new and type(container) in (*MAPPINGS, *SEQUENCES, set):
-            self._containers.append((container, container.copy()))
-        values = container.values() if isinstance(container, dict) else container
-        return [(v, near) for v in list(values)]
+        held = dict(container) if isinstance(container, dict) else list(container)
+        if new and isinstance(container, CONTAINERS):
+            self._containers.append((container, held))
+        return [(v, near) for v in (held.values() if isinstance(held, dict) else held)]
 
     def _hold_tensor(self, tensor: Any) -> None:
         import torch
@@ -87,32 +87,23 @@ class Snapshot:
         self._tensors.append((tensor, tensor.data if plain else None, tensor.requires_grad, gradient))
 
 
-def apart(tensors: Iterable[Any]) -> None:
-    """Give parameters storage of their own before they are written to in place, so that a snapshot keeps the old."""
-    for tensor in tensors:
-        tensor.data = tensor.data.clone()
-
-
 def _refill(container: Any, held: Any) -> None:
     """Make a container hold what it held, in the same order."""
-    if isinstance(container, dict):
-        same = list(container) == list(held) and all(container[key] is value for key, value in held.items())
-    elif isinstance(container, set):
-        same = container == held
+    kind: Any = next(kind for kind in CONTAINERS if isinstance(container, kind))
+    if isinstance(held, dict):
+        same = _alike(list(container), list(held)) and _alike(list(container.values()), list(held.values()))
     else:
-        same = len(container) == len(held) and all(a is b for a, b in zip(container, held, strict=True))
+        same = container == set(held) if kind is set else _alike(list(container), held)
     if same:
         return
-    if isinstance(container, dict):
-        for key in [key for key in container if key not in held]:
-            del container[key]
-        container.update(held)
-        if list(container) != list(held):
-            container.clear()
-            container.update(held)
-    else:
-        container.clear()
-        (container.update if isinstance(container, set) else container.extend)(held)
+    kind.clear(container)
+    (kind.extend if kind in (list, deque) else kind.update)(container, held)
+
+
+def _alike(now: list[Any], before: list[Any]) -> bool:
+    return len(now) == len(before) and all(
+        a is b or (isinstance(a, str) and a == b) for a, b in zip(now, before, strict=True)
+    )
 
 
 def _moved(tensor: Any, data: Any) -> bool:
