@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.context import Context
+from gearshift.core.errors import GearshiftError
 from gearshift.core.facts import Facts, Family, Persist, Slot, Stage, Trait
 from gearshift.core.model import parts
 
 
 class Half(Algorithm):
-    """Cast the weights to 16-bit floating point (float16)."""
+    """Cast the weights to 16-bit floating point (float16).
+
+    What transformers and diffusers keep in float32 stays so, as do tables that are computed at each start. An
+    autoencoder is tried on an image before and after: one that overflows stays as it is. Weights beyond 65,504, and
+    language models that overflow, are refused.
+    """
 
     facts = Facts(
         family=Family.QUANTIZER,
@@ -24,63 +30,138 @@ class Half(Algorithm):
         needs={Trait.FLOAT_WEIGHTS},
     )
 
-    def apply(self, model: Any, context: Context) -> None:
-        import torch
+    def check_model(self, model: Any, context: Context) -> list[str]:
+        found = [f"{path} reaches {most:.3g}" for path, most in _too_large(model)]
+        if not found:
+            return []
+        return [f"{self.name}: float16 ends at 65,504, and {', '.join(found[:3])}. bfloat16 has the range of float32."]
 
+    def apply(self, model: Any, context: Context) -> None:
+        from gearshift.models.float32 import OwnType
+
+        fresh = not context.saved
+        wide = self._overflowing(model, context) if fresh else context.saved.get("wide", [])
+        for name, part in parts(model).items():
+            context.change(OwnType(part) if name in wide else Cast(part, context.keep_original))
+        context.save(parts=list(parts(model)), wide=wide)
+        if fresh:
+            self._tell(model, context)
+
+    def _overflowing(self, model: Any, context: Context) -> list[str]:
+        """Names of the autoencoders whose values float16 has no numbers for.
+
+        Raises:
+            GearshiftError: if that is the whole model.
+        """
+        from gearshift.models.float32 import END, is_autoencoder, run, watched
+
+        found = []
+        for name, part in parts(model).items():
+            upcast = hasattr(model, "upcast_vae") and getattr(getattr(part, "config", None), "force_upcast", False)
+            call = (lambda part=part: run(part)) if is_autoencoder(part) else None if name else _call(model)
+            if call is None or upcast:
+                continue
+            with watched(part) as most:
+                ran = call()
+            if not ran:
+                context.note(f"{type(part).__name__} took no image, so its range in float16 is not known.")
+            if most() <= END:
+                continue
+            what = f"{self.name}: {type(part).__name__} overflows in float16: values reach {most():.3g}"
+            if not name:
+                raise GearshiftError(f"{what}. Load it in bfloat16, which has the range of float32.")
+            found.append(name)
+            context.warn(f"{what}, so it stays in {str(part.dtype).removeprefix('torch.')}.")
+        return found
+
+    def _tell(self, model: Any, context: Context) -> None:
         from gearshift.models.describe import describe
 
-        for part in parts(model).values():
-            context.change(Cast(part, torch.float16, context.keep_original))
-        context.save(parts=list(parts(model)))
-        if not context.saved and describe(model).device == "cpu":
-            slower = slower_than_float32()
-            context.measured(matmul_slower_than_float32=slower)
-            if slower >= 1.1:
-                context.warn(
-                    f"half multiplies matrices {slower:.1f} times more slowly than float32 on this CPU: "
-                    "it halves the memory here, and saves time on a GPU."
-                )
+        if describe(model).device != "cpu":
+            return
+        slower = slower_than_float32()
+        context.measured(matmul_slower_than_float32=slower)
+        if slower >= 1.1:
+            context.warn(
+                f"half multiplies matrices {slower:.1f} times more slowly than float32 on this CPU: "
+                "it halves the memory here, and saves time on a GPU."
+            )
 
 
 @dataclass(eq=False)
 class Cast:
-    """All floating-point parameters and buffers of a module in another type."""
+    """The floating-point tensors of a module in float16, but for those that `models.float32` leaves out."""
 
     part: Any
-    dtype: Any
     keep: bool
     originals: list[Any] = field(default_factory=list)
 
     def lay(self) -> None:
-        for parameter in _floating(self.part.parameters()):
-            self._keep(parameter.data)
-            parameter.data = parameter.data.to(self.dtype)
-        for module in self.part.modules():
-            for name, buffer in module._buffers.items():
-                if buffer is not None and buffer.is_floating_point():
-                    self._keep(buffer)
-                    module._buffers[name] = buffer.to(self.dtype)
+        import torch
+
+        from gearshift.models.float32 import narrow
+
+        self.originals = []
+        for module, name, tensor in list(narrow(self.part)):
+            if self.keep:
+                self.originals.append((module, name, tensor.data))
+            _set(module, name, tensor.data.to(torch.float16))
 
     def lift(self) -> None:
-        for parameter in _floating(self.part.parameters()):
-            parameter.data = self.originals.pop(0).to(parameter.device)
-        for module in self.part.modules():
-            for name, buffer in module._buffers.items():
-                if buffer is not None and buffer.is_floating_point():
-                    module._buffers[name] = self.originals.pop(0).to(buffer.device)
+        for module, name, tensor in self.originals:
+            _set(module, name, tensor.to(getattr(module, name).device))
 
     def why_not(self) -> str | None:
         if self.keep:
             return None
         return "half rounded the weights and the originals were not kept; keep_original=True would have kept them."
 
-    def _keep(self, tensor: Any) -> None:
-        if self.keep:
-            self.originals.append(tensor)
+
+def _set(module: Any, name: str, tensor: Any) -> None:
+    """Give a module's parameter or buffer another tensor; a parameter stays the same object."""
+    if name in module._parameters:
+        module._parameters[name].data = tensor
+    else:
+        module._buffers[name] = tensor
 
 
-def _floating(tensors: Iterable[Any]) -> list[Any]:
-    return [tensor for tensor in tensors if tensor.is_floating_point()]
+def _too_large(model: Any) -> Iterator[tuple[str, float]]:
+    """Weights that float16 has no numbers for, but for those of autoencoders, which are tried."""
+    import torch
+
+    from gearshift.models.float32 import is_autoencoder, narrow
+
+    for part_name, part in parts(model).items():
+        if part_name and is_autoencoder(part):
+            continue
+        paths = {module: path for path, module in part.named_modules()}
+        for module, name, tensor in narrow(part):
+            if tensor.is_meta or not tensor.numel():
+                continue
+            most = float(tensor.detach().abs().max())
+            if torch.finfo(torch.float16).max < most < float("inf"):
+                yield ".".join(filter(None, (part_name, paths[module], name))), most
+
+
+def _call(model: Any) -> Callable[[], bool] | None:
+    """A call of a language model with a few tokens; None for other models."""
+    import torch
+
+    from gearshift.core.facts import Kind
+    from gearshift.models.describe import describe
+
+    if describe(model).kind is not Kind.LANGUAGE:
+        return None
+    size, device = model.get_input_embeddings().weight.shape[0], next(model.parameters()).device
+    tokens = torch.randint(0, size, (1, 16), generator=torch.Generator().manual_seed(0)).to(device)
+    call = {"input_ids": tokens} | ({"decoder_input_ids": tokens} if model.config.is_encoder_decoder else {})
+
+    def run() -> bool:
+        with torch.no_grad():
+            model(**call)
+        return True
+
+    return run
 
 
 def slower_than_float32(size: int = 384, repeats: int = 5) -> float:
