@@ -40,6 +40,7 @@ from gearshift.steps.bands import mixed
 from gearshift.steps.memory import Weights
 from gearshift.steps.predict import Copy, Predictor, Taylor
 from gearshift.steps.run import Run
+from gearshift.steps.times import Reading
 from gearshift.zoo.data import Prompt, prompt_set
 
 STEPS, COUNTS, BATCH, FITTED_TO = 50, (17, 12, 9), 8, 3
@@ -102,7 +103,7 @@ class Harness:
 
     def _step(self, model_output: torch.Tensor, timestep: Any, sample: torch.Tensor, **kwargs: Any) -> Any:
         if not self.run.located:
-            self.run.locate(None)
+            self.run.start((), Reading())
         self.run.sample = self.past.sample = sample
         if self.run.position in self.computed:
             self.past.keep(model_output)

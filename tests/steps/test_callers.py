@@ -203,37 +203,49 @@ def test_a_module_and_a_loop_of_the_callers_own():
     assert torch.equal(loop(), plain)
 
 
-def test_a_hand_written_loop_without_scheduler_goes_by_the_timestep(tinies):
+@pytest.mark.parametrize("marked", [True, False])
+def test_a_hand_written_loop_without_scheduler_is_a_run_only_if_it_is_marked(tinies, marked, capsys):
     tiny, _ = tinies("dit")
     net = tiny.pipe.transformer
-    gs.optimize(net, "periodic")
     labels = torch.tensor([1])
 
-    def loop():
+    def loop(run=None):
         x = torch.ones(1, net.config.in_channels, net.config.sample_size, net.config.sample_size)
         for t in (900, 700, 500, 300, 100):
             with torch.no_grad():
                 out = net(x, timestep=torch.tensor([t]), class_labels=labels).sample
             x = x - 0.1 * out[:, : x.shape[1]]
+            if run is not None:
+                run.tick()
         return x
 
-    first = loop()
-    assert torch.equal(loop(), first)  # a larger timestep begins a new run
-    (log,) = gs.status(net).last_run.values()
-    assert log.steps(Action.FILL) == [3]
+    plain = loop()
+    gs.optimize(net, "periodic")
+    if marked:
+        with gs.sampling() as run:
+            loop(run)
+        (log,) = gs.status(net).last_run.values()
+        assert log.steps(Action.FILL) == [3]
+    else:
+        assert torch.equal(loop(), plain) and gs.status(net).last_run == {} and current() is None
+        assert "gearshift.sampling" in capsys.readouterr().err
     gs.restore(net)
 
 
-def test_calls_by_hand_for_unrelated_latents_are_computed(tinies):
+@pytest.mark.parametrize("same", [True, False])
+def test_calls_by_hand_are_computed_whatever_their_latents_and_timesteps(tinies, same):
     tiny, _ = tinies("dit")
     net = tiny.pipe.transformer
     shape = (1, net.config.in_channels, net.config.sample_size, net.config.sample_size)
-    calls = [(torch.randn(shape, generator=torch.Generator().manual_seed(t)), t) for t in (900, 700, 500, 300, 100)]
+    noise = [torch.Generator().manual_seed(0 if same else t) for t in (900, 700, 500, 300, 100)]
+    calls = [(torch.randn(shape, generator=g), t) for g, t in zip(noise, (900, 700, 500, 300, 100), strict=True)]
     with torch.no_grad():
         plain = [net(x, timestep=torch.tensor([t]), class_labels=torch.tensor([1])).sample for x, t in calls]
-        gs.optimize(net, "periodic")
+        gs.optimize(net, "periodic(start_step=0)")
         cached = [net(x, timestep=torch.tensor([t]), class_labels=torch.tensor([1])).sample for x, t in calls]
     assert all(torch.equal(a, b) for a, b in zip(plain, cached, strict=True))
+    assert current() is None
+    gs.restore(net)
 
 
 def test_two_denoisers_share_a_run_and_are_logged_apart(tinies):

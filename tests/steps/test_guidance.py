@@ -102,9 +102,9 @@ def test_kinds_of_attention_are_kept_for_longer_the_less_they_change(tinies):
 
 def test_within_goes_by_the_time_of_the_run():
     trigger, run = Within(Every(2), 0.1, 0.8), Run()
+    run.place([1 - k / 20 for k in range(20)])
     computed = []
     for step in range(20):
-        run.marked = 1000.0 - 50 * step
         if trigger.reason_to_compute(run, {}):
             computed.append(step)
         run.tick()

@@ -1,6 +1,7 @@
 """Triggers, predictors, memory and coordinates by themselves, in numbers."""
 
 import math
+import weakref
 from collections import deque
 
 import pytest
@@ -8,8 +9,9 @@ import torch
 
 from gearshift.steps.decision import Action, Decision, RunLog
 from gearshift.steps.memory import Kept, Memory, blend
+from gearshift.steps.noise_schedule import coordinates
 from gearshift.steps.predict import Copy, Taylor, by_mode
-from gearshift.steps.run import Run, coordinates, open_run, sampling
+from gearshift.steps.run import Run, current, open_run, sampling
 from gearshift.steps.tree import replaced, signature, tensors
 from gearshift.steps.trigger import Drift, Every
 
@@ -149,8 +151,6 @@ def test_a_log_counts_a_step_as_computed_if_any_place_was():
 
 
 def test_sampling_ends_its_run_even_after_an_error():
-    from gearshift.steps.run import current
-
     with pytest.raises(KeyError), sampling([3.0, 2.0]) as run:
         assert run.x == 3.0
         run.tick()
@@ -159,9 +159,33 @@ def test_sampling_ends_its_run_even_after_an_error():
     assert current() is None
 
 
-def test_opening_a_run_frees_what_the_one_before_kept():
-    first = open_run(Run())
-    first.branch = 0
-    first.memory("place", 1).keep(0.0, torch.ones(1))
-    open_run(Run()).end()
-    assert not first._memories
+def test_a_run_that_is_broken_off_keeps_nothing():
+    class Asked:
+        """Stands for a rule."""
+
+    rule, run = Asked(), open_run(Run())
+    run.branch = 0
+    memory = run.memory(rule, "place", 1)
+    memory.keep(0.0, torch.ones(1))
+    output = weakref.ref(memory.history[-1].output)
+    del memory
+    assert output() is not None and current() is run
+    run.drop()
+    assert output() is None and current() is None
+
+
+def test_a_run_lets_go_of_a_rule_and_a_scheduler_that_nobody_else_has():
+    class Asked:
+        """Stands for a rule."""
+
+    class Sampler:
+        """Stands for a scheduler."""
+
+    rule, scheduler = Asked(), Sampler()
+    run = open_run(Run(scheduler))
+    run.held(rule).state["sample"] = torch.ones(1)
+    there = [weakref.ref(rule), weakref.ref(scheduler), weakref.ref(run.held(rule).state["sample"])]
+    del rule, scheduler
+    assert [ref() for ref in there] == [None] * 3 and run.is_forsaken()
+    open_run(Run())
+    assert run.over

@@ -13,7 +13,7 @@ import torch
 
 from gearshift.core.errors import GearshiftError
 from gearshift.steps.bands import analysed, groups, labels, shares
-from gearshift.steps.run import is_flow
+from gearshift.steps.noise_schedule import is_flow
 
 if TYPE_CHECKING:
     from gearshift.steps.run import Run

@@ -13,6 +13,7 @@ from gearshift.precision.kinds import Precision
 from gearshift.precision.schedule import PrecisionSchedule
 from gearshift.steps.backbone import Backbone
 from gearshift.steps.decision import Action, Decision, RunLog
+from gearshift.steps.opened import closing
 from gearshift.steps.run import Run
 
 
@@ -59,7 +60,8 @@ class Gearbox:
         """Runs inside of the block follow this schedule and go into this recording."""
         self.rehearsed = (schedule, recording)
         try:
-            yield
+            with closing():
+                yield
         finally:
             self.rehearsed = None
 

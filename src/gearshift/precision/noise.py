@@ -37,7 +37,7 @@ def log_snr_of(scheduler: Any, steps: int) -> tuple[float, ...]:
     """
     if scheduler is None:
         return default_log_snr(steps)
-    from gearshift.steps.run import coordinates, is_flow
+    from gearshift.steps.noise_schedule import coordinates, is_flow
 
     kind = type(scheduler).__name__
     if len(scheduler.timesteps) != steps or getattr(scheduler, "num_inference_steps", steps) is None:

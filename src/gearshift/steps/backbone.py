@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import inspect
 import sys
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
-from gearshift.core.errors import GearshiftWarning
+import torch
+
 from gearshift.models.denoiser import Denoiser
-from gearshift.steps.clock import Clock, is_heard, is_scheduler
+from gearshift.steps.clock import Clock, is_heard, is_scheduler, is_set
 from gearshift.steps.gate import Gate
-from gearshift.steps.run import Run, current, open_run
-from gearshift.steps.trigger import as_one, moved
+from gearshift.steps.loop import callers
+from gearshift.steps.opened import sweep, use
+from gearshift.steps.run import Run, open_run, opened
+from gearshift.steps.times import Reading, Way
 
 CLOCKS_KEPT = 8
-FARTHEST = 0.7  # independent latents are 1.4 apart
+MOST_BRANCHES = 16  # calls within a step; of more nothing is kept
+PROBES = 3  # calls outside of any run that nothing is said about
 
 
 class Backbone(Gate):
@@ -27,6 +31,8 @@ class Backbone(Gate):
         sign: of the output in the scheduler, 0 if that is not known.
         gears: says for a run in which arithmetic its current step is computed; None: in the layers' own.
         clocks: clocks on schedulers that were found at a call, newest last.
+        reading: how its time argument is made of the scheduler's timesteps.
+        direct: calls in a row that belonged to no run.
     """
 
     def __init__(self, module: Any, row: Denoiser) -> None:
@@ -36,62 +42,83 @@ class Backbone(Gate):
         self.order = [n for n in inspect.signature(type(module).forward).parameters if n != "self"]
         self.gears: Callable[[Run], Any] | None = None
         self.clocks: list[Clock] = []
-        self.lost = False
+        known = row.timestep is not None and bool(row.timestep_scale)
+        self.reading = Reading(Way("timestep", row.timestep_scale, row.timestep_offset) if known else None)
+        self.direct = 0
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        run = self._run(args, kwargs) if self.on else None
+        run = self._run(sys._getframe(1), args, kwargs) if self.on else None
         if run is None:
+            return self._outside(args, kwargs)
+        before, branch = run.branch, run.count(self)
+        if branch >= MOST_BRANCHES:
             return self.compute(*args, **kwargs)
-        before = run.branch
-        run.branch = run.count(self)
+        run.branch = branch
         run.sample = self._argument(self.row.sample, args, kwargs)
-        run.gear = self.gears(run) if self.gears is not None else None
         try:
+            run.gear = self.gears(run) if self.gears is not None else None
             if self.rule is None:
                 return self.compute(*args, **kwargs)
             return self.rule.call(run, self, args, kwargs)
+        except BaseException:
+            run.drop()
+            raise
         finally:
-            run.branch = before
+            run.branch, run.gear = before, None
 
     def leave(self) -> None:
         super().leave()
         for clock in self.clocks:
             clock.lift()
         self.clocks.clear()
+        sweep()
 
-    def _run(self, args: tuple, kwargs: dict[str, Any]) -> Run | None:
-        """The run that this call belongs to, opened if need be."""
-        run = current()
-        if run is not None and (run.marked_by_caller or (run.located and self._on_device(args, kwargs))):
-            return run  # reading a timestep back would make the device wait; the scheduler's ticks are trusted
-        timestep = self._timestep(args, kwargs)
-        if run is not None and run.scheduler is not None and run.belongs(timestep):
+    def _run(self, frame: FrameType, args: tuple, kwargs: dict[str, Any]) -> Run | None:
+        """The run that this call belongs to: the nearest one among the callers whose step this can be."""
+        for depth, run in _calling(frame):
+            if not run.loop.usual(depth):
+                found = self._found(frame, depth, args, kwargs)
+                if found is not None:
+                    return found
+            if not run.marked_by_caller and not run.is_at(self._values(args, kwargs, not run.located), self.reading):
+                continue
+            if not run.loop.settled:
+                run.loop.settle(frame)
+            use(run)
+            self.direct = 0
             return run
-        found = calling_scheduler()
-        if found is not None:
-            run = Run(found)
-            if run.locate(timestep):
-                self._watch(found)
-                return open_run(run)
-        return self._by_timestep(timestep, self._argument(self.row.sample, args, kwargs))
+        return self._found(frame, sys.maxsize, args, kwargs)
 
-    def _by_timestep(self, timestep: float | None, sample: Any) -> Run | None:
-        """Without a scheduler the timestep marks the steps: a smaller one is the next step, a larger one a new run.
+    def _found(self, frame: FrameType, depth: int, args: tuple, kwargs: dict[str, Any]) -> Run | None:
+        """A run of a scheduler that was not heard so far, found in one of so many callers.
 
-        So is a latent that has little to do with the one before: somebody calls the denoiser for something else.
+        It is heard from now on. It opens a run here if it is set, and lists this call's timestep.
         """
-        run = current()
-        if timestep is None:
-            self._say_lost()
+        found = calling_scheduler(frame, depth)
+        if found is None:
             return None
-        if run is None or run.scheduler is not None or run.marked is None or timestep > run.marked:
-            run = open_run(Run())
-        elif timestep != run.marked:
-            run = open_run(Run()) if _another(sample, run.last) else run
-            if run.marked is not None:
-                run.tick()
-        run.marked, run.last = timestep, sample
-        return run
+        scheduler, where = found
+        if is_heard(scheduler):
+            return None
+        self._listen(scheduler)
+        run = Run(scheduler, frame=where)
+        if not is_set(scheduler) or not run.start(self._values(args, kwargs, True), self.reading):
+            return None
+        run.loop.settle(where)
+        return open_run(run)
+
+    def _outside(self, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """A call that belongs to no run is computed; a loop of such calls was perhaps meant to be one."""
+        if self.rule is not None and not torch.is_grad_enabled():
+            self.direct += 1
+            if self.direct == PROBES + 1:
+                name = type(self.module).__name__
+                print(
+                    f"gearshift: {name} was called {self.direct} times outside of a sampling run; so called, it computes "
+                    "in full. In a loop of your own mark the steps with gearshift.sampling.",
+                    file=sys.stderr,
+                )
+        return self.compute(*args, **kwargs)
 
     def _argument(self, name: str | None, args: tuple, kwargs: dict[str, Any]) -> Any:
         if name in kwargs:
@@ -99,53 +126,57 @@ class Backbone(Gate):
         index = self.order.index(name) if name in self.order else len(args)
         return args[index] if index < len(args) else None
 
-    def _on_device(self, args: tuple, kwargs: dict[str, Any]) -> bool:
-        device = getattr(self._argument(self.row.timestep, args, kwargs), "device", None)
-        return device is not None and device.type != "cpu"
+    def _values(self, args: tuple, kwargs: dict[str, Any], wait: bool) -> tuple[float, ...]:
+        """The time argument, its largest and its least element where there are several; none if it cannot be read.
 
-    def _timestep(self, args: tuple, kwargs: dict[str, Any]) -> float | None:
-        """The scheduler's timestep of this call; the largest one where the call has several."""
+        Args:
+            wait: read it back from a device too, which makes that wait.
+        """
         value = self._argument(self.row.timestep, args, kwargs)
-        if value is None or not self.row.timestep_scale:
-            return None
-        value = value.max() if hasattr(value, "max") else value
-        return (float(value) - self.row.timestep_offset) / self.row.timestep_scale
+        if isinstance(value, torch.Tensor):
+            if not value.numel() or (value.device.type != "cpu" and not wait):
+                return ()
+            return (float(value),) if value.numel() == 1 else (float(value.max()), float(value.min()))
+        return (float(value),) if isinstance(value, (int, float)) else ()
 
-    def _say_lost(self) -> None:
-        if not self.lost:
-            self.lost = True
-            warnings.warn(
-                f"{type(self.module).__name__} was called where neither a scheduler nor a timestep tells the denoising "
-                "step; such calls are computed as without gearshift.",
-                GearshiftWarning,
-                stacklevel=2,
-            )
-
-    def _watch(self, scheduler: Any) -> None:
-        if not is_heard(scheduler):
-            self.clocks.append(Clock(scheduler))
-            self.clocks[-1].lay()
+    def _listen(self, scheduler: Any) -> None:
+        self.clocks.append(Clock(scheduler))
+        self.clocks[-1].lay()
         for old in self.clocks[:-CLOCKS_KEPT]:
             old.lift()
         del self.clocks[:-CLOCKS_KEPT]
 
 
-def _another(now: Any, before: Any) -> bool:
-    """Whether two latents are too far apart to be neighbors on one trajectory, or of different shapes."""
-    now, before = as_one(now), as_one(before)
-    return now.shape != before.shape or moved(now, before) > FARTHEST
+def _calling(frame: FrameType) -> Iterator[tuple[int, Run]]:
+    """The open runs from whose loops this call may be made, the innermost loop first; those that were left are dropped.
+
+    A loop that is known goes before one whose first call this would be.
+    """
+    runs = opened()
+    found = []
+    for age, run in enumerate(reversed(runs)):
+        depth = run.loop.depth(frame)
+        if depth is not None:
+            found.append((depth, not run.loop.settled, age, run))
+        elif run.is_forsaken():
+            run.drop()
+    for depth, *_, run in found if len(found) == 1 else sorted(found, key=lambda f: f[:3]):
+        yield depth, run
 
 
-def calling_scheduler() -> Any:
-    """The scheduler of the nearest caller that has one: a pipeline's, or a local variable of a sampling loop."""
-    frame = sys._getframe(2)
-    while frame is not None:
-        names = frame.f_code.co_varnames
-        for name in names:
-            if name in ("self", "pipe", "pipeline") or "scheduler" in name:
-                value = frame.f_locals.get(name)
-                for candidate in (value, getattr(value, "scheduler", None)):
-                    if is_scheduler(candidate):
-                        return candidate
-        frame = frame.f_back  # type: ignore[assignment]
+def calling_scheduler(frame: FrameType, depth: int = sys.maxsize) -> tuple[Any, FrameType] | None:
+    """The scheduler of the nearest of so many callers that has one, and that caller.
+
+    It is a pipeline's, or a variable of a sampling loop.
+    """
+    for near, caller in enumerate(callers(frame)):
+        if near >= depth:
+            break
+        code = caller.f_code
+        names = caller.f_locals if code.co_name == "<module>" else (*code.co_varnames, *code.co_freevars)
+        for name in [n for n in names if n in ("self", "pipe", "pipeline") or "scheduler" in n]:
+            value = caller.f_locals.get(name)
+            for candidate in (value, getattr(value, "scheduler", None)):
+                if is_scheduler(candidate):
+                    return candidate, caller
     return None

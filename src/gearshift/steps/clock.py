@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import sys
+from types import FrameType
 from typing import Any
 
-from gearshift.steps.run import Run, current, open_run
+from gearshift.steps.opened import sweep, use
+from gearshift.steps.run import Run, current, open_run, opened
 
 CALLS = ("set_timesteps", "step")
 
@@ -20,6 +23,14 @@ def is_heard(scheduler: Any) -> bool:
     return isinstance(vars(scheduler).get("step"), Heard)
 
 
+def is_set(scheduler: Any) -> bool:
+    """Whether its timesteps were set for sampling; as it is made it lists all those of training."""
+    if getattr(scheduler, "num_inference_steps", None) is not None:
+        return True
+    listed = scheduler.timesteps
+    return listed is not None and 0 < len(listed) != getattr(scheduler.config, "num_train_timesteps", 0)
+
+
 class Heard:
     """Stands where a scheduler's method stood, and tells the run when it was called."""
 
@@ -28,21 +39,67 @@ class Heard:
         self.name = name
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        result = getattr(type(self.scheduler), self.name)(self.scheduler, *args, **kwargs)
-        if self.name == "set_timesteps":
-            open_run(Run(self.scheduler))
-        else:
-            run = current()
-            if run is not None and run.scheduler is self.scheduler:
-                if run.recording is not None:
-                    given = self.__signature__.bind(*args, **kwargs).arguments
-                    result = run.recording.note(run, given["model_output"], given["sample"], result)
-                run.tick()
+        if self.name == "step":
+            return self._step(sys._getframe(1), args, kwargs)
+        result = self._own(*args, **kwargs)
+        open_run(Run(self.scheduler, frame=sys._getframe(1)))
         return result
 
     @property
     def __signature__(self) -> inspect.Signature:
         return inspect.signature(getattr(type(self.scheduler), self.name).__get__(self.scheduler))
+
+    def _own(self, *args: Any, **kwargs: Any) -> Any:
+        return getattr(type(self.scheduler), self.name)(self.scheduler, *args, **kwargs)
+
+    def _step(self, caller: FrameType, args: tuple, kwargs: dict[str, Any]) -> Any:
+        output = args[0] if args else kwargs.get("model_output")
+        run = self._run(args[1] if len(args) > 1 else kwargs.get("timestep"), caller)
+        try:
+            result = self._own(*args, **kwargs)
+            if run is not None and run.recording is not None:
+                given = self.__signature__.bind(*args, **kwargs).arguments
+                result = run.recording.note(run, given["model_output"], given["sample"], result)
+        except BaseException:
+            if run is not None:
+                run.drop()
+            raise
+        if run is not None:
+            following = result[0] if isinstance(result, tuple) else getattr(result, "prev_sample", None)
+            run.hand_over(output, following)
+            run.tick()
+        return result
+
+    def _run(self, timestep: Any, caller: FrameType) -> Run | None:
+        """The run that this is a step of; a loop that did not set the timesteps anew opens one with its first step."""
+        innermost = current()
+        run = next((run for run in reversed(opened()) if run.scheduler is self.scheduler), None)
+        if run is not None and not run.goes_on_from(_number(timestep, run)):
+            run.end()
+            run = None
+        if run is None:
+            if not is_set(self.scheduler):
+                return None
+            run = open_run(Run(self.scheduler, frame=caller))
+            run.loop.settle(caller)
+            run.goes_on_from(_number(timestep, run))
+        elif run is not innermost and innermost is not None:
+            if not run.loop.settled and not innermost.step and not innermost.marked_by_caller:
+                run.take_over(innermost)
+            sweep()
+            use(run)
+        return run
+
+
+def _number(timestep: Any, run: Run) -> float | None:
+    """A timestep that can be read without a wait; the run's first one is read in any case, as schedulers do."""
+    device = getattr(timestep, "device", None)
+    if device is not None and device.type != "cpu" and run.step:
+        return None
+    try:
+        return float(timestep.reshape(-1)[0] if hasattr(timestep, "reshape") else timestep)
+    except (TypeError, ValueError, IndexError):
+        return None
 
 
 class Clock:

@@ -82,7 +82,7 @@ class GuidanceRule(Rule):
 
     def call(self, run: Run, gate: Gate, args: tuple, kwargs: dict[str, Any]) -> Any:
         row = gate.row  # type: ignore[attr-defined]  # this rule stands at backbones only
-        state = run.states.setdefault(self, {})
+        state = run.held(self).state
         if row.guidance == "batched":
             half = None if run.branch else self._half(run, row, state)
             return gate.compute(*args, **kwargs) if half is None else self._batched(run, gate, half, args, kwargs)
@@ -107,7 +107,7 @@ class GuidanceRule(Rule):
 
     def _conditional(self, run: Run, gate: Gate, args: tuple, kwargs: dict[str, Any]) -> Any:
         """The first of two calls."""
-        state = run.states[self]
+        state = run.held(self).state
         computing = self._reason(run) is not None or not self._memory(run).history
         run.guided = computing and bool(state.get("paired"))
         output = gate.compute(*args, **kwargs)
@@ -116,7 +116,7 @@ class GuidanceRule(Rule):
 
     def _unconditional(self, run: Run, gate: Gate, args: tuple, kwargs: dict[str, Any]) -> Any:
         """The second of two calls."""
-        state, memory = run.states[self], self._memory(run)
+        state, memory = run.held(self).state, self._memory(run)
         state["paired"] = True
         first = state.pop("first", None)
         usable = first is not None and not first.was_written() and memory.meet(first.shapes) is None
@@ -145,7 +145,7 @@ class GuidanceRule(Rule):
 
     def _memory(self, run: Run) -> Memory:
         """Of the differences between the passes."""
-        return run.memory_of(self, 0, self.predictor.depth)
+        return run.memory(self, None, self.predictor.depth, 0)
 
     def _keep(self, run: Run, conditional: Any, unconditional: Any) -> None:
         if self._keeps(run):

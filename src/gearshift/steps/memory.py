@@ -3,15 +3,38 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
 
 from gearshift.steps.bands import mixed
+from gearshift.steps.decision import Decision, RunLog
 from gearshift.steps.tree import replaced, tensors
 
 Weights = Sequence[float] | Sequence[Sequence[float]]
+
+
+@dataclass(slots=True)
+class Held:
+    """What a run keeps for one rule.
+
+    Attributes:
+        state: the trigger's.
+        memories: by place and branch.
+        log: its decisions.
+        step: the one that `reason` and `decisions` are of.
+        reason: why that step is computed; None: it may be filled in.
+        decisions: by branch.
+    """
+
+    state: dict[str, Any] = field(default_factory=dict)
+    memories: dict[Hashable, Memory] = field(default_factory=dict)
+    log: RunLog | None = None
+    step: int = -1
+    reason: str | None = None
+    decisions: dict[int, Decision] = field(default_factory=dict)
 
 
 class Memory:

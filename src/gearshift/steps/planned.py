@@ -2,81 +2,24 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from itertools import pairwise
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from gearshift.core.boundary import Misfit
-from gearshift.core.plain import dict_of, either, fields, list_of, number, text, whole
-from gearshift.steps.bands import groups
+from gearshift.core.errors import GearshiftWarning
 from gearshift.steps.memory import Weights
+from gearshift.steps.opened import closing
 from gearshift.steps.predict import Predictor
+from gearshift.steps.schedule import Schedule
+
+__all__ = ["Planned", "Schedule"]
 
 if TYPE_CHECKING:
     from gearshift.steps.run import Run
-LAST = 100_000  # no run has more steps
-SHAPE = fields(
-    {
-        "computed": list_of(whole(0, LAST), least=1, most=LAST),
-        "weights": dict_of(
-            list_of(either(list, list_of(number(), least=1, most=1000), number()), most=100),
-            key=text(r"0|[1-9][0-9]{0,5}", "a position"),
-        ),
-    }
-)
 
-
-@dataclass(frozen=True)
-class Schedule:
-    """The steps of a run that are computed, and weights for the others.
-
-    Attributes:
-        computed: positions, the first step's among them.
-        weights: position -> weights of the last computed outputs, newest first, and then perhaps that of the latent; a
-            position that is not there is filled in by the predictor. A weight is a number, or has one for each group
-            of `bands.groups`.
-    """
-
-    computed: tuple[int, ...]
-    weights: Mapping[int, Weights] = field(default_factory=dict)
-
-    def as_data(self) -> dict[str, Any]:
-        """As JSON keeps it."""
-        weights = {str(p): [_listed(w) for w in ws] for p, ws in self.weights.items()}
-        return {"computed": list(self.computed), "weights": weights}
-
-    @staticmethod
-    def of(data: Mapping[str, Any]) -> Schedule:
-        """From what `as_data` gave.
-
-        Raises:
-            Misfit: for anything else.
-        """
-        read = SHAPE(data, "schedule")
-        computed = tuple(read["computed"])
-        if computed[0] != 0 or any(b <= a for a, b in pairwise(computed)):
-            raise Misfit("schedule.computed must rise from 0")
-        weights: dict[int, Any] = {int(p): tuple(_read(w) for w in ws) for p, ws in read["weights"].items()}
-        if any(len({0 if isinstance(w, float) else len(w) for w in ws}) > 1 for ws in weights.values()):
-            raise Misfit("schedule.weights must be numbers, or lists of one length, at each position")
-        return Schedule(computed, weights)
-
-
-def _suits(weights: Any, kept: int, latent: Any) -> bool:
-    """Whether weights are for so many outputs and, unless it is None, this latent."""
-    if not weights or isinstance(weights[0], float):
-        return len(weights) == kept or (latent is not None and len(weights) == kept + 1)
-    return latent is not None and len(weights) == kept + 1 and len(weights[0]) == groups(latent.shape)
-
-
-def _listed(weight: Any) -> Any:
-    return weight if isinstance(weight, float) else list(weight)
-
-
-def _read(weight: Any) -> float | tuple[float, ...]:
-    return tuple(float(w) for w in weight) if isinstance(weight, list) else float(weight)
+SHORT = 3  # steps that leave nothing to plan
 
 
 @dataclass(eq=False)
@@ -89,7 +32,7 @@ class Planned:
         base: fills in where a schedule has no weights of its own.
         depth: how many computed outputs are kept.
         schedules: by `Run.key`, or by the number of steps alone.
-        keep: called with key and schedule when one is new.
+        keep: called with key and schedule when one is new, and with None when it is dropped.
         rehearsed: schedule (None: compute everything) and recording of the runs of a rehearsal, which make no plan.
         key: `Run.key` of the newest run of a rehearsal.
     """
@@ -99,7 +42,7 @@ class Planned:
     base: Predictor
     depth: int
     schedules: dict[str, Schedule] = field(default_factory=dict)
-    keep: Callable[[str, Schedule], None] = lambda key, schedule: None
+    keep: Callable[[str, Schedule | None], None] = lambda key, schedule: None
     rehearsed: tuple[Schedule | None, Any] | None = None
     key: str = ""
 
@@ -108,11 +51,14 @@ class Planned:
         """Runs inside of the block follow this schedule and go into this recording."""
         self.rehearsed = (schedule, recording)
         try:
-            yield
+            with closing():
+                yield
         finally:
             self.rehearsed = None
 
     def reason_to_compute(self, run: Run, state: dict[str, Any]) -> str | None:
+        if self.rehearsed is not None:
+            self.key = run.key
         if not run.length:
             return "nobody said how many steps this run has"
         schedule = self._schedule(run) if self.rehearsed is None else self.rehearsed[0]
@@ -121,6 +67,8 @@ class Planned:
         state["schedule"] = schedule
         if schedule is None:
             return "recorded to make a plan"
+        if not schedule.reaches(run.position):
+            return "past the step at which the planned runs ended"
         return "planned" if run.position in schedule.computed else None
 
     def _schedule(self, run: Run) -> Schedule | None:
@@ -143,19 +91,42 @@ class Planned:
         fit = getattr(run.recording, "fit", None)
         if fit is not None:
             return fit(run, at, latent)
-        found = state["schedule"].weights.get(run.position, ())
-        return found if _suits(found, len(at), run.sample if latent else None) else self.weights(at, run.x)
+        found = state["schedule"].weights_for(run.position, len(at), run.sample if latent else None)
+        return found or self.weights(at, run.x)
 
     def finish(self, run: Run) -> None:
         """Make the schedule at the end of a recorded run."""
-        if run.recording is None or not 0 < run.length <= run.recording.steps:
-            return
+        schedule = self._schedule(run)
         if self.rehearsed is not None:
-            self.key = run.key
-        elif self._schedule(run) is None:
-            self.learn(run.key, self.plan(run.recording))
+            return
+        if schedule is not None and not schedule.reaches(run.position - 1):
+            self.forget(run.key)  # the next run is recorded to where this one got
+        elif schedule is None and run.recording is not None and run.recording.steps > SHORT:
+            self.learn(run.key, self._planned(run))
+
+    def _planned(self, run: Run) -> Schedule:
+        """A schedule from a recorded run; whatever goes wrong with it, sampling goes on."""
+        steps = run.recording.steps
+        first = run.position - steps
+        try:
+            schedule = self.plan(run.recording)
+        except Exception as error:
+            taken = range(first, run.position, 2)
+            warnings.warn(
+                f"No plan could be made from this run ({type(error).__name__}: {error}); every second step is computed "
+                "in runs like it.",
+                GearshiftWarning,
+                stacklevel=2,
+            )
+            schedule = Schedule(tuple(taken))
+        return schedule if steps >= run.length else replace(schedule, end=first + steps)
 
     def learn(self, key: str, schedule: Schedule) -> None:
         """Follow this schedule from now on."""
         self.schedules[key] = schedule
         self.keep(key, schedule)
+
+    def forget(self, key: str) -> None:
+        """Record runs of this kind anew."""
+        if self.schedules.pop(key, None) is not None:
+            self.keep(key, None)

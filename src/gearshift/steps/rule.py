@@ -67,7 +67,7 @@ class Rule(ABC):
         """Say so when a run went by without a single step filled in, by this rule or another."""
         computed = {step for log in logs.values() for step in log.steps(Action.COMPUTE)}
         filled = any(log.steps(Action.FILL) for log in logs.values())
-        if len(computed) <= SHORT or not run.complete or filled or any(rule.trigger.excuse(run) for rule in logs):
+        if len(computed) <= SHORT or filled or any(rule.trigger.excuse(run) for rule in logs):
             return
         *_, last = logs[self]
         warnings.warn(
@@ -83,16 +83,16 @@ class Rule(ABC):
 
     def _reason(self, run: Run) -> str | None:
         """Why a step is computed; the trigger is asked once a step, so that all places and branches go the same way."""
-        state = run.states.setdefault(self, {})
-        if state.get("step") != run.step:
-            reason = self.trigger.reason_to_compute(run, state) if self._keeps(run) else "gradients are on"
-            state.update(step=run.step, reason=reason, decisions={})
-        return state["reason"]
+        held = run.held(self)
+        if held.step != run.step:
+            held.reason = self.trigger.reason_to_compute(run, held.state) if self._keeps(run) else "gradients are on"
+            held.step, held.decisions = run.step, {}
+        return held.reason
 
     def _planned(self, run: Run, branch: int) -> Decision:
         """The decision for a step and branch, noted in the log."""
         reason = self._reason(run)
-        decisions = run.states[self]["decisions"]
+        decisions = run.held(self).decisions
         if branch not in decisions:
             action = Action.COMPUTE if reason else Action.FILL
             decisions[branch] = Decision(run.step, self.site, branch, action, reason=reason or "")
@@ -100,11 +100,12 @@ class Rule(ABC):
         return decisions[branch]
 
     def _log(self, run: Run) -> RunLog:
-        if self not in run.logs:
-            run.logs[self] = RunLog(self.name, self.site, run.total)
+        held = run.held(self)
+        if held.log is None:
+            held.log = RunLog(self.name, self.site, run.total)
             key = self.name if self.alone else f"{self.name}, {self.site}"
-            self.record.last_run = {**(self.record.last_run or {}), key: run.logs[self]}
-        return run.logs[self]
+            self.record.last_run = {**(self.record.last_run or {}), key: held.log}
+        return held.log
 
 
 @dataclass(eq=False)
@@ -114,7 +115,7 @@ class OutputRule(Rule):
     def call(self, run: Run, gate: Gate, args: tuple, kwargs: dict[str, Any]) -> Any:
         place = gate.place
         assert place is not None
-        memory = run.memory(place, self.predictor.depth)
+        memory = run.memory(self, place, self.predictor.depth)
         if gate is place.gates[0]:
             if memory.step == run.step:  # a second call within one pass has no past of its own
                 return gate.compute(*args, **kwargs)
@@ -129,7 +130,7 @@ class OutputRule(Rule):
 
     def foresee(self, run: Run, places: list[Place], args: tuple, kwargs: dict[str, Any]) -> list[Any] | None:
         """What to fill in at each place in one pass of the denoiser, called with these; None: all are computed."""
-        memories = [run.memory(place, self.predictor.depth) for place in places]
+        memories = [run.memory(self, place, self.predictor.depth) for place in places]
         for place, memory in zip(places, memories, strict=True):
             memory.step = run.step
             self._open(run, place.gates[0], memory, args, kwargs)
@@ -140,7 +141,7 @@ class OutputRule(Rule):
         """Keep what places put out."""
         if self._keeps(run):
             for place, output in outputs:
-                memory = run.memory(place, self.predictor.depth)
+                memory = run.memory(self, place, self.predictor.depth)
                 memory.keep(run.x, run.share(output) if run.share else output)
 
     def _compute(self, run: Run, gate: Gate, args: tuple, kwargs: dict[str, Any]) -> Any:
@@ -163,4 +164,4 @@ class OutputRule(Rule):
             return memory.fill(self.predictor.weights(memory.at, run.x, run.done))
         latent = run.sample if memory.like(run.sample) else None
         sign = getattr(gate, "sign", 0.0) if latent is not None else 0.0
-        return memory.fill(self.predictor.weights_in(run, run.states[self], memory.at, sign), latent)
+        return memory.fill(self.predictor.weights_in(run, run.held(self).state, memory.at, sign), latent)

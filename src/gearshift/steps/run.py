@@ -1,26 +1,41 @@
-"""Run: one sampling run. It lives in a ContextVar, never on a module, so that threads and failed runs do not mix."""
+"""Run: one sampling run, and those that are open. They live in a ContextVar, never on a module, so that threads and
+failed runs do not mix, and hold nothing of the model."""
 
 from __future__ import annotations
 
-import math
-import zlib
+import sys
+import weakref
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from gearshift.steps.course import Course
 from gearshift.steps.decision import RunLog
-from gearshift.steps.memory import Memory
+from gearshift.steps.loop import Loop
+from gearshift.steps.memory import Held, Memory
 
 if TYPE_CHECKING:
     from gearshift.steps.rule import Rule
 
-_current: ContextVar[Run | None] = ContextVar("gearshift_run", default=None)
+_current: ContextVar[tuple[Run, ...] | None] = ContextVar("gearshift_runs", default=None)
+
+
+def opened() -> list[Run]:
+    """The open runs of this thread or task, the innermost last: a callback may sample with another pipeline."""
+    return [run for run in _current.get() or () if not run.over]
 
 
 def current() -> Run | None:
-    """The sampling run of this thread or task, if one is open."""
-    return _current.get()
+    """The innermost open run of this thread or task, if there is one."""
+    runs = _current.get()
+    if not runs:
+        return None
+    return runs[-1] if not runs[-1].over else next(reversed(opened()), None)
 
 
 @contextmanager
@@ -31,7 +46,7 @@ def sampling(coordinates: Sequence[float] = ()) -> Iterator[Run]:
         coordinates: where each step is on the noise schedule (log-SNR, or sigma for flow matching), for extrapolation;
             none: the step number is used.
 
-    >>> with sampling() as run:
+    >>> with torch.no_grad(), sampling() as run:
     ...     for t in times:
     ...         x = x + step * denoiser(x, t)
     ...         run.tick()
@@ -41,145 +56,67 @@ def sampling(coordinates: Sequence[float] = ()) -> Iterator[Run]:
     try:
         yield run
         run.complete = True
-    finally:
-        run.end()
+    except BaseException:
+        run.drop()
+        raise
+    run.end()
 
 
 def open_run(run: Run) -> Run:
-    """Make this the current run; the one before it ends here."""
-    before = _current.get()
-    if before is not None:
-        before.end()
-    _current.set(run)
+    """Make this the innermost run. Those whose loops were left end here, and so does one of the same scheduler."""
+    before = [r for r in _current.get() or () if not r.over]
+    for other in before:
+        if run.scheduler is not None and other.scheduler is run.scheduler:
+            other.end()
+        elif other.is_forsaken():
+            other.drop()
+    _current.set((*(r for r in before if not r.over), run))
     return run
 
 
-class Run:
-    """One sampling run.
+class Run(Course):
+    """One sampling run. It refers to schedulers and rules weakly, so that it keeps no model alive.
 
     Attributes:
-        scheduler: the diffusers scheduler whose calls mark the steps; None where timesteps mark them.
-        position: index of the current step in the scheduler's timesteps.
-        step: steps since the first one of this run, from 0.
+        loop: the frame whose loop it is.
         branch: which call of the denoiser within this step is under way; None between calls.
         complete: its last step is done; stays False for a run that was broken off.
+        over: nothing is kept of it any more.
         sample: the latent that the denoiser was called with last: a tensor, or a list of them.
         recording: what takes in every call of the scheduler's `step`; None if nothing does.
-        gear: what `Backbone.gears` said for this step; None: the layers' own arithmetic.
+        gear: what `Backbone.gears` said for this call; None: the layers' own arithmetic.
         guided: the unconditional pass of classifier-free guidance is computed on this step, as far as a rule told.
         share: takes the conditional half of what was computed for both halves at once; None: outputs are kept whole.
         marked_by_caller: the caller's own `tick` marks the steps.
-        marked, last: timestep and latent of the current step where there is no scheduler.
         trained: gradients flow through what is kept and filled in; else nothing is filled in while they are on.
     """
 
-    def __init__(self, scheduler: Any = None, marked_by_caller: bool = False) -> None:
-        self.scheduler = scheduler
+    def __init__(self, scheduler: Any = None, marked_by_caller: bool = False, frame: FrameType | None = None) -> None:
+        super().__init__(scheduler)
         self.marked_by_caller = marked_by_caller
-        self.position = 0
-        self.step = 0
+        self.loop = Loop(frame or sys._getframe(1))
         self.branch: int | None = None
         self.complete = False
+        self.over = False
         self.sample: Any = None
         self.recording: Any = None
         self.gear: Any = None
         self.guided = False
         self.share: Callable[[Any], Any] | None = None
-        self.marked: float | None = None
-        self.last: Any = None
         self.trained = False
-        self.logs: dict[Rule, RunLog] = {}
-        self.states: dict[Rule, dict[str, Any]] = {}
-        self._timesteps: list[float] = []
-        self._coordinates: list[float] = []
+        self._held: weakref.WeakKeyDictionary[Rule, Held] = weakref.WeakKeyDictionary()
         self._calls: dict[Hashable, int] = {}
-        self._memories: dict[Hashable, Memory] = {}
-
-    def locate(self, timestep: float | None) -> bool:
-        """Find the first step on the scheduler's list, at the first call of the denoiser.
-
-        Args:
-            timestep: the denoiser's argument in the scheduler's units; None if it cannot be told.
-
-        Returns:
-            Whether the timestep is on the list (True where it cannot be told).
-        """
-        self._timesteps = [float(t) for t in self.scheduler.timesteps]
-        self._coordinates = coordinates(self.scheduler, self._timesteps)
-        begin = getattr(self.scheduler, "begin_index", None)
-        if begin is None and timestep is not None:
-            near = [i for i, t in enumerate(self._timesteps) if close(t, timestep)]
-            if not near:
-                return False
-            begin = min(near, key=lambda i: abs(self._timesteps[i] - timestep))
-        self.position = begin or 0
-        return self.is_at(timestep)
-
-    def place(self, coordinates: list[float]) -> None:
-        """Say where each step is on the noise schedule."""
-        self._coordinates = coordinates
+        self._handed: tuple[weakref.ref[Any], ...] = ()
 
     def again(self, step: int) -> Run:
-        """A run along the same steps, from one of them on, for calls that are trained on; nothing is kept in it yet."""
-        run = Run(self.scheduler)
-        run._timesteps, run._coordinates = self._timesteps, self._coordinates
+        """A run along the same steps, from one of them on, for calls that are trained on; nothing is kept in it yet.
+
+        Its caller marks the steps.
+        """
+        run = Run(self.scheduler, marked_by_caller=True, frame=sys._getframe(1))
+        run._timesteps, run._coordinates, run._places = self._timesteps, self._coordinates, self._places
         run.step, run.position, run.trained = step, self.position - self.step + step, True
         return run
-
-    @property
-    def located(self) -> bool:
-        return bool(self._timesteps)
-
-    @property
-    def key(self) -> str:
-        """Names runs that go the same way: scheduler, steps and noise schedule."""
-        path = ",".join(f"{x:.3f}" for x in self._coordinates)
-        start = self.position - self.step
-        return f"{type(self.scheduler).__name__} {len(self._timesteps)} from {start} {zlib.crc32(path.encode()):08x}"
-
-    @property
-    def total(self) -> int:
-        """Steps from the first of this run to the last, 0 if that is not known."""
-        return len(self._timesteps) - (self.position - self.step) if self._timesteps else 0
-
-    @property
-    def length(self) -> int:
-        """Steps of this run as the scheduler or the caller tells; 0 if nobody does."""
-        return self.total or len(self._coordinates)
-
-    @property
-    def x(self) -> float:
-        """Where this step is on the noise schedule: log-SNR, sigma for flow matching, or the step number."""
-        return self._coordinates[self.position] if self.position < len(self._coordinates) else float(self.step)
-
-    @property
-    def time(self) -> float | None:
-        """Where this step is between noise (1) and sample (0), in the model's own timesteps; None if nothing tells."""
-        if self.position < len(self._timesteps):
-            return self._timesteps[self.position] / getattr(self.scheduler.config, "num_train_timesteps", 1000)
-        if self.marked is not None:
-            return self.marked / 1000
-        return 1 - self.step / self.length if self.length else None
-
-    @property
-    def done(self) -> float:
-        """The part of the run that is behind, from 0 to 1; 0 if nobody tells how long it is."""
-        return min(self.step / max(self.length - 1, 1), 1.0) if self.length else 0.0
-
-    @property
-    def whole(self) -> int:
-        """Steps of the whole noise schedule, those before the run's first one included; 0 if nobody tells."""
-        return len(self._timesteps) or len(self._coordinates)
-
-    def belongs(self, timestep: float | None) -> bool:
-        """Whether a call with this timestep is one of this run's current step; the first call finds the run's place."""
-        return self.is_at(timestep) if self.located else self.locate(timestep)
-
-    def is_at(self, timestep: float | None) -> bool:
-        """Whether a timestep is the one of the current step (True where it cannot be told)."""
-        if timestep is None:
-            return True
-        return self.position < len(self._timesteps) and close(self._timesteps[self.position], timestep)
 
     def tick(self, output: Any = None, sample: Any = None, following: Any = None) -> None:
         """A step is done. After the last one the run ends.
@@ -195,21 +132,63 @@ class Run:
         self.branch = self.sample = self.share = None
         self.guided = False
         self._calls.clear()
-        if self._timesteps and self.position >= len(self._timesteps):
+        if self._timesteps and self.position >= len(self._timesteps) and not self.marked_by_caller:
             self.complete = True
             self.end()
 
+    def hand_over(self, *tensors: Any) -> None:
+        """The loop was handed these; when they are freed it is looked whether the loop was left."""
+        freed = partial(_freed, weakref.ref(self))
+        self._handed = tuple(weakref.ref(t, freed) for t in tensors if isinstance(t, torch.Tensor))
+
+    def take_over(self, other: Run) -> None:
+        """The calls of this step were taken for another run's first ones."""
+        self._held, other._held = other._held, self._held
+        self.loop, other.loop = other.loop, self.loop
+        self.recording, other.recording = other.recording, self.recording
+        self._calls, other._calls = other._calls, self._calls
+
+    def is_forsaken(self) -> bool:
+        """Whether its loop was left before the last step, or its scheduler is gone."""
+        gone = self.scheduler is None and self.sampler != "NoneType"
+        return gone or (self.loop.settled and self.loop.is_left())
+
     def end(self) -> None:
         """Free what was kept, let every rule draw its conclusion, and leave the context."""
-        self._memories.clear()
-        self.states.clear()
-        if _current.get() is self:
-            _current.set(None)
-        logs, self.logs = self.logs, {}
-        for rule in logs:
-            rule.finish(self)
-        if logs:
-            next(iter(logs)).report(self, logs)
+        if not self.over:
+            logs = self._free()
+            try:
+                for rule in logs:
+                    rule.finish(self)
+                if logs:
+                    next(iter(logs)).report(self, logs)
+            finally:
+                self.recording = None
+
+    def drop(self) -> None:
+        """Free what was kept of a run that was broken off, and leave the context; nothing is concluded from it."""
+        self._free()
+        self.recording = None
+
+    def _free(self) -> dict[Rule, RunLog]:
+        self.over = True
+        runs = _current.get() or ()
+        if self in runs:
+            _current.set(tuple(r for r in runs if r is not self))
+        logs = self.logs
+        for held in list(self._held.values()):
+            held.memories.clear()
+            held.state.clear()
+        self._held.clear()
+        self._calls.clear()
+        self._handed = ()
+        self.branch = self.sample = self.share = self.gear = None
+        return logs
+
+    @property
+    def logs(self) -> dict[Rule, RunLog]:
+        """The decisions so far, by rule."""
+        return {rule: held.log for rule, held in list(self._held.items()) if held.log is not None}
 
     def count(self, what: Hashable) -> int:
         """How often this was called before within the step."""
@@ -217,47 +196,30 @@ class Run:
         self._calls[what] = n + 1
         return n
 
-    def memory(self, place: Hashable, depth: int) -> Memory:
-        """What this place keeps in the current branch."""
-        return self.memory_of(place, self.branch, depth)
+    def held(self, rule: Rule) -> Held:
+        """What is kept for a rule."""
+        found = self._held.get(rule)
+        if found is None:
+            found = self._held[rule] = Held()
+        return found
 
-    def memory_of(self, place: Hashable, branch: int | None, depth: int) -> Memory:
-        """What this place keeps in a branch."""
-        memory = self._memories.get((place, branch))
+    def memory(self, rule: Rule, place: Any, depth: int, branch: int | None = None) -> Memory:
+        """What a rule's place keeps in a branch, by default the current one."""
+        memories, key = self.held(rule).memories, (id(place), self.branch if branch is None else branch)
+        memory = memories.get(key)
         if memory is None:
-            memory = self._memories[place, branch] = Memory(depth)
+            memory = memories[key] = Memory(depth)
         return memory
 
 
-def close(a: float, b: float) -> bool:
-    """Whether two timesteps are one, up to the rounding of a bfloat16."""
-    return math.isclose(a, b, rel_tol=2**-7, abs_tol=1e-3)
-
-
-def coordinates(scheduler: Any, timesteps: list[float]) -> list[float]:
-    """The coordinate in which outputs are extrapolated, for each timestep; empty if the scheduler tells nothing.
-
-    log-SNR for diffusion schedules; sigma for flow matching, whose log-SNR is infinite at its ends.
-    """
-    sigmas = getattr(scheduler, "sigmas", None)
-    if sigmas is not None and len(sigmas) >= len(timesteps):
-        values = [float(s) for s in sigmas[: len(timesteps)]]
-        return values if is_flow(scheduler) else [_bounded(-2 * math.log(max(s, 1e-9))) for s in values]
-    alphas = getattr(scheduler, "alphas_cumprod", None)
-    if alphas is None:
-        return []
-    snr: Callable[[float], float] = lambda a: math.log(max(a, 1e-9) / max(1 - a, 1e-9))  # noqa: E731
-    return [_bounded(snr(float(alphas[min(max(int(t), 0), len(alphas) - 1)]))) for t in timesteps]
-
-
-def _bounded(log_snr: float) -> float:
-    """Zero-terminal-SNR schedules begin at minus infinity."""
-    return min(max(log_snr, -14.0), 14.0)
-
-
-def is_flow(scheduler: Any) -> bool:
-    """Whether a scheduler samples by flow matching."""
-    config = getattr(scheduler, "config", {})
-    return "FlowMatch" in type(scheduler).__name__ or bool(
-        config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction"
-    )
+def _freed(reference: weakref.ref[Run], gone: Any) -> None:
+    """A tensor is no more that a run's loop was handed: the loop may have been left."""
+    run = reference()
+    if run is None or run.over or run.loop.is_running():
+        return
+    if run.loop.resumes and any(handed() is not None for handed in run._handed):
+        return  # a generator that waits still has its latents
+    if run.loop.has_returned(sys._getframe(1)):
+        run.end()
+    else:
+        run.drop()

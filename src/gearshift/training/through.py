@@ -97,8 +97,7 @@ def _again(calls: Sequence[Lesson]) -> Iterator[Run]:
     try:
         yield run
     finally:
-        run.logs.clear()
-        run.end()
+        run.drop()
 
 
 @contextmanager

@@ -68,8 +68,11 @@ def install(model: Any, context: Context, goal: Goal) -> Planned:
     assert context.applied is not None
     saved = context.applied.saved["schedules"]
 
-    def keep(key: str, schedule: Schedule) -> None:
-        saved[key] = schedule.as_data()
+    def keep(key: str, schedule: Schedule | None) -> None:
+        if schedule is None:
+            saved.pop(key, None)
+        else:
+            saved[key] = schedule.as_data()
 
     planned = Planned(Recording, plan, base, depth, kept, keep)
     cache(model, context, backbone, planned, planned)
