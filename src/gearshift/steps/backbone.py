@@ -114,8 +114,8 @@ class Backbone(Gate):
             if self.direct == PROBES + 1:
                 name = type(self.module).__name__
                 print(
-                    f"gearshift: {name} was called {self.direct} times outside of a sampling run; so called, it computes "
-                    "in full. In a loop of your own mark the steps with gearshift.sampling.",
+                    f"gearshift: {name} was called {self.direct} times outside of a sampling run; so called, it "
+                    "computes in full. In a loop of your own mark the steps with gearshift.sampling.",
                     file=sys.stderr,
                 )
         return self.compute(*args, **kwargs)
