@@ -9,11 +9,84 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from gearshift.core.errors import BadValue
+from gearshift.kernels.lazy_weight import LazyWeight, real
 
-class FusedHead(nn.Linear):
+SHOWN = ("weight", "bias")
+
+
+class FusedPart(nn.Linear):
+    """One of the fused projections: an nn.Linear to everyone who asks.
+
+    `weight` and `bias` are its rows of the fused ones, so that adapters attach and merge. What is written to them, in
+    whichever way, is written to the fused projection. The state dict shows them beside the fused ones.
+    """
+
+    index = 0
+
+    def share(self, name: str) -> Any:
+        """This projection's part of the fused weight or bias, as a view; None where there is no bias."""
+        raise NotImplementedError
+
+    @property
+    def weight(self) -> torch.Tensor:
+        return self._shown("weight")
+
+    @property
+    def bias(self) -> torch.Tensor | None:
+        return self._shown("bias")
+
+    def _shown(self, name: str) -> Any:
+        share = self.share(name)
+        if share is None or isinstance(share, LazyWeight) or torch.compiler.is_compiling():
+            return share
+        return LazyWeight(_Rows(self, name), share.shape, share.dtype, share.device)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in SHOWN:
+            super().__setattr__(name, value)
+        elif isinstance(value, torch.Tensor) and self.share(name) is not None:
+            getattr(self, name).data = value
+        else:
+            raise BadValue(f"The {name} of a fused projection cannot become {type(value).__name__}.")
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        shown = {f"{prefix}{name}": getattr(self, name) for name in SHOWN}
+        destination.update({name: value for name, value in shown.items() if value is not None})
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        given = dict(state_dict)
+        for name in SHOWN:
+            value = given.pop(f"{prefix}{name}", None)
+            if value is not None and not isinstance(value, LazyWeight):
+                setattr(self, name, value)
+        super()._load_from_state_dict(given, prefix, *rest)
+
+
+class _Rows:
+    """The rows of a fused float projection that are one part's, as the owner of a lazy weight."""
+
+    writes = 0
+
+    def __init__(self, part: FusedPart, name: str) -> None:
+        self.part, self.name = part, name
+
+    def read_weight(self) -> torch.Tensor:
+        return self.part.share(self.name).detach()
+
+    @torch.no_grad()
+    def write_weight(self, weight: torch.Tensor) -> bool:
+        rows = self.read_weight()
+        if rows.shape != weight.shape:
+            raise BadValue(f"A {self.name} of shape {tuple(rows.shape)} was given one of {tuple(weight.shape)}.")
+        if rows.data_ptr() != weight.data_ptr():
+            rows.copy_(real(weight))
+        return False
+
+
+class FusedHead(FusedPart):
     """The first of the fused projections: it multiplies once, answers with its share and sets the others aside.
-
-    An nn.Linear to everyone who asks: `weight` and `bias` are views of its rows, so that adapters attach and merge.
 
     Attributes:
         fused: the one projection, [sum of out_features, in_features].
@@ -47,16 +120,11 @@ class FusedHead(nn.Linear):
         whole = getattr(self.fused, name)
         return None if whole is None else whole.narrow(0, sum(self.widths[:index]), self.widths[index])
 
-    @property
-    def weight(self) -> torch.Tensor:
-        return self.rows(0, "weight")
-
-    @property
-    def bias(self) -> torch.Tensor | None:
-        return self.rows(0, "bias")
+    def share(self, name: str) -> Any:
+        return self.rows(0, name)
 
 
-class FusedTail(nn.Linear):
+class FusedTail(FusedPart):
     """One of the other fused projections. It holds its head without owning it, so that nothing is counted twice."""
 
     def __init__(self, head: FusedHead, index: int) -> None:
@@ -68,13 +136,8 @@ class FusedTail(nn.Linear):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         return self.head[0].take(input, self.index)
 
-    @property
-    def weight(self) -> torch.Tensor:
-        return self.head[0].rows(self.index, "weight")
-
-    @property
-    def bias(self) -> torch.Tensor | None:
-        return self.head[0].rows(self.index, "bias")
+    def share(self, name: str) -> Any:
+        return self.head[0].rows(self.index, name)
 
 
 def fuse(linears: Sequence[nn.Linear]) -> list[nn.Linear]:

@@ -158,7 +158,7 @@ class LazyWeight(torch.Tensor):
     def requires_grad_(self, requires_grad: bool = True) -> LazyWeight:
         if requires_grad:
             raise BadValue(
-                "The weight of a quantized layer cannot be trained: it is rounded again at each write. "
+                "The weight of a layer that keeps it in another form cannot be trained. "
                 "Train an adapter beside it, or the float model."
             )
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,7 +14,11 @@ from gearshift.core.errors import BadValue, GearshiftWarning
 from gearshift.kernels.lazy_weight import LazyWeight, real
 
 SLACK = 1.5  # times the squared error of rounding that a weight which was put back may be off
+BURST = 1.0  # seconds between writes that are told apart
 MOST = 4.0  # times the error of one rounding that counts as the errors of many
+
+
+_newest = -BURST
 
 
 class Origin(NamedTuple):
@@ -107,11 +112,7 @@ class QuantizedLayer(nn.Module):
             self._put(before)
             raise
         self.origin = Origin(origin.buffers, origin.drift + error, max(origin.largest, error))
-        warnings.warn(
-            "The weight of a quantized layer was written to; it was rounded again to the layer's own format.",
-            GearshiftWarning,
-            stacklevel=1,
-        )
+        _tell()
         return False
 
     def _is_back(self, weight: torch.Tensor, origin: Origin) -> bool:
@@ -180,6 +181,18 @@ def checked(weight: torch.Tensor, shape: tuple[int, ...]) -> None:
         raise BadValue(f"The weight of a layer is floating point. Got {weight.dtype} instead.")
     if not bool(weight.isfinite().all()):
         raise BadValue("A weight with infinities or NaN cannot be rounded to few bits; the layer keeps what it had.")
+
+
+def _tell() -> None:
+    """Warn once of writes that come one after the other, as those of merging an adapter do."""
+    global _newest
+    before, _newest = _newest, time.monotonic()
+    if _newest - before >= BURST:
+        warnings.warn(
+            "Weights of quantized layers were written to; they were rounded again to the layers' own format.",
+            GearshiftWarning,
+            stacklevel=3,
+        )
 
 
 def _squared(one: torch.Tensor, other: torch.Tensor) -> float:

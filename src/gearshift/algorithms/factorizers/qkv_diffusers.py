@@ -8,6 +8,7 @@ from typing import Any
 
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.context import Context
+from gearshift.core.errors import GearshiftError
 from gearshift.core.facts import Facts, Family, Kind, Persist, Stage, Trait
 
 
@@ -51,23 +52,40 @@ class Fusion:
     attention: Any
     names: list[str]
     linears: list[Any] = field(default_factory=list)
+    fused: list[Any] = field(default_factory=list)
 
     def lay(self) -> None:
         from gearshift.kernels.fused import fuse
 
-        self.linears = [self.attention._modules[name] for name in self.names]
-        for name, module in zip(self.names, fuse(self.linears), strict=True):
-            self.attention._modules[name] = module
+        places = self._places()
+        self.linears = [holder._modules[name] for holder, name in places]
+        self.fused = fuse(self.linears)
+        for (holder, name), module in zip(places, self.fused, strict=True):
+            holder._modules[name] = module
 
     def lift(self) -> None:
         from gearshift.kernels.fused import unfuse
 
-        unfuse(self.attention._modules[self.names[0]], self.linears)
-        for name, linear in zip(self.names, self.linears, strict=True):
-            self.attention._modules[name] = linear
+        places = self._places()
+        for (holder, name), module in zip(places, self.fused, strict=True):
+            if holder._modules[name] is not module:
+                raise GearshiftError(f"{', '.join(self.names)} were replaced after they were fused; put them back.")
+        unfuse(self.fused[0], self.linears)
+        for (holder, name), linear in zip(places, self.linears, strict=True):
+            holder._modules[name] = linear
+
+    def _places(self) -> list[tuple[Any, str]]:
+        """Where the projections stand: in the attention module, or in the adapters that were put on them."""
+        return [_beneath(self.attention, name) for name in self.names]
 
     def why_not(self) -> None:
         return None
+
+
+def _beneath(holder: Any, name: str) -> tuple[Any, str]:
+    while "base_layer" in holder._modules[name]._modules:  # peft's name for what an adapter stands on
+        holder, name = holder._modules[name], "base_layer"
+    return holder, name
 
 
 def _groups(path: str, module: Any) -> Iterator[list[str]]:
