@@ -3,55 +3,21 @@
 import pytest
 import torch
 from support.interrupting import Lines, apart, look, process
-from support.tiny import TinyLanguage, build
+from support.registered import optimized, quick, tiny_for  # noqa: F401
+from support.tiny import build
 
 import gearshift as gs
-from gearshift.algorithms.distillers import hyper
-from gearshift.core.facts import Family, Kind, Trait
+from gearshift.core.facts import Family
 from gearshift.core.registry import registry
-from gearshift.kernels import speed
 
-KINDS = {"llama": Kind.LANGUAGE, "dit": Kind.DIFFUSION, "sd": Kind.DIFFUSION, "flux": Kind.DIFFUSION}
-PARAMS = {"torchao_autoquant": {"compile": False}, "torch_structured": {"sparsity": 0.5}}
 ERRORS = (KeyboardInterrupt, MemoryError)
-
-
-def tiny_for(cls):
-    """The smallest tiny model that an algorithm works on; None if there is none."""
-    for name, kind in KINDS.items():
-        if kind in cls.facts.kinds and (name == "sd" or Trait.UNET not in cls.facts.needs):
-            tiny = build(name)
-            if not gs.problems(tiny.pipe, recipe(cls), data=lesson(tiny, cls)):
-                return name
-    return None
-
-
-def recipe(cls):
-    return {cls.name: PARAMS.get(cls.name, {})}
-
-
-def lesson(tiny, cls):
-    trains = cls.facts.family in (Family.RECOVERER, Family.DISTILLER)
-    if isinstance(tiny, TinyLanguage):
-        return [tiny.call(256 if trains else 64)]
-    return [{**tiny.parts.call(1), "num_inference_steps": 3}] if trains else None
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    """Nothing is timed, so that two goes decide alike, and distilling is short."""
-    monkeypatch.setattr(speed, "compared", lambda *_: 2.0)
-    monkeypatch.setattr(hyper, "EPOCHS", 1)
-
-
-def optimized(tiny, cls):
-    return gs.optimize(tiny.pipe, recipe(cls), data=lesson(tiny, cls))
 
 
 def spread(numbers, count):
     return sorted({numbers[round(i * (len(numbers) - 1) / max(count - 1, 1))] for i in range(count)}) if numbers else []
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.filterwarnings("ignore::gearshift.core.errors.GearshiftWarning")
 @pytest.mark.parametrize("cls", list(registry()), ids=lambda c: c.name)
 def test_an_algorithm_that_is_broken_off_leaves_everything_as_it_was(cls):

@@ -27,6 +27,9 @@ class Algorithm:
     class is. The name is the class's name in snake case unless the class sets `name`. A class that others share, made
     with `base=True`, is no algorithm in itself.
 
+    Attributes:
+        reversible: it persists in the weights, and what `rebuild` changes can be taken off bit for bit all the same.
+
     Raises:
         BadValue: from the constructor, for a parameter outside its bound.
         UnknownName: from `make`, for a parameter that does not exist.
@@ -35,6 +38,7 @@ class Algorithm:
     name: ClassVar[str]
     facts: ClassVar[Facts]
     is_base: ClassVar[bool] = True
+    reversible: ClassVar[bool] = False
 
     def __init_subclass__(cls, base: bool = False) -> None:
         cls.is_base = base

@@ -21,6 +21,7 @@ from gearshift.core.recipe import SAVED_SETTINGS, Recipe
 from gearshift.core.record import Applied, Record, attach
 from gearshift.core.scratch import locked_parent
 from gearshift.core.store import LIBRARIES, WEIGHTS, read_weights
+from gearshift.core.target import Baked
 
 
 def load(folder: str | os.PathLike[str], device: str | None = None, verify: bool = True) -> Any:
@@ -84,6 +85,8 @@ def _made(root: Path, manifest: dict[str, Any], device: str | None) -> Any:
     context = _context(manifest)
     weights = [a for a in algorithms if type(a.algorithm).facts.persist is Persist.WEIGHTS]
     for applied in weights:
+        if not applied.algorithm.reversible:
+            applied.changes.append(Baked(applied.algorithm.name))
         _again(applied, model, context, applied.algorithm.rebuild)
     for name in changed:
         _fill(parts(model)[name], root / name / WEIGHTS)
@@ -109,6 +112,7 @@ def _runtime(cls: Any, root: Path, algorithms: list[Applied], manifest: dict[str
         model.to(device)
     record = _context(manifest).record
     for applied in algorithms:
+        applied.changes.append(Baked(applied.algorithm.name))
         record.insert(len(record.applied), applied)
     attach(model, record)
     return model

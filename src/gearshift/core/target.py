@@ -121,3 +121,22 @@ class Replaced:
 
     def why_not(self) -> str:
         return f"{self.by} replaced the model by another object; load the original model again to have it back."
+
+
+@dataclass
+class Baked:
+    """What was done before the model was saved is in its saved weights: nothing is there to be taken off."""
+
+    by: str
+
+    def lay(self) -> None:
+        """The weights have it."""
+
+    def lift(self) -> None:
+        """Never reached: `why_not` gives the reason."""
+
+    def why_not(self) -> str:
+        return (
+            f"{self.by} was applied before the model was saved, and its folder holds no originals; load the original "
+            "model again to have them back."
+        )

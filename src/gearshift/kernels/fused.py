@@ -163,5 +163,11 @@ def unfuse(head: FusedHead, linears: Sequence[nn.Linear]) -> None:
     """Give the weights back to the modules that `fuse` took them from, bit for bit."""
     for index, linear in enumerate(linears):
         for name in ("weight", "bias"):
-            if getattr(linear, name) is not None:
-                getattr(linear, name).data = head.rows(index, name).detach().clone()
+            parameter = getattr(linear, name)
+            if parameter is None:
+                continue
+            rows = head.rows(index, name).detach().clone()
+            if parameter.is_meta:  # of a model that was loaded fused
+                setattr(linear, name, nn.Parameter(rows, parameter.requires_grad))
+            else:
+                parameter.data = rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.context import Context
@@ -26,6 +26,8 @@ class QkvDiffusers(Algorithm):
         needs={Trait.DENOISES, Trait.ATTENTION, Trait.FLOAT_WEIGHTS},
         kinds={Kind.DIFFUSION},
     )
+
+    reversible: ClassVar[bool] = True
 
     def apply(self, model: Any, context: Context) -> None:
         from gearshift.models.diffusers import denoisers

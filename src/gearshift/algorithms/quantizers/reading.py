@@ -22,6 +22,7 @@ def read_checkpoint(folder: str | os.PathLike[str]) -> Any:
     """
     from gearshift.algorithms.quantizers.gptq import Gptq
     from gearshift.core.record import Applied, Record, attach
+    from gearshift.core.target import Baked
     from gearshift.models.checkpoints import read_quantized
 
     place = path_of(folder, "A model's folder")
@@ -33,6 +34,7 @@ def read_checkpoint(folder: str | os.PathLike[str]) -> Any:
     algorithm = Gptq(**{name: value for name, value in known.items() if value in choices[name]})
     applied = Applied(algorithm, notes=[f"Read from {place.name}, where it was quantized already.", *notes])
     applied.saved.update(parts=[""], paths={"": {path: algorithm.keepsake(layer) for path, layer in layers.items()}})
+    applied.changes.append(Baked(algorithm.name))
     record = Record()
     record.insert(0, applied)
     attach(model, record)
