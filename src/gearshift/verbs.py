@@ -8,10 +8,11 @@ from functools import partial
 from typing import Any, TypeVar
 
 from gearshift.core.algorithm import Algorithm
-from gearshift.core.errors import BadRecipe, BadValue, WrongModel
+from gearshift.core.errors import BadRecipe, BadValue, WrongModel, quoted
 from gearshift.core.extras import installed, missing
 from gearshift.core.recipe import SAVED_SETTINGS, Recipe
 from gearshift.core.registry import registry
+from gearshift.core.rules import Named, conflict, conflicts
 from gearshift.core.surroundings import surroundings
 from gearshift.core.transaction import Transaction
 
@@ -31,15 +32,17 @@ def problems(model: Any, recipe: Any = None, /, **keywords: Any) -> list[str]:
         WrongModel: if the model is neither a pipeline nor a torch module.
     """
     from gearshift.core.context import Context
+    from gearshift.core.devices import absent
     from gearshift.core.record import Record, record_of
-    from gearshift.core.rules import conflicts
     from gearshift.models.describe import describe
 
     wanted = Recipe.of(recipe, **keywords)
     seen = describe(model)
     record = record_of(model) or Record()
     there = [(a.algorithm.name, type(a.algorithm).facts) for a in record.applied]
-    found = conflicts([*there, *((a.name, type(a).facts) for a in wanted)])
+    found = _clashes(model, record, there, [(a.name, type(a).facts) for a in wanted])
+    if wanted.device is not None and (why := absent(wanted.device)):
+        found.append(why)
     traits = set(seen.traits) - {t for _, f in there for t in f.removes}
     context = Context(wanted, record)
     device = wanted.device.partition(":")[0] if wanted.device else seen.device
@@ -58,6 +61,22 @@ def problems(model: Any, recipe: Any = None, /, **keywords: Any) -> list[str]:
             found.append(f"{algorithm.name} runs on {', '.join(facts.devices)}, not on {device}.")
         found += [missing(p, facts.extra or "", algorithm.name) for p in facts.packages if not installed(p)]
         traits -= facts.removes
+    return found
+
+
+def _clashes(model: Any, record: Any, there: list[Named], wanted: list[Named]) -> list[str]:
+    """Why algorithms cannot be together, or cannot come to those that are on the model already."""
+    from gearshift.core.record import ATTRIBUTE
+
+    found = conflicts(wanted)
+    own = ATTRIBUTE in vars(model) or not there
+    holder = "this model" if own else "a pipeline that shares parts with this one"
+    for old in there:
+        for new in wanted:
+            reason = conflict(old, new)
+            if reason:
+                why = f"{new[0]} was applied to it before." if new[0] == old[0] else reason
+                found.append(f"{why} gearshift.restore takes {old[0]} off {holder}.")
     return found
 
 
@@ -96,7 +115,7 @@ def optimize(
 def plan(
     model: Any,
     *,
-    data: Any,
+    data: Any = None,
     speed: float | None = None,
     quality: float | None = None,
     memory: float | None = None,
@@ -130,6 +149,8 @@ def plan(
     from gearshift.core.record import Applied, Record
 
     distance = None if metric is None else lambda run, reference: float(metric(run.sample, reference.sample))
+    if metric is not None and not callable(metric):
+        raise BadValue(f"The 'metric' of a plan must be a function of two latents. Got {quoted(metric)} instead.")
     if metric is not None and quality is not None:
         raise BadValue("A plan with a 'metric' needs a speed or a memory: its quality has no dB.")
     goal = planning.goal_of("gearshift", speed, quality, memory, mode=mode, distance=distance)

@@ -83,9 +83,14 @@ def path_of(given: Any, what: str) -> Path:
     Raises:
         BadValue: for what is no path; `what` says what it is the path of.
     """
-    if not isinstance(given, (str, os.PathLike)) or not str(given) or "\0" in str(given):
+    try:
+        name = os.fspath(given)
+        os.fsencode(name)
+    except (TypeError, ValueError):
+        name = ""
+    if not isinstance(name, str) or not name or "\0" in name:
         raise BadValue(f"{what} must be a path. Got {quoted(given)} instead.")
-    return Path(given).absolute()
+    return Path(name).absolute()
 
 
 def refuse_unwritable(path: Path) -> None:

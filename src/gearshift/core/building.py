@@ -3,38 +3,67 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from gearshift.core.boundary import Misfit
 
-PER_TENSOR = 20  # modules that a model has for each tensor of its file, at most: activations, dropouts, holders
-FREE = 2000
+PER_TENSOR = 20  # modules that a model has for each tensor of its files, at most: activations, dropouts, holders
+PER_BYTE = 100  # numbers for each byte: a quarter of one holds a number, and a pruned model is built whole at first
+FREE_MODULES, FREE_NUMBERS = 2000, 1 << 24
 
 
 @contextmanager
-def within_bounds(tensors: int) -> Iterator[None]:
-    """Models that this thread builds inside of the block have no more modules than a file of so many tensors fills.
+def within_bounds(files: Iterable[Path]) -> Iterator[None]:
+    """Models that this thread builds inside of the block have no more modules and numbers than such files fill.
 
     A configuration of ten million layers is so refused after a moment, before it takes the memory.
+
+    Args:
+        files: the model's weights; those that are no safetensors count by their bytes alone.
 
     Raises:
         Misfit: when there are more.
     """
     from torch.nn.modules import module
 
-    builder, left = threading.get_ident(), FREE + PER_TENSOR * tensors
+    tensors, size = _counted(files)
+    builder = threading.get_ident()
+    left = {"modules": FREE_MODULES + PER_TENSOR * tensors, "numbers": FREE_NUMBERS + PER_BYTE * size}
 
-    def count(*_: Any) -> None:
-        nonlocal left
+    def count(what: str, amount: int) -> None:
         if threading.get_ident() == builder:
-            left -= 1
-            if left < 0:
-                raise Misfit(f"its configuration makes far more layers than its {tensors} tensors could fill")
+            left[what] -= amount
+            if left[what] < 0:
+                raise Misfit(f"its configuration makes far more {what} than its weights ({size} bytes) could fill")
 
-    handle = module.register_module_module_registration_hook(count)
+    def one(*_: Any) -> None:
+        count("modules", 1)
+
+    def all_of(_: Any, name: str, parameter: Any) -> None:
+        count("numbers", 0 if parameter is None else parameter.numel())
+
+    handles = [
+        module.register_module_module_registration_hook(one),
+        module.register_module_parameter_registration_hook(all_of),
+    ]
     try:
         yield
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
+
+
+def _counted(files: Iterable[Path]) -> tuple[int, int]:
+    """Tensors and bytes of files."""
+    from safetensors import safe_open
+
+    tensors = size = 0
+    for file in files:
+        size += file.stat().st_size
+        if file.suffix == ".safetensors":
+            with safe_open(str(file), framework="pt") as opened:
+                tensors += len(opened.keys())
+    return tensors, size

@@ -110,7 +110,7 @@ class _Reader:
     def pair(self) -> tuple[str, Any]:
         """name=value"""
         name = self.name("name=value")
-        return name, self.value() if self.sees("=") else self.fail(f"the = of {name}=value")
+        return name, self.value() if self.sees("=") else self.fail(f"the = after {quoted(name)}")
 
     def item(self) -> tuple[Any, Any]:
         """key: value"""

@@ -7,6 +7,8 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -127,23 +129,31 @@ def read_index(root: Path) -> dict[str, list[str | None]]:
         return {k: [maybe(CLASS)(n, k) for n in v] for k, v in named.items()}
 
 
-def only_listed(root: Path, manifest: dict[str, Any]) -> Path:
+@contextmanager
+def only_listed(root: Path, manifest: dict[str, Any]) -> Iterator[Path]:
     """The folder itself; or, where other files lie in it too, one that holds links to those that the manifest lists.
 
     Libraries take up files by their names (code, pickles, templates), so they are shown none but the checked ones.
     """
     listed = {MANIFEST, *manifest["files"]}
     if all(p.relative_to(root).as_posix() in listed for p in root.rglob("*") if p.is_symlink() or not p.is_dir()):
-        return root
+        yield root
+        return
     view = Path(tempfile.mkdtemp(dir=scratch()))
     for name in listed:
-        place = view / name
-        place.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            place.symlink_to(root / name)
-        except OSError:  # a system where links need rights
-            shutil.copyfile(root / name, place)
-    return view
+        _link(root / name, view / name)
+    try:
+        yield view
+    except BrokenFolder as error:
+        raise BrokenFolder(str(error).replace(str(view), str(root))) from error
+
+
+def _link(file: Path, place: Path) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        place.symlink_to(file)
+    except OSError:  # a system where links need rights
+        shutil.copyfile(file, place)
 
 
 def _check_file(root: Path, name: str, digest: str | None) -> None:

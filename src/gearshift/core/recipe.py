@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.boundary import reading
 from gearshift.core.errors import BadRecipe, GearshiftError, UnknownName, quoted
+from gearshift.core.examples import examples
 from gearshift.core.literal import read_recipe, written
 from gearshift.core.registry import registry
 from gearshift.core.rules import conflicts, order
@@ -86,10 +87,10 @@ class Recipe:
             problems.append(f"device must be a name such as 'cpu' or 'cuda:0'. Got {quoted(self.device)} instead.")
         elif self.device is not None:
             object.__setattr__(self, "device", str(self.device))
-        if isinstance(self.data, (str, Mapping)):
-            object.__setattr__(self, "data", [self.data])
-        elif self.data is not None and not isinstance(self.data, Iterable):
-            problems.append(f"data must be a list of what the model takes. Got {quoted(self.data)} instead.")
+        try:
+            object.__setattr__(self, "data", examples(self.data))
+        except BadRecipe as error:
+            problems += error.problems
         for name in ("include", "exclude"):
             given = getattr(self, name)
             globs = (given,) if isinstance(given, str) else given

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from gearshift.core.boundary import reading
+from gearshift.core.building import within_bounds
 from gearshift.core.context import Context
-from gearshift.core.errors import BrokenFolder, GearshiftError
+from gearshift.core.devices import refuse_absent
+from gearshift.core.errors import BrokenFolder, GearshiftError, told
 from gearshift.core.extras import installed, need
 from gearshift.core.facts import Persist
 from gearshift.core.files import place_of, put_back
@@ -33,8 +35,10 @@ def load(folder: str | os.PathLike[str], device: str | None = None, verify: bool
 
     Raises:
         BrokenFolder: for a folder that is incomplete, altered, or not gearshift's; it names the file.
+        BadValue: for a device that is not here.
     """
     root = place_of(folder, "A saved folder")
+    refuse_absent(device)
     put_back(root)
     before = _identity(root)
     try:
@@ -59,8 +63,9 @@ def _identity(folder: Path) -> tuple[int, ...] | None:
 
 def _load(root: Path, device: str | None, verify: bool) -> Any:
     manifest = read_manifest(root, verify)
-    with reading(root, "a saved model"):
-        return _made(only_listed(root, manifest), manifest, device)
+    files = (root / name for name in manifest["files"])
+    with only_listed(root, manifest) as place, reading(root, "a saved model"), within_bounds(files):
+        return _made(place, manifest, device)
 
 
 def _made(root: Path, manifest: dict[str, Any], device: str | None) -> Any:
@@ -152,10 +157,12 @@ def _algorithms(manifest: dict[str, Any], root: Path) -> list[Applied]:
         try:
             (algorithm,) = Recipe.of({entry["name"]: entry["params"]}).algorithms
         except (GearshiftError, KeyError, TypeError) as error:
-            raise BrokenFolder(f"{root / MANIFEST} has a recipe that cannot be carried out here: {error}") from None
+            raise BrokenFolder(
+                f"{root / MANIFEST} has a recipe that cannot be carried out here: {told(error)}"
+            ) from None
         files = {name: root / kept_name(algorithm.name, name) for name in entry.get("files", [])}
-        told, figures = list(entry.get("notes", [])), entry["figures"]
-        found.append(Applied(algorithm, notes=told, figures=figures, saved=entry["saved"], files=files))
+        notes, figures = list(entry.get("notes", [])), entry["figures"]
+        found.append(Applied(algorithm, notes=notes, figures=figures, saved=entry["saved"], files=files))
     return found
 
 

@@ -43,12 +43,14 @@ def read_quantized(folder: Path, formats: Format) -> tuple[Any, dict[str, Groupe
         told = config.get("quantization_config") or {}
         if not isinstance(told, dict):
             raise Misfit(f"its quantization_config must be a dict, not {quoted(told)}")
-        state = _state(folder)
+        files = _files(folder)
+        state = {name: tensor for file in files for name, tensor in read_weights(file).items()}
         found = formats(told, state)
         if found is None:
             named = " ".join(quoted(told[name]) for name in ("quant_method", "format") if name in told)
             raise BrokenFolder(f"{folder} holds weights in the format {named or 'float'}, which cannot be read here.")
-        model = _skeleton(folder, config.get("model_type"), len(state))
+        with within_bounds(files):
+            model = _skeleton(folder, config.get("model_type"))
         layers = _fill(model, state, *found)
         _must_be_whole(model)
     return model, layers
@@ -100,19 +102,18 @@ def _must_be_whole(model: Any) -> None:
             raise Misfit(f"{name} must hold finite floating-point numbers")
 
 
-def _state(folder: Path) -> dict[str, torch.Tensor]:
-    """All tensors: of the files that the index names, else of model.safetensors, else of any safetensors."""
+def _files(folder: Path) -> list[Path]:
+    """The weights: the files that the index names, else model.safetensors, else any safetensors."""
     if (folder / INDEX).is_file():
         index = read_json(folder / INDEX, fields({"weight_map": dict_of(FILE)}, {"metadata": anything}))
-        files = [folder / name for name in sorted(set(index["weight_map"].values()))]
-    else:
-        files = [folder / ONE] if (folder / ONE).is_file() else sorted(folder.glob("*.safetensors"))
+        return [folder / name for name in sorted(set(index["weight_map"].values()))]
+    files = [folder / ONE] if (folder / ONE).is_file() else sorted(folder.glob("*.safetensors"))
     if not files:
         raise BrokenFolder(f"{folder} holds no safetensors.")
-    return {name: tensor for file in files for name, tensor in read_weights(file).items()}
+    return files
 
 
-def _skeleton(folder: Path, kind: Any, tensors: int) -> Any:
+def _skeleton(folder: Path, kind: Any) -> Any:
     """The model as its configuration makes it, its parameters without storage."""
     transformers = need("transformers", "transformers", "Reading a language model")
     accelerate = need("accelerate", "transformers", "Reading a language model")
@@ -122,6 +123,6 @@ def _skeleton(folder: Path, kind: Any, tensors: int) -> Any:
         )
     config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     del config.quantization_config
-    with within_bounds(tensors), accelerate.init_empty_weights(include_buffers=False):
+    with accelerate.init_empty_weights(include_buffers=False):
         dtype = config.dtype or torch.float32
         return transformers.AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False).eval()

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from gearshift.core.boundary import calling
+from gearshift.core.examples import examples
 from gearshift.core.model import evaluating
 from gearshift.models.sibling import taking
 
@@ -21,7 +23,7 @@ def example_call(model: Any, data: Any = None, batch_size: int = 1) -> Callable[
             Encoder-decoder models take more than one argument, so nothing but a dict is known to fit them.
         batch_size: images or texts at once, where `data` leaves that open.
     """
-    given = next(iter(data), None) if data is not None else None
+    given = next(iter(examples(data) or ()), None)
     if not hasattr(model, "forward"):
         if given is None:
             given = {"prompt": ""} if reads_prompts(model) else None
@@ -69,7 +71,7 @@ def layer_inputs(model: Any, data: Any = None, batch_size: int = 1) -> dict[Any,
     layers = [m for p in parts(model).values() for m in p.modules() if type(m) in (nn.Linear, nn.Conv2d)]
     handles = [layer.register_forward_pre_hook(listen) for layer in layers]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), calling(model, "what it was given as an example"):
             call()
     finally:
         for handle in handles:
@@ -81,7 +83,7 @@ def quietly(pipe: Any, call: Mapping[str, Any]) -> Any:
     """Call a pipeline in evaluation mode without a progress bar, and leave torch's random state as it was."""
     import torch
 
-    with torch.random.fork_rng(), silent(pipe), evaluating(pipe):
+    with torch.random.fork_rng(), silent(pipe), evaluating(pipe), calling(pipe, "what it was given as an example"):
         return taking(pipe, call)(**call)
 
 

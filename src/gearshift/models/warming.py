@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from gearshift.core.errors import BadValue
+from gearshift.core.errors import BadValue, quoted
+from gearshift.core.examples import examples
 from gearshift.core.record import record_of
 from gearshift.models.example import quietly, reads_prompts
 from gearshift.models.speed import once
@@ -90,7 +91,8 @@ def _of_pipeline(
     pipe: Any, resolutions: Iterable[tuple[int, int]] | None, batches: list[int], steps: int | None, data: Any
 ) -> Iterator[tuple[str, Callable[[], Any]]]:
     known = inspect.signature(type(pipe).__call__).parameters
-    given = next(iter(data), None) if data is not None else {"prompt": ""} if reads_prompts(pipe) else None
+    empty = [{"prompt": ""}] if reads_prompts(pipe) else ()
+    given = next(iter(empty if data is None else examples(data) or ()), None)
     if not isinstance(given, Mapping):
         raise BadValue(f"{type(pipe).__name__} is warmed up with `data`: a list of one dict of the call's arguments.")
     if resolutions is not None and not {"height", "width"} <= set(known):
@@ -144,7 +146,7 @@ def _pairs(resolutions: Any) -> list[tuple[int, int]]:
     found = list(resolutions) if isinstance(resolutions, Iterable) else [resolutions]
     for pair in found:
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-            raise BadValue(f"resolutions are (height, width) pairs. Got {pair!r} instead.")
+            raise BadValue(f"resolutions are (height, width) pairs. Got {quoted(pair)} instead.")
         _positive("resolutions", pair)
     return found
 
@@ -152,5 +154,5 @@ def _pairs(resolutions: Any) -> list[tuple[int, int]]:
 def _positive(name: str, values: Any) -> list[int]:
     found = list(values) if isinstance(values, Iterable) else []
     if not found or not all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in found):
-        raise BadValue(f"{name} has to list whole numbers of 1 or more. Got {values!r} instead.")
+        raise BadValue(f"{name} has to list whole numbers of 1 or more. Got {quoted(values)} instead.")
     return found

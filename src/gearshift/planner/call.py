@@ -6,6 +6,9 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from gearshift.core.boundary import calling
+from gearshift.core.examples import examples
+
 
 def rehearsal(model: Any, given: Any) -> Callable[[int], None] | None:
     """The call that the caller gave as data, with noise by a seed; None without one.
@@ -13,7 +16,7 @@ def rehearsal(model: Any, given: Any) -> Callable[[int], None] | None:
     Args:
         given: a list whose first item is a dict of the pipeline's arguments.
     """
-    call = next(iter(given), None) if given is not None else None
+    call = next(iter(examples(given) or ()), None)
     if not isinstance(call, Mapping) or hasattr(model, "forward"):
         return None
     import torch
@@ -22,7 +25,7 @@ def rehearsal(model: Any, given: Any) -> Callable[[int], None] | None:
     from gearshift.models.sibling import taking
 
     def rehearse(seed: int) -> None:
-        with torch.random.fork_rng(), silent(model):
+        with torch.random.fork_rng(), silent(model), calling(model, "the first item of data"):
             torch.manual_seed(seed)
             taking(model, call)(**call)
 

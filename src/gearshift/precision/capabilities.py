@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from gearshift.core.errors import BadValue
+from gearshift.core.errors import BadValue, quoted
 from gearshift.precision.errors import UnsupportedPrecision
 from gearshift.precision.kinds import Precision
 
@@ -147,7 +147,7 @@ class PrecisionCapabilities:
 
 def _positive(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
-        raise BadValue(f"{name} must be a positive number. Got {value!r} instead.")
+        raise BadValue(f"{name} must be a positive number. Got {quoted(value)} instead.")
 
 
 def _host_memory_mb() -> float:

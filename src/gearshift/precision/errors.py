@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from gearshift.core.errors import GearshiftError
+from gearshift.core.errors import GearshiftError, quoted
 from gearshift.precision.kinds import Precision
 
 
@@ -17,7 +17,7 @@ class InvalidStep(AdaptiveError):
 
     def __init__(self, step: object, total_steps: int) -> None:
         self.step, self.total_steps = step, total_steps
-        super().__init__(f"The step must be an int from 0 to {total_steps - 1}. Got {step!r} instead.")
+        super().__init__(f"The step must be an int from 0 to {total_steps - 1}. Got {quoted(step)} instead.")
 
 
 class InvalidTransition(AdaptiveError):

@@ -10,7 +10,7 @@ from enum import Enum
 from itertools import groupby, pairwise
 from typing import Any
 
-from gearshift.core.errors import GearshiftError, UnknownName, told
+from gearshift.core.errors import GearshiftError, UnknownName, quoted, told
 from gearshift.core.plain import anything, fields, list_of, maybe, number, one_of, text
 from gearshift.precision.errors import MemoryConstraint, ProfileError, QualityConstraint
 from gearshift.precision.kinds import Precision
@@ -164,7 +164,7 @@ class PrecisionProfile:
             ProfileError: outside [0, 1], or where no zone is.
         """
         if isinstance(fraction, bool) or not isinstance(fraction, (int, float)) or not 0 <= fraction <= 1:
-            raise ProfileError(f"A part of the run must be a number from 0 to 1. Got {fraction!r} instead.")
+            raise ProfileError(f"A part of the run must be a number from 0 to 1. Got {quoted(fraction)} instead.")
         if self.unit == "fraction":
             return self.at(fraction)
         path = default_log_snr(TRAIN_STEPS)

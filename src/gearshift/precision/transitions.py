@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from typing import Any
 
-from gearshift.core.errors import BadValue, UnknownName
+from gearshift.core.errors import BadValue, UnknownName, quoted
 from gearshift.precision.errors import InvalidTransition, MemoryConstraint, ScheduleError
 from gearshift.precision.kinds import Precision
 from gearshift.precision.noise import default_log_snr
@@ -36,7 +36,7 @@ class TransitionStrategy:
         if not _whole(self.steps, 1) or (self.kind == "immediate" and self.steps != 1):
             allowed = "1" if self.kind == "immediate" else "an int of at least 1"
             raise BadValue(
-                f"The steps of a change of kind {self.kind!r} must be {allowed}. Got {self.steps!r} instead."
+                f"The steps of a change of kind {self.kind!r} must be {allowed}. Got {quoted(self.steps)} instead."
             )
 
     @classmethod
@@ -213,7 +213,7 @@ class TransitionPlanner:
     def __post_init__(self) -> None:
         self.preferred_strategy = TransitionStrategy.parse(self.preferred_strategy)
         if not _whole(self.min_gap, 1):
-            raise BadValue(f"min_gap must be an int of at least 1. Got {self.min_gap!r} instead.")
+            raise BadValue(f"min_gap must be an int of at least 1. Got {quoted(self.min_gap)} instead.")
 
     def plan_transitions(
         self, segments: Iterable[tuple[int, int, Precision]], log_snr: Sequence[float] | None = None

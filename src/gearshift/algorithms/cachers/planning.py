@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from gearshift.core.context import Context
-from gearshift.core.errors import BadValue
+from gearshift.core.errors import BadValue, quoted
 from gearshift.planner.call import rehearsal, say
 
 if TYPE_CHECKING:
@@ -220,9 +221,13 @@ def goal_of(named: str, speed: float | None, quality: float | None, memory: floa
             "A plan needs one of speed (times as fast), quality (dB) and memory (times less memory-time), and only one."
         )
     for name, value in (("speed", speed), ("memory", memory)):
-        if value is not None and not (isinstance(value, (int, float)) and value >= 1):
-            raise BadValue(f"The {name!r} of a plan must be 1 or more, a number of times. Got {value!r} instead.")
-    if quality is not None and not (isinstance(quality, (int, float)) and 0 < quality <= 120):
-        raise BadValue(f"The 'quality' of a plan must be between 0 and 120 dB. Got {quality!r} instead.")
+        if value is not None and not (_number(value) and 1 <= value < math.inf):
+            raise BadValue(f"The {name!r} of a plan must be 1 or more, a number of times. Got {quoted(value)} instead.")
+    if quality is not None and not (_number(quality) and 0 < quality <= 120):
+        raise BadValue(f"The 'quality' of a plan must be between 0 and 120 dB. Got {quoted(quality)} instead.")
     fraction, less = (None if v is None else 1 / v for v in (speed, memory))
     return Goal(named, fraction=fraction, quality=quality, memory=less, **settings)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

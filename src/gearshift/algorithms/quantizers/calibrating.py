@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from gearshift.core.boundary import calling
 from gearshift.core.context import Context
 from gearshift.core.errors import BadRecipe, GearshiftError
 
@@ -112,7 +113,7 @@ def _run(model: Any, item: Any, steps: int = STEPS) -> None:
     known = inspect.signature(type(model).__call__).parameters
     brief = {k: v for k, v in {"num_inference_steps": steps, "output_type": "latent"}.items() if k in known}
     call = {**brief, **(item if isinstance(item, Mapping) else {"prompt": item})}
-    with torch.random.fork_rng(), silent(model):
+    with torch.random.fork_rng(), silent(model), calling(model, "the calibration data"):
         taking(model, call)(**call)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from gearshift.core.errors import BadValue, WrongModel
+from gearshift.core.errors import BadValue, WrongModel, quoted
 
 TASKS = ("transcribe", "translate")
 TICK = 0.02  # seconds between two timestamp tokens
@@ -72,7 +72,7 @@ class Tokens:
     def check(self, language: str | None, task: str) -> None:
         """Raise BadValue for a task or language that this model does not know."""
         if task not in TASKS:
-            raise BadValue(f"task must be one of {', '.join(TASKS)}. Got {task!r} instead.")
+            raise BadValue(f"task must be one of {', '.join(TASKS)}. Got {quoted(task)} instead.")
         if task != TASKS[0] and not self.tasks:
             raise BadValue(f"This model knows one language, so it cannot {task}.")
         if language is None or language in self.languages or (language == "en" and not self.languages):

@@ -1,0 +1,45 @@
+"""What a user gives as `data`: examples of calls, however they come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from gearshift.core.errors import BadRecipe, quoted
+
+
+def examples(data: Any) -> Iterable[Any] | None:
+    """Examples that can be gone through more than once; None if there are none.
+
+    A dict or a string is one example. An iterator is read as far as it is needed, and what was read is kept.
+
+    Raises:
+        BadRecipe: for what cannot be gone through.
+    """
+    if data is None or isinstance(data, Replayed):
+        return data
+    if isinstance(data, (str, Mapping)):
+        return [data]
+    if isinstance(data, Iterator):
+        return Replayed(data)
+    if not isinstance(data, Iterable) or isinstance(data, (bytes, type)):
+        raise BadRecipe([f"data must be a list of what the model takes. Got {quoted(data)} instead."])
+    return data
+
+
+class Replayed:
+    """An iterator that can be gone through again."""
+
+    def __init__(self, source: Iterator[Any]) -> None:
+        self._source, self._kept = source, list[Any]()
+
+    def __iter__(self) -> Iterator[Any]:
+        place = 0
+        while True:
+            if place == len(self._kept):
+                try:
+                    self._kept.append(next(self._source))
+                except StopIteration:
+                    return
+            yield self._kept[place]
+            place += 1
