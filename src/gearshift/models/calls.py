@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from gearshift.core.errors import GearshiftWarning
@@ -43,7 +44,7 @@ class Hooked:
     def lay(self) -> None:
         hooks = vars(self.pipe).setdefault(HOOKS, [])
         if not hooks:
-            self.pipe.__class__ = _subclass(type(self.pipe))
+            self.pipe.__class__ = _subclass(self.pipe.__class__)
         hooks.append(self.hook)
 
     def lift(self) -> None:
@@ -57,6 +58,7 @@ class Hooked:
         return None
 
 
+@cache
 def _subclass(cls: type) -> type:
     """A subclass of the same name and module, so that it is saved and looked up as the original."""
 
@@ -78,8 +80,18 @@ def _subclass(cls: type) -> type:
 
     call.__signature__ = _signature(cls)  # type: ignore[attr-defined]
     call.__doc__ = cls.__call__.__doc__
-    members = {"__call__": call, "__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
-    return type(cls.__name__, (cls,), members)
+
+    def reduce(self: Any, protocol: Any) -> Any:
+        return _empty, (cls,), dict(vars(self))
+
+    told = {name: getattr(cls, name) for name in ("__module__", "__qualname__", "__doc__")}
+    return type(cls.__name__, (cls,), {"__call__": call, "__reduce_ex__": reduce, **told})
+
+
+def _empty(cls: type) -> Any:
+    """A pipeline with hooks and without attributes, for those that were copied or pickled."""
+    made = _subclass(cls)
+    return object.__new__(made)
 
 
 def _tell_of_latents(hooks: list[Hook]) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gearshift.core.context import Context
@@ -63,21 +64,19 @@ def install(model: Any, context: Context, goal: Goal) -> Planned:
     base = Taylor(goal.order) if taylor else by_mode(goal.mode)
     depth = max(base.depth, FITTED_DEPTH) if taylor else 1
 
-    def plan(recording: Recording) -> Schedule:
-        return _guessed(recording, goal, base)
-
     assert context.applied is not None
-    saved = context.applied.saved["schedules"]
-
-    def keep(key: str, schedule: Schedule | None) -> None:
-        if schedule is None:
-            saved.pop(key, None)
-        else:
-            saved[key] = schedule.as_data()
-
+    plan, keep = partial(_guessed, goal=goal, base=base), partial(_keep, context.applied.saved["schedules"])
     planned = Planned(Recording, plan, base, depth, kept, keep)
     cache(model, context, backbone, planned, planned)
     return planned
+
+
+def _keep(saved: dict[str, Any], key: str, schedule: Schedule | None) -> None:
+    """Write a schedule where a saved folder has them from; None takes it out."""
+    if schedule is None:
+        saved.pop(key, None)
+    else:
+        saved[key] = schedule.as_data()
 
 
 def plan_or_wait(model: Any, context: Context, goal: Goal) -> None:

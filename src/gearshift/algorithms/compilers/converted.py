@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
 import threading
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from typing import Any
 
 from gearshift.algorithms.compilers.tally import Tally
 from gearshift.algorithms.compilers.tracing import Traced
+from gearshift.core.surroundings import quiet
 
 
 class Converted(Traced):
@@ -57,9 +57,8 @@ def _onnxruntime(holder: Any, example: tuple) -> Callable[..., Any]:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, quiet("torch.onnx"):  # it lists what other graphs would need
         path = Path(folder) / "graph.onnx"
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it lists what it would need for other graphs
         torch.onnx.export(holder, example, str(path), dynamo=True, verbose=False)
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     names = [node.name for node in session.get_inputs()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gearshift.core.context import Context
@@ -21,7 +22,7 @@ def engage(model: Any, context: Context, settings: AdaptivePrecision) -> None:
     times = measured_times(model, context.recipe.data) if not context.saved else {}
     economical = settings.target == "memory"
     weight_only = context.saved.get("weight_only", int8_is_slow(times))
-    boxes = gear_up(model, context, _maker(settings), settings.store == "nested", economical, weight_only)
+    boxes = gear_up(model, context, partial(_made, settings), settings.store == "nested", economical, weight_only)
     context.save(weight_only=weight_only)
     context.measured(**{f"seconds_{p.value}": t for p, t in times.items()})
     if settings.store == "original":
@@ -79,7 +80,7 @@ def _bring_back(boxes: list[Gearbox], kept: dict[str, str]) -> None:
     first = next(iter(read.values()))
     for box in boxes:
         box.schedules = dict(read)
-        box.make = lambda steps, scheduler: first.resampled(steps)
+        box.make = partial(_resampled, first)
 
 
 def _layers(module: Any) -> list[Any]:
@@ -93,23 +94,24 @@ def _layers(module: Any) -> list[Any]:
     return [layer for _, layer in select(module, (nn.Linear, nn.Conv2d), exclude=keep) if can_gear(layer)]
 
 
-def _maker(settings: AdaptivePrecision) -> Any:
+def _made(settings: AdaptivePrecision, steps: int, scheduler: Any) -> PrecisionSchedule:
+    """The schedule of a profile for a number of steps."""
     from gearshift.precision.profile import PrecisionProfile, ProfilePreset
     from gearshift.precision.schedule import PrecisionSchedule, ScheduleConfig
 
     own = PrecisionProfile.of(settings.profile) if isinstance(settings.profile, dict) else None
+    config = ScheduleConfig(
+        steps,
+        preset=ProfilePreset.BALANCED if own else settings.profile,
+        custom_profile=own,
+        min_quality=settings.min_quality,
+        transition_strategy=settings.transition_strategy,
+    )
+    return PrecisionSchedule.generate(config, scheduler)
 
-    def make(steps: int, scheduler: Any) -> PrecisionSchedule:
-        config = ScheduleConfig(
-            steps,
-            preset=ProfilePreset.BALANCED if own else settings.profile,
-            custom_profile=own,
-            min_quality=settings.min_quality,
-            transition_strategy=settings.transition_strategy,
-        )
-        return PrecisionSchedule.generate(config, scheduler)
 
-    return make
+def _resampled(first: PrecisionSchedule, steps: int, scheduler: Any) -> PrecisionSchedule:
+    return first.resampled(steps)
 
 
 def int8_is_slow(times: dict[Precision, float]) -> bool:
