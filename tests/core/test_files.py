@@ -196,3 +196,10 @@ def test_long_names_and_folders_in_a_file_s_place_are_told(tmp_path):
         write_atomically(tmp_path / ("a" * 300), "x")
     with pytest.raises(BrokenFolder, match="a directory"):
         write_atomically(tmp_path, "x")
+
+
+def test_a_writer_may_save_into_what_it_has_begun(tmp_path):
+    with replacing_folder(tmp_path / "outer", lambda _: ()) as begun:
+        save(begun / "inner", "new")
+    assert word_in(tmp_path / "outer" / "inner") == "new"
+    assert [p.name for p in tmp_path.iterdir()] == ["outer"] and not scratch.BEGUN

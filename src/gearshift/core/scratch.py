@@ -25,6 +25,7 @@ except ImportError:  # Windows, where folders cannot be locked
     fcntl = None  # type: ignore[assignment]
 
 EXCHANGE, HERE = 2, -100  # RENAME_EXCHANGE and AT_FDCWD of Linux
+BEGUN: set[tuple[int, int]] = set()  # device and number of each scratch entry of this process
 LONGEST = 200  # bytes of a name that leave room for what scratch entries add to it
 
 
@@ -36,9 +37,12 @@ def begun(target: Path, make: Callable[[Path], Any], ending: str = "") -> Iterat
         scratch = target.with_name(f"{_prefix(target)}{secrets.token_hex(4)}.new{ending}")
         make(scratch)
         lock = _lock(scratch)
+    this = _numbers(scratch)
+    BEGUN.add(this)
     try:
         yield scratch
     finally:
+        BEGUN.discard(this)
         removed(scratch)
         _unlock(lock)
 
@@ -76,8 +80,11 @@ def exchange(scratch: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def locked_parent(target: Path) -> Iterator[None]:
-    """One writer at a time begins, ends or sweeps in a folder; each is there for a moment only."""
-    lock = _lock(target.parent, wait=True)
+    """One writer at a time begins, ends or sweeps in a folder; each is there for a moment only.
+
+    A scratch folder is its writer's alone, who may save another model into it: there is nobody to wait for.
+    """
+    lock = None if _numbers(target.parent) in BEGUN else _lock(target.parent, wait=True)
     try:
         yield
     finally:
@@ -115,6 +122,15 @@ def removed(entry: Path) -> None:
     else:
         with contextlib.suppress(OSError):
             entry.unlink()
+
+
+def _numbers(entry: Path) -> tuple[int, int]:
+    """What names an entry, wherever it is moved; of no entry where there is none."""
+    try:
+        found = entry.stat()
+    except OSError:
+        return -1, -1
+    return found.st_dev, found.st_ino
 
 
 def _prefix(target: Path) -> str:
