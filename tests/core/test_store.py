@@ -97,12 +97,12 @@ def test_saving_again_replaces_and_leaves_no_scratch(copy):
 
 
 def test_a_failing_save_leaves_what_was_there(copy, monkeypatch):
-    from gearshift.core import store
+    from gearshift.core import component
 
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(store, "write_weights", fail)
+    monkeypatch.setattr(component, "write_tensors", fail)
     with pytest.raises(BrokenFolder, match="copy cannot be written: disk full"):
         gs.save(gs.optimize(build("dit").pipe, "qkv_diffusers"), copy)
     assert [p.name for p in copy.parent.iterdir()] == ["copy"]

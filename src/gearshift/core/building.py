@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gearshift.core.boundary import Misfit
+from gearshift.core.boundary import Misfit, reading
 
 PER_TENSOR = 20  # modules that a model has for each tensor of its files, at most: activations, dropouts, holders
 PER_BYTE = 100  # numbers for each byte: a quarter of one holds a number, and a pruned model is built whole at first
@@ -64,6 +64,6 @@ def _counted(files: Iterable[Path]) -> tuple[int, int]:
     for file in files:
         size += file.stat().st_size
         if file.suffix == ".safetensors":
-            with safe_open(str(file), framework="pt") as opened:
+            with reading(file, "weights"), safe_open(str(file), framework="pt") as opened:
                 tensors += len(opened.keys())
     return tensors, size

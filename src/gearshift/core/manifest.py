@@ -70,7 +70,11 @@ SHAPE = fields(
         ),
         "dtypes": dict_of(one_of(*FLOATS), key=PART),
         "files": dict_of(text(r"[0-9a-f]{64}", "a SHA-256"), key=relative),
-    }
+    },
+    {
+        "tensors": dict_of(fields({"dtype": maybe(one_of(*FLOATS)), "not_finite": list_of(text())}), key=PART),
+        "fused": list_of(text(), most=10_000),
+    },
 )
 
 
@@ -101,7 +105,7 @@ def manifest_of(plain: Any) -> dict[str, Any]:
     version = plain.get("format") if isinstance(plain, dict) else None
     if isinstance(version, int) and not isinstance(version, bool) and version != FORMAT:
         raise Misfit(f"it has format {quoted(version)}, and this gearshift reads format {FORMAT}")
-    manifest = SHAPE(plain, "")
+    manifest = {"tensors": {}, "fused": [], **SHAPE(plain, "")}
     for applied in manifest["applied"]:
         for name in applied.get("files", []):
             if kept_name(applied["name"], name) not in manifest["files"]:

@@ -9,18 +9,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gearshift.core.boundary import Misfit, reading
-from gearshift.core.errors import BrokenFolder, GearshiftError, quoted
+from gearshift.core.adapter_files import keep_adapters, write_adapters
+from gearshift.core.adapters import aside
+from gearshift.core.classes import LIBRARIES, component_classes
+from gearshift.core.component import write_module
+from gearshift.core.errors import BrokenFolder, GearshiftError
 from gearshift.core.facts import Persist
 from gearshift.core.files import place_of, replacing_folder
 from gearshift.core.manifest import FORMAT, KEPT, MANIFEST, sha256
 from gearshift.core.model import Runtime, parts
-from gearshift.core.plain import dict_of, parse_json, text
 from gearshift.core.record import Record, record_of
 from gearshift.core.transaction import Transaction
 
-WEIGHTS = "gearshift.safetensors"
-LIBRARIES = ("diffusers", "transformers", "gearshift")
+FUSED = "_merged_adapters"  # where diffusers has the names of adapters that are merged into the weights
 
 
 def save(model: Any, folder: str | os.PathLike[str]) -> Path:
@@ -67,7 +68,7 @@ def _ours(folder: Path) -> set[str] | None:
 def _write(model: Any, folder: Path) -> None:
     """The model, then what is to be known of it: a folder without a manifest is none of ours."""
     record = record_of(model) or Record()
-    changed = _write_model(model, record, folder)
+    changed, facts = _write_model(model, record, folder)
     _write_files(record, folder)
     manifest = {
         "format": FORMAT,
@@ -75,47 +76,12 @@ def _write(model: Any, folder: Path) -> None:
         "changed": changed,
         "applied": [{"name": a.algorithm.name, "params": a.algorithm.values(), **_kept(a)} for a in record.applied],
         "settings": record.settings,
-        "dtypes": {n: d for n, m in parts(model).items() if n not in changed and (d := _dtype(m))},
+        "dtypes": {name: f["dtype"] for name, f in facts.items() if name not in changed and f["dtype"]},
+        "tensors": facts,
+        "fused": sorted(getattr(model, FUSED, ())),
         "files": {p.relative_to(folder).as_posix(): sha256(p) for p in _files(folder)},
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
-
-
-def read_weights(file: Path) -> dict[str, Any]:
-    """A state dict, names that shared one tensor included.
-
-    Raises:
-        BrokenFolder: for a file that is not there, damaged, or no safetensors.
-    """
-    from safetensors import safe_open
-
-    with reading(file, "weights"):
-        with safe_open(str(file), framework="pt") as opened:
-            state = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-            shared = parse_json((opened.metadata() or {}).get("shared", "{}"), dict_of(text()))
-        absent = next((name for name in shared.values() if name not in state), None)
-        if absent is not None:
-            raise Misfit(f"it lacks {quoted(absent)}, which another name shares")
-        return state | {name: state[same] for name, same in shared.items()}
-
-
-def write_weights(module: Any, file: Path) -> None:
-    """A module's state dict; a tensor that has several names is written once."""
-    from safetensors.torch import save_file
-
-    state: dict[str, Any] = {}
-    shared: dict[str, str] = {}
-    seen: dict[Any, str] = {}
-    for name, tensor in module.state_dict().items():
-        if getattr(tensor, "derived", False):  # computed from others that are written
-            continue
-        key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) if tensor.numel() else name
-        if key in seen:
-            shared[name] = seen[key]
-        else:
-            seen[key] = name
-            state[name] = tensor.detach().cpu().contiguous()
-    save_file(state, str(file), metadata={"format": "pt", "shared": json.dumps(shared)})
 
 
 def _write_files(record: Record, folder: Path) -> None:
@@ -126,60 +92,46 @@ def _write_files(record: Record, folder: Path) -> None:
             shutil.copyfile(path, place)
 
 
-def _write_model(model: Any, record: Record, folder: Path) -> list[str]:
-    """Write the model in its library's layout; returns the parts whose weights are in our own file instead."""
+def _write_model(model: Any, record: Record, folder: Path) -> tuple[list[str], dict[str, Any]]:
+    """Write the model in its library's layout; gives the parts whose weights are in our own file, and facts of each."""
     keeps_weights = [a for a in record.applied if type(a.algorithm).facts.persist is Persist.WEIGHTS]
     first_replayed = len(keeps_weights)
     if [type(a.algorithm).facts.persist for a in record.applied[:first_replayed]] != [Persist.WEIGHTS] * first_replayed:
         raise GearshiftError("algorithms that change weights come before those that are replayed")
     if isinstance(model, Runtime):
         model.save_pretrained(folder)
-        return []
+        return [], {}
     changed = sorted({name for a in keeps_weights for name in a.saved.get("parts", [])})
     found = parts(model)
     with Transaction(model, keep=False):
         record.lift(down_to=first_replayed, exact=False)
-        if "" in found:
-            _write_part(model, folder, "" in changed)
-        else:
-            _write_pipeline(model, folder, {n: found[n] for n in changed})
-    return changed
+        adapters = {name: keep_adapters(part, type(part).__name__) for name, part in found.items()}
+        with aside(found):
+            if "" not in found:
+                _write_others(model, folder)
+            facts = {name: write_module(part, _made(folder / name), name in changed) for name, part in found.items()}
+        for name, kept in adapters.items():
+            if kept is not None:
+                write_adapters(kept, folder / name)
+    return changed, facts
 
 
-def _write_pipeline(pipe: Any, folder: Path, changed: dict[str, Any]) -> None:
-    for name, component in pipe.components.items():
-        if component is None or not hasattr(component, "save_pretrained"):
-            continue
-        place = folder / name
-        if name in parts(pipe):
-            place.mkdir()
-            _write_part(component, place, name in changed)
-        else:
-            component.save_pretrained(str(place))
+def _write_others(pipe: Any, folder: Path) -> None:
+    """What a pipeline has besides its modules: an index of its components, the scheduler, tokenizers and the like."""
     pipe.save_config(str(folder))
+    component_classes(folder)  # or a folder would be written that cannot be loaded
+    found = parts(pipe)
+    for name, component in pipe.components.items():
+        if component is None or name in found:
+            continue
+        if not hasattr(component, "save_pretrained"):
+            raise GearshiftError(f"The pipeline cannot be saved: its {name} has no save_pretrained.")
+        component.save_pretrained(str(folder / name))
 
 
-def _write_part(module: Any, folder: Path, changed: bool) -> None:
-    if not hasattr(module, "save_pretrained"):
-        raise GearshiftError(
-            f"{type(module).__name__} has no save_pretrained, so a saved folder could not make it again; "
-            "save its state dict yourself, and optimize it after loading."
-        )
-    if not changed:
-        module.save_pretrained(str(folder), safe_serialization=True)
-        return
-    if hasattr(module, "save_config"):
-        module.save_config(str(folder))
-    else:
-        module.config.save_pretrained(str(folder))
-        if getattr(module, "generation_config", None) is not None:
-            module.generation_config.save_pretrained(str(folder))
-    write_weights(module, folder / WEIGHTS)
-
-
-def _dtype(module: Any) -> str | None:
-    first = next((p.dtype for p in module.parameters() if p.is_floating_point()), None)
-    return str(first).removeprefix("torch.") if first is not None else None
+def _made(folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 def _kept(applied: Any) -> dict[str, Any]:

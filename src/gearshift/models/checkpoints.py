@@ -13,8 +13,8 @@ from gearshift.core.building import within_bounds
 from gearshift.core.errors import BrokenFolder, quoted
 from gearshift.core.extras import need
 from gearshift.core.plain import anything, dict_of, fields, read_json, text
-from gearshift.core.store import read_weights
 from gearshift.core.target import put
+from gearshift.core.tensors import read_tensors
 from gearshift.kernels.grouped import Grouped
 from gearshift.kernels.grouped_linear import GroupedLinear
 
@@ -44,7 +44,7 @@ def read_quantized(folder: Path, formats: Format) -> tuple[Any, dict[str, Groupe
         if not isinstance(told, dict):
             raise Misfit(f"its quantization_config must be a dict, not {quoted(told)}")
         files = _files(folder)
-        state = {name: tensor for file in files for name, tensor in read_weights(file).items()}
+        state = {name: tensor for file in files for name, tensor in read_tensors(file).items()}
         found = formats(told, state)
         if found is None:
             named = " ".join(quoted(told[name]) for name in ("quant_method", "format") if name in told)

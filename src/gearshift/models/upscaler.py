@@ -179,9 +179,9 @@ def read_upscaler(source: str | os.PathLike[str]) -> Upscaler:
     if not path.is_file():
         raise BrokenFolder(f"{source} is not there: an upscaler is a .safetensors or .pth file, or 'owner/name:file'.")
     if path.suffix == ".safetensors":
-        from gearshift.core.store import read_weights
+        from gearshift.core.tensors import read_tensors
 
-        return Upscaler.of(read_weights(path), str(path))
+        return Upscaler.of(read_tensors(path), str(path))
     try:
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:

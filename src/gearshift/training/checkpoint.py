@@ -15,7 +15,7 @@ import torch
 from gearshift.core.errors import BrokenFolder
 from gearshift.core.files import replacing_folder
 from gearshift.core.folders import cache_folder
-from gearshift.core.store import read_weights
+from gearshift.core.tensors import read_tensors
 
 FILE = "state.safetensors"
 
@@ -62,7 +62,7 @@ class Checkpoint:
         if not file.is_file():
             return None
         try:
-            tensors = read_weights(file)
+            tensors = read_tensors(file)
             with safe_open(str(file), framework="pt") as opened:
                 return tensors, json.loads(opened.metadata()["facts"])
         except (BrokenFolder, KeyError, TypeError, ValueError):

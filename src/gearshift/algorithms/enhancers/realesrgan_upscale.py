@@ -89,8 +89,8 @@ def _mode(image: Any) -> str:
 def _written(network: Any) -> Path:
     """The weights as safetensors, in a file that lasts as long as the process."""
     from gearshift.core.folders import scratch
-    from gearshift.core.store import write_weights
+    from gearshift.core.tensors import write_tensors
 
     path = scratch() / WEIGHTS
-    write_weights(network, path)
+    write_tensors(network.state_dict(), path)
     return path

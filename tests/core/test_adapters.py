@@ -1,0 +1,141 @@
+"""Adapters over saving and loading: outputs are equal bit for bit, and what can be switched can be switched still."""
+
+import peft
+import pytest
+import torch
+from support.tiny import build
+
+import gearshift as gs
+from gearshift.core.errors import GearshiftError
+
+LAYERS = ["to_q", "to_k", "to_v", "to_out.0"]
+RANDOM = {"init_lora_weights": False, "target_modules": LAYERS}
+LANGUAGE = {"init_lora_weights": False, "target_modules": ["q_proj", "v_proj", "down_proj"], "r": 4}
+
+
+def add(model, config=None, name="one", seed=1):
+    torch.manual_seed(seed)
+    model.add_adapter(config or peft.LoraConfig(r=4, lora_alpha=8, **RANDOM), name)
+    return model.eval()
+
+
+def loaded_gives_the_same(tiny, folder):
+    """The loaded model, after comparing outputs; saving changes nothing."""
+    before = tiny.run(steps=2)
+    gs.save(tiny.pipe, folder)
+    again = gs.load(folder)
+    assert torch.equal(tiny.run(steps=2), before)
+    assert torch.equal(tiny.run(steps=2, pipe=again), before)
+    return again
+
+
+CONFIGS = {
+    "DoRA": peft.LoraConfig(r=4, use_dora=True, **RANDOM),
+    "patterns": peft.LoraConfig(r=4, rank_pattern={"to_q": 2}, alpha_pattern={"to_k": 3}, use_rslora=True, **RANDOM),
+    "PiSSA": peft.LoraConfig(r=4, init_lora_weights="pissa", target_modules=LAYERS),
+    "by pattern": peft.LoraConfig(r=4, init_lora_weights=False, target_modules=r".*attn1\.to_[qk]"),
+    "LoHa": peft.LoHaConfig(r=4, init_weights=False, target_modules=LAYERS),
+    "LoKr": peft.LoKrConfig(r=4, init_weights=False, target_modules=LAYERS),
+    "IA3": peft.IA3Config(target_modules=LAYERS, feedforward_modules=[], init_ia3_weights=False),
+    "OFT": peft.OFTConfig(r=4, oft_block_size=0, init_weights=False, target_modules=LAYERS),
+}
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_each_kind_of_adapter_is_kept(kind, tmp_path):
+    tiny = build("wan")
+    plain = tiny.run(steps=2)
+    add(tiny.pipe.transformer, CONFIGS[kind])
+    again = loaded_gives_the_same(tiny, tmp_path / "x")
+    assert not torch.equal(tiny.run(steps=2), plain)
+    again.transformer.unload_lora()
+    tiny.pipe.transformer.unload_lora()
+    assert torch.equal(tiny.run(steps=2, pipe=again), tiny.run(steps=2))
+
+
+def two(model):
+    add(model, name="one", seed=1)
+    add(model, peft.LoraConfig(r=2, init_lora_weights=False, target_modules=["to_q", "proj_out"]), "two", 2)
+
+
+STATES = {
+    "both, scaled": lambda net: net.set_adapters(["one", "two"], weights=[0.5, 0.25]),
+    "one active": lambda net: net.set_adapter("two"),
+    "disabled": lambda net: net.disable_adapters(),
+    "fused": lambda net: net.fuse_lora(0.7),
+    "one fused": lambda net: net.fuse_lora(adapter_names=["one"]),
+    "one deleted": lambda net: net.delete_adapters("one"),
+}
+AFTERWARDS = {
+    "both, scaled": lambda net: net.set_adapter("one"),
+    "one active": lambda net: net.set_adapters(["one", "two"]),
+    "disabled": lambda net: net.enable_adapters(),
+    "fused": lambda net: net.unfuse_lora(),
+    "one fused": lambda net: net.unfuse_lora(),
+    "one deleted": lambda net: net.set_adapters(["two"], weights=[2.0]),
+}
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_what_is_active_scaled_or_fused_is_kept_and_can_be_changed(state, tmp_path):
+    tiny = build("wan")
+    two(tiny.pipe.transformer)
+    STATES[state](tiny.pipe.transformer)
+    again = loaded_gives_the_same(tiny, tmp_path / "x")
+    for net in (tiny.pipe.transformer, again.transformer):
+        AFTERWARDS[state](net)
+    assert torch.equal(tiny.run(steps=2, pipe=again), tiny.run(steps=2))
+    assert {n: c.target_modules for n, c in again.transformer.peft_config.items()} == {
+        n: c.target_modules for n, c in tiny.pipe.transformer.peft_config.items()
+    }
+
+
+RECIPES = ["taylor", "qkv_diffusers", "half", "torch_dynamic", "hqq_diffusers", {"quanto": {"weight_bits": "qint8"}}]
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=str)
+@pytest.mark.filterwarnings("ignore::gearshift.core.errors.GearshiftWarning")
+def test_an_adapter_after_a_recipe_is_kept(recipe, tmp_path):
+    tiny = build("wan")
+    gs.optimize(tiny.pipe, recipe)
+    add(tiny.pipe.transformer)
+    again = loaded_gives_the_same(tiny, tmp_path / "x")
+    assert gs.status(again).applied[0]["name"] == gs.status(tiny.pipe).applied[0]["name"]
+
+
+def test_adapters_on_convolutions_of_a_unet_are_kept(tmp_path):
+    tiny = build("sd")
+    gs.optimize(tiny.pipe, "deepcache, qkv_diffusers")
+    add(tiny.pipe.unet, peft.LoraConfig(r=4, init_lora_weights=False, target_modules=["conv1", "to_q"]))
+    loaded_gives_the_same(tiny, tmp_path / "x")
+
+
+def test_an_adapter_of_a_language_model_is_kept(tmp_path):
+    tiny = build("llama")
+    add(tiny.pipe, peft.LoraConfig(**LANGUAGE))
+    again = loaded_gives_the_same(tiny, tmp_path / "x")
+    again.disable_adapters()
+    tiny.pipe.disable_adapters()
+    assert torch.equal(tiny.run(pipe=again), tiny.run())
+
+
+REFUSED = {
+    "modules_to_save": peft.LoraConfig(modules_to_save=["lm_head"], **LANGUAGE),
+    "layer_replication": peft.LoraConfig(layer_replication=[(0, 2), (1, 2)], **LANGUAGE),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_would_not_come_back_is_refused_before_anything_is_written(what, tmp_path):
+    tiny = build("llama")
+    add(tiny.pipe, REFUSED[what])
+    before = tiny.run()
+    with pytest.raises(GearshiftError, match=f"{what} of 'one' is not supported"):
+        gs.save(tiny.pipe, tmp_path / "x")
+    assert list(tmp_path.iterdir()) == [] and torch.equal(tiny.run(), before)
+
+
+def test_a_model_inside_of_peft_s_own_class_is_refused(tmp_path):
+    wrapped = peft.get_peft_model(build("llama").pipe, peft.LoraConfig(**LANGUAGE))
+    with pytest.raises(GearshiftError, match="PeftModel cannot be saved"):
+        gs.save(wrapped, tmp_path / "x")
