@@ -18,9 +18,9 @@ def short_hash(tensor: torch.Tensor) -> str:
 
 
 def tensors(model: Any) -> dict[str, str]:
-    """Short hashes of everything in the state dicts, by part and name."""
+    """Short hashes of what state dicts hold, by part and name, without weights that are computed when they are read."""
     named = ((f"{p}.{n}", v) for p, m in parts(model).items() for n, v in m.state_dict().items())
-    return {name: short_hash(value) for name, value in named}
+    return {name: short_hash(value) for name, value in named if not getattr(value, "derived", False)}
 
 
 def recipe(model: Any) -> list[dict[str, Any]]:
