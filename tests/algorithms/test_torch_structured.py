@@ -2,12 +2,31 @@
 
 import pytest
 import torch
-from support.tiny import build
+from support.tiny import build, randomize
 from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    BertConfig,
+    BertForSequenceClassification,
+    CohereConfig,
+    CohereForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Olmo2Config,
+    Olmo2ForCausalLM,
+    OlmoeConfig,
+    OlmoeForCausalLM,
+    PhiConfig,
+    PhiForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen2MoeConfig,
+    Qwen2MoeForCausalLM,
+)
 
 import gearshift as gs
 from gearshift.algorithms.pruners.torch_structured import CRITERIA
-from gearshift.core.errors import CannotLift
+from gearshift.core.errors import BadRecipe, CannotLift, GearshiftError, GearshiftWarning
 from gearshift.models import structure
 
 KINDS = {
@@ -127,3 +146,124 @@ def test_the_original_comes_back_if_it_was_kept():
     gs.optimize(tiny.pipe, "torch_structured(sparsity=0.5)")
     with pytest.raises(CannotLift, match="keep_original"):
         gs.restore(tiny.pipe)
+
+
+SIZES = {"vocab_size": 128, "hidden_size": 96, "intermediate_size": 64, "num_hidden_layers": 2}
+SHARED = {**SIZES, "num_attention_heads": 12, "num_key_value_heads": 4}
+MIXED = {"num_experts": 4, "num_experts_per_tok": 2}
+HEADS = {"sparsity": 0.0, "prune_num_heads": True, "head_sparsity": 0.5}
+BOTH = {"sparsity": 0.25, "prune_num_heads": True, "head_sparsity": 0.5}
+FIFTEEN = HEADS | {"head_sparsity": 0.34}  # of 24 heads, which 96 dimensions cannot be shared out among
+MODELS = {
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(**SHARED)),
+    "llama tied": lambda: LlamaForCausalLM(LlamaConfig(**SHARED, tie_word_embeddings=True)),
+    "many heads": lambda: LlamaForCausalLM(
+        LlamaConfig(**(SHARED | {"num_attention_heads": 24, "num_key_value_heads": 8}))
+    ),
+    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**(SHARED | {"num_key_value_heads": 2}))),
+    "norms over all heads": lambda: Olmo2ForCausalLM(Olmo2Config(**SHARED)),
+    "norms of each head": lambda: CohereForCausalLM(CohereConfig(**SHARED, use_qk_norm=True)),
+    "phi": lambda: PhiForCausalLM(PhiConfig(**(SHARED | {"num_key_value_heads": 12}))),
+    "experts": lambda: OlmoeForCausalLM(OlmoeConfig(**SHARED, **MIXED)),
+    "a shared expert": lambda: Qwen2MoeForCausalLM(
+        Qwen2MoeConfig(**SHARED, **MIXED, moe_intermediate_size=32, shared_expert_intermediate_size=64)
+    ),
+    "a dense layer as wide as the experts": lambda: Qwen2MoeForCausalLM(
+        Qwen2MoeConfig(
+            **SHARED, **MIXED, moe_intermediate_size=64, shared_expert_intermediate_size=64, mlp_only_layers=[0]
+        )
+    ),
+}
+
+
+def made(name):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = MODELS[name]()
+    randomize(model, 0)
+    return model.eval()
+
+
+@torch.no_grad()
+def logits(model):
+    return model(torch.arange(3, 15)[None]).logits
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [*((name, BOTH) for name in MODELS if name != "experts"), ("many heads", FIFTEEN), ("experts", HEADS)],
+)
+def test_what_is_left_is_the_same_when_it_is_loaded_by_whoever_can(name, settings, tmp_path):
+    model = made(name)
+    before = sum(p.numel() for p in model.parameters())
+    gs.optimize(model, torch_structured=settings)
+    assert sum(p.numel() for p in model.parameters()) < before
+    cached, uncached = (
+        model.generate(torch.arange(3, 9)[None], max_new_tokens=5, use_cache=cache, pad_token_id=0)
+        for cache in (True, False)
+    )
+    assert torch.equal(cached, uncached)
+    gs.save(model, tmp_path / "m")
+    assert torch.equal(logits(gs.load(tmp_path / "m")), logits(model))
+    if "gearshift.load" not in " ".join(gs.status(model).applied[0]["notes"]):
+        assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "m").eval()), logits(model))
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "a shared expert", "norms of each head"])
+def test_configurations_say_what_they_can(name):
+    model = made(name)
+    plain = made(name).config.to_dict()
+    gs.optimize(model, torch_structured=BOTH, keep_original=True)
+    changed = {k for k, v in model.config.to_dict().items() if plain.get(k) != v}
+    width = "shared_expert_intermediate_size" if "expert" in name else "intermediate_size"
+    assert {width, "num_attention_heads", "num_key_value_heads"} <= changed | {"head_dim"}
+    assert changed - {"head_dim", "_name_or_path"} == {width, "num_attention_heads", "num_key_value_heads"}
+    gs.restore(model)
+    assert {k: v for k, v in model.config.to_dict().items() if k in plain} == plain
+    assert torch.equal(logits(model), logits(made(name)))
+
+
+def test_an_encoder_is_run_on_tokens_and_comes_back(tmp_path):
+    model = BertForSequenceClassification(BertConfig(**SIZES, num_attention_heads=12)).eval()
+    gs.optimize(model, torch_structured=BOTH)
+    gs.save(model, tmp_path / "m")
+    assert torch.equal(logits(gs.load(tmp_path / "m")), logits(model))
+
+
+@pytest.mark.parametrize("name", ["flux", "wan", "sd3"])
+def test_heads_go_with_their_norms_and_their_second_stream(name, tmp_path):
+    tiny = build(name)
+    gs.optimize(tiny.pipe, torch_structured=HEADS, data=[tiny.parts.call(1)])
+    assert tiny.run(steps=2).isfinite().all()
+    gs.save(tiny.pipe, tmp_path / "m")
+    assert torch.equal(tiny.run(steps=2, pipe=gs.load(tmp_path / "m")), tiny.run(steps=2))
+
+
+def test_what_does_not_run_afterwards_is_refused_and_put_back(monkeypatch):
+    model = made("norms over all heads")
+    config = model.config.to_dict()
+    monkeypatch.setattr(structure, "beside", lambda *_: ([], []))
+    with pytest.raises(GearshiftError, match="Olmo2ForCausalLM does not run with what would be left of it"):
+        gs.optimize(model, torch_structured=HEADS)
+    assert torch.equal(logits(model), logits(made("norms over all heads"))) and model.config.to_dict() == config
+
+
+def test_what_would_not_come_back_is_refused_and_put_back(monkeypatch):
+    model = made("many heads")
+    monkeypatch.setattr(structure, "resize", lambda layer, shape: None)
+    with pytest.raises(GearshiftError, match="would not be the same after saving and loading"):
+        gs.optimize(model, torch_structured=FIFTEEN)
+    assert torch.equal(logits(model), logits(made("many heads")))
+
+
+def test_nothing_is_taken_out_silently():
+    with pytest.raises(BadRecipe, match="finds no heads in LlamaForCausalLM"):
+        model = made("llama")
+        for layer in model.model.layers:
+            layer.self_attn.out = layer.self_attn.o_proj
+            del layer.self_attn.o_proj
+        gs.optimize(model, torch_structured=BOTH)
+    with pytest.warns(GearshiftWarning, match="took nothing out"):
+        gs.optimize(made("llama"), torch_structured={"sparsity": 0.0})
+    model = gs.optimize(made("llama"), torch_structured={"prune_head_dims": True, "sparsity": 0.5})
+    assert "No head dimensions were found that can be taken out." in gs.status(model).applied[0]["notes"]

@@ -8,11 +8,12 @@ builds them so; nothing is traced here (`traced` does that for other models with
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
+
+from gearshift.models.groups import Group, Side, beside, join, spans
 
 FEED_FORWARD = (
     (("gate_proj", "up_proj"), "down_proj"),
@@ -26,6 +27,7 @@ FEED_FORWARD = (
 ATTENTION = (
     (("q_proj", "k_proj", "v_proj"), "o_proj"),
     (("q_proj", "k_proj", "v_proj"), "out_proj"),
+    (("q_proj", "k_proj", "v_proj"), "dense"),
     (("self.query", "self.key", "self.value"), "output.dense"),
     (("to_q", "to_k", "to_v"), "to_out.0"),
     (("c_attn",), "c_proj"),
@@ -36,37 +38,6 @@ WHOLE = ("all_head_size", "inner_dim", "inner_kv_dim", "embed_dim", "split_size"
 STATE = ("weight", "bias", "running_mean", "running_var")
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-Maps = list[torch.Tensor]
-
-
-@dataclass
-class Side:
-    """Rows or columns of one layer. Each map is int64 [units, n]: what belongs to each unit, part after part."""
-
-    path: str
-    maps: Maps
-
-
-@dataclass
-class Group:
-    """Units that can be taken out together.
-
-    Attributes:
-        kind: 'neurons', 'heads', 'head dimensions' or 'channels'.
-        units: how many there are.
-        outputs, inputs: layers whose output rows, and layers whose input columns, belong to the units; a norm is in
-            `outputs` for its one dimension.
-        counts: (module path, attribute, factor): an attribute that is factor * units.
-        multiple: how many units there must be a multiple of.
-    """
-
-    path: str
-    kind: str
-    units: int
-    outputs: list[Side]
-    inputs: list[Side]
-    counts: list[tuple[str, str, int]] = field(default_factory=list)
-    multiple: int = 1
 
 
 def feed_forward(root: nn.Module) -> Iterator[Group]:
@@ -81,10 +52,10 @@ def feed_forward(root: nn.Module) -> Iterator[Group]:
             parts = {_outputs(layer) // units for layer in layers}
             if parts <= {1, 2} and all(_outputs(layer) % units == 0 for layer in layers):
                 sides = [
-                    Side(_join(path, n), [_rows(units, 1, p * units) for p in range(_outputs(layer) // units)])
+                    Side(join(path, n), [spans(units, 1, p * units) for p in range(_outputs(layer) // units)])
                     for n, layer in zip(names, layers, strict=True)
                 ]
-                yield Group(path, "neurons", units, sides, [Side(_join(path, last), [_rows(units, 1)])])
+                yield Group(path, "neurons", units, sides, [Side(join(path, last), [spans(units, 1)])])
                 break
 
 
@@ -118,13 +89,13 @@ def channels(root: nn.Module) -> Iterator[Group]:
         units = first.out_channels
         if first.groups != 1 or second.in_channels != units or norm.num_channels != units:
             continue
-        outputs = [Side(_join(path, n), [_rows(units, 1)]) for n in ("conv1", "norm2")]
+        outputs = [Side(join(path, n), [spans(units, 1)]) for n in ("conv1", "norm2")]
         time = getattr(module, "time_emb_proj", None)
         if isinstance(time, nn.Linear) and time.out_features % units == 0:
             parts = time.out_features // units
-            outputs.append(Side(_join(path, "time_emb_proj"), [_rows(units, 1, p * units) for p in range(parts)]))
-        counts = [(_join(path, "norm2"), "num_channels", 1), (_join(path, "conv1"), "out_channels", 1)]
-        inputs = [Side(_join(path, "conv2"), [_rows(units, 1)])]
+            outputs.append(Side(join(path, "time_emb_proj"), [spans(units, 1, p * units) for p in range(parts)]))
+        counts = [(join(path, "norm2"), "num_channels", 1), (join(path, "conv1"), "out_channels", 1)]
+        inputs = [Side(join(path, "conv2"), [spans(units, 1)])]
         yield Group(path, "channels", units, outputs, inputs, counts, norm.num_groups)
 
 
@@ -194,6 +165,8 @@ def sizes(layer: nn.Module) -> None:
         layer.out_channels, layer.in_channels = layer.weight.shape[0], layer.weight.shape[1] * layer.groups
     elif isinstance(layer, BATCH_NORMS):
         layer.num_features = shape(layer)[0]
+    elif hasattr(layer, "normalized_shape"):
+        layer.normalized_shape = tuple(layer.weight.shape)
     elif isinstance(layer, nn.GroupNorm):
         layer.num_channels = layer.weight.shape[0]
     elif isinstance(layer, nn.PReLU):
@@ -216,23 +189,26 @@ def _heads(
     if shared < 1 or count % shared or (fused and _outputs(layers[0]) != 3 * width):
         return None
     together = count // shared
-    inner_path = path if inner is module else _join(path, names[0].partition(".")[0])
+    inner_path = path if inner is module else join(path, names[0].partition(".")[0])
     if dimensions:
         maps = {n: torch.arange(n * size).view(n, size).T for n in (count, shared)}
         units, wide, narrow = size, maps[count], maps[shared]
         counts = [(inner_path, n, 1) for n in SIZES if getattr(inner, n, None) == size]
         counts += [(inner_path, n, count) for n in WHOLE if getattr(inner, n, None) == width]
     else:
-        units, wide, narrow = shared, _rows(shared, together * size), _rows(shared, size)
+        units, wide, narrow = shared, spans(shared, together * size), spans(shared, size)
         counts = [(inner_path, n, together) for n in HEADS if getattr(inner, n, None) == count]
         counts += [(inner_path, n, together * size) for n in WHOLE if getattr(inner, n, None) == width]
         counts += [(inner_path, n, 1) for n in ("num_key_value_heads",) if getattr(inner, n, None) == shared]
     if fused:
-        outputs = [Side(_join(path, names[0]), [wide + part * width for part in range(3)])]
+        outputs = [Side(join(path, names[0]), [wide + part * width for part in range(3)])]
     else:
-        outputs = [Side(_join(path, n), [m]) for n, m in zip(names, (wide, narrow, narrow), strict=True)]
-    kind = "head dimensions" if dimensions else "heads"
-    return Group(path, kind, units, outputs, [Side(_join(path, last), [wide])], counts)
+        outputs = [Side(join(path, n), [m]) for n, m in zip(names, (wide, narrow, narrow), strict=True)]
+    inputs = [Side(join(path, last), [wide])]
+    if dimensions:
+        return Group(path, "head dimensions", units, outputs, inputs, counts)
+    more = beside(inner_path, inner, count, shared, size)
+    return Group(path, "heads", units, outputs + more[0], inputs + more[1], counts, together=together, size=size)
 
 
 def _rotated(root: nn.Module, inner: nn.Module) -> bool:
@@ -266,11 +242,3 @@ def _outputs(layer: Any) -> int:
 
 def _inputs(layer: Any) -> int:
     return int(layer.weight.shape[_axis(layer, False)])
-
-
-def _rows(units: int, each: int, offset: int = 0) -> torch.Tensor:
-    return torch.arange(units * each).view(units, each) + offset
-
-
-def _join(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
+from gearshift.algorithms.pruners.shrunk import Shrunk, resized
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.context import Context
 from gearshift.core.errors import GearshiftError
@@ -13,7 +13,6 @@ from gearshift.core.facts import Facts, Family, Persist, Stage, Trait
 from gearshift.core.param import param
 
 CRITERIA = ("RandomImportance", "MagnitudeImportance", "LAMPImportance", "TaylorImportance", "HessianImportance")
-NEURONS = ("intermediate_size", "ffn_dim", "n_inner", "d_ff", "encoder_ffn_dim", "decoder_ffn_dim", "ffn_hidden_size")
 
 
 class TorchStructured(Algorithm):
@@ -52,13 +51,15 @@ class TorchStructured(Algorithm):
         from gearshift.core.model import parts
         from gearshift.models.describe import layers_to_leave
 
-        roots, kinds = [root for root, _ in layers_to_leave(model).values()], self._kinds()
+        roots, shares = [root for root, _ in layers_to_leave(model).values()], self._shares()
         try:
-            found = any(_groups(model, root, kind, context) for root in roots for kind in reversed(kinds))
+            found = {kind for kind in reversed(shares) if any(_groups(model, root, kind, context) for root in roots)}
         except GearshiftError as error:
             return [str(error)]
-        if not found:
-            return [f"{self.name} finds no {' or '.join(kinds)} in {type(model).__name__} that can be taken out."]
+        wanted = {kind for kind, share in shares.items() if share} or set(shares)
+        if not found & wanted or ("heads" in wanted and "heads" not in found):
+            kinds = "heads" if found & wanted else " or ".join(kind for kind in shares if kind in wanted)
+            return [f"{self.name} finds no {kinds} in {type(model).__name__} that can be taken out."]
         if self.type in ("TaylorImportance", "HessianImportance") and _calls(model, context) is None:
             needed = "a dict of its arguments" if len(parts(model)) > 1 else "what it takes"
             return [f"{self.type} reads gradients and needs `data`: a list whose items are {needed}."]
@@ -69,42 +70,69 @@ class TorchStructured(Algorithm):
 
         from gearshift.core.model import size_bytes
         from gearshift.models.describe import layers_to_leave
+        from gearshift.models.rebuilt import Proof
 
         before = size_bytes(model)
         generator = torch.Generator().manual_seed(context.recipe.seed)
-        sizes: dict[str, dict[str, list[int]]] = {}
-        attributes: dict[str, list[list[Any]]] = {}
+        smaller: list[tuple[str, Shrunk]] = []
         for part, (root, _) in layers_to_leave(model).items():
+            proof = Proof.of(model, root, context.recipe.data)
             shrunk = Shrunk(root, self.name, context.keep_original)
             context.change(shrunk)
-            for kind in self._kinds():
-                share = self.head_sparsity if kind == "heads" else self.sparsity
+            for kind, share in self._shares().items():
                 step = 1 - (1 - share) ** (1 / self.it_steps)
                 for _ in range(self.it_steps):
                     self._round(model, context, shrunk, kind, step, generator)
-            if shrunk.taken and not shrunk.configure():
-                sizes[part], attributes[part] = shrunk.sizes(), shrunk.attributes()
+            if shrunk.taken and not self._configured(shrunk, proof, context):
+                smaller.append((part, shrunk))
+            if missing := [k for k in self._shares() if k not in shrunk.taken and k.startswith("head")]:
+                context.note(f"No {' or '.join(missing)} were found that can be taken out.")
             for kind, (left, whole) in shrunk.taken.items():
                 context.measured(**{f"{kind} left": f"{left} of {whole}"})
-        context.save(parts=sorted(sizes), sizes=sizes, attributes=attributes)
+        context.save(
+            parts=sorted(part for part, _ in smaller),
+            sizes={part: shrunk.sizes() for part, shrunk in smaller},
+            attributes={part: shrunk.attributes() for part, shrunk in smaller},
+        )
         context.measured(size_before=before, size_after=size_bytes(model))
-        if sizes:
+        if size_bytes(model) >= before:
+            context.warn(f"{self.name} took nothing out: the shares are too small for the units there are, or zero.")
+        if smaller:
             context.note("The model's own configuration cannot say these sizes, so gearshift.load has to load it.")
 
     def rebuild(self, model: Any, context: Context) -> None:
         from gearshift.core.model import parts
-        from gearshift.models.structure import resize
 
         for part, layers in context.saved["sizes"].items():
-            root = parts(model)[part]
-            for path, shape in layers.items():
-                resize(root.get_submodule(path), shape)
-            for path, name, value in context.saved["attributes"].get(part, []):
-                setattr(root.get_submodule(path), name, value)
+            resized(parts(model)[part], layers, context.saved["attributes"].get(part, []))
 
-    def _kinds(self) -> list[str]:
-        kinds = ["neurons", "channels"]
-        return kinds + ["heads"] * self.prune_num_heads + ["head dimensions"] * self.prune_head_dims
+    def _configured(self, shrunk: Shrunk, proof: Any, context: Context) -> bool:
+        """Whether the configuration makes the smaller module; else it was proven that loading does.
+
+        Raises:
+            GearshiftError: if the smaller module does not run, or would not be the same when it is loaded.
+        """
+        if proof.answer() is None:
+            context.note(
+                f"{type(shrunk.root).__name__} was not run to compare: nothing is known to call it with (`data`)."
+            )
+        if shrunk.configure(proof):
+            return True
+        if proof.rebuildable and not proof.holds(shrunk.resize):
+            raise GearshiftError(
+                f"{self.name}: {type(shrunk.root).__name__} would not be the same after saving and loading it. It was "
+                "left as it was."
+            )
+        return False
+
+    def _shares(self) -> dict[str, float]:
+        """What is taken out, by kind."""
+        shares = {"neurons": self.sparsity, "channels": self.sparsity}
+        if self.prune_num_heads:
+            shares["heads"] = self.head_sparsity
+        if self.prune_head_dims:
+            shares["head dimensions"] = self.sparsity
+        return shares
 
     def _round(self, model: Any, context: Context, shrunk: Shrunk, kind: str, share: float, generator: Any) -> None:
         """Take units of one kind out, once."""
@@ -120,94 +148,6 @@ class TorchStructured(Algorithm):
             slopes = slopes_of(shrunk.root, paths, losses)
         values = [scores(g, shrunk.root, self.type, slopes, generator) for g in groups]
         shrunk.leave(list(zip(groups, chosen(values, groups, share, self.global_pruning), strict=True)))
-
-
-@dataclass(eq=False)
-class Shrunk:
-    """The layers of one module, made smaller; originals are kept if asked for."""
-
-    root: Any
-    by: str
-    keep: bool
-    taken: dict[str, tuple[int, int]] = field(default_factory=dict)
-    originals: dict[str, dict[str, Any]] = field(default_factory=dict)
-    smaller: dict[str, dict[str, Any]] = field(default_factory=dict)
-    told: dict[tuple[str, str], tuple[Any, Any]] = field(default_factory=dict)
-    groups: dict[tuple[str, str], list[int]] = field(default_factory=dict)
-
-    def lay(self) -> None:
-        self._put(self.smaller, 1)
-
-    def lift(self) -> None:
-        self._put(self.originals, 0)
-
-    def why_not(self) -> str | None:
-        if self.keep or not self.taken:
-            return None
-        return f"{self.by} took weights out and they were not kept; keep_original=True would have kept them."
-
-    def leave(self, chosen: list[tuple[Any, Any]]) -> None:
-        """Leave only some units of groups, given as (group, units)."""
-        from gearshift.models.structure import shrink, state, staying
-
-        for (path, rows), left in staying(self.root, chosen).items():
-            layer = self.root.get_submodule(path)
-            if self.keep:
-                self.originals.setdefault(path, state(layer))
-            shrink(layer, left if rows else None, None if rows else left)
-            self.smaller[path] = state(layer)
-        for group, kept in chosen:
-            for path, name, factor in group.counts:
-                module = self.root.get_submodule(path)
-                old = self.told.get((path, name), (getattr(module, name), None))[0]
-                self.told[path, name] = (old, factor * len(kept))
-                setattr(module, name, factor * len(kept))
-            first = self.groups.get((group.path, group.kind), [group.units])[0]
-            self.groups[group.path, group.kind] = [first, len(kept)]
-            counts = [c for (_, kind), c in self.groups.items() if kind == group.kind]
-            self.taken[group.kind] = (sum(c[1] for c in counts), sum(c[0] for c in counts))
-
-    def sizes(self) -> dict[str, list[int]]:
-        from gearshift.models.structure import shape
-
-        return {path: shape(self.root.get_submodule(path)) for path in self.smaller}
-
-    def attributes(self) -> list[list[Any]]:
-        return [[path, name, new] for (path, name), (_, new) in self.told.items()]
-
-    def configure(self) -> bool:
-        """Write the sizes into the configuration of a language model, if it can say them all."""
-        config = getattr(self.root, "config", None)
-        if config is None or not hasattr(self.root, "generate") or not hasattr(config, "to_dict"):
-            return False
-        wanted: dict[str, int] = {}
-        for kind in self.taken:
-            counts = {tuple(c) for (_, k), c in self.groups.items() if k == kind}
-            if len(counts) != 1:
-                return False
-            ((before, after),) = counts
-            if kind == "neurons":
-                names = [n for n in NEURONS if getattr(config, n, None) == before]
-                wanted |= dict.fromkeys(names or (["n_inner"] if hasattr(config, "n_inner") else []), after)
-                if not wanted:
-                    return False
-            elif kind == "heads" and hasattr(config, "head_dim") and hasattr(config, "num_key_value_heads"):
-                each = config.num_attention_heads // config.num_key_value_heads
-                size = config.head_dim or config.hidden_size // config.num_attention_heads
-                wanted |= {"num_attention_heads": each * after, "num_key_value_heads": after, "head_dim": size}
-            else:
-                return False
-        for name, value in wanted.items():
-            setattr(config, name, value)
-        return True
-
-    def _put(self, weights: dict[str, dict[str, Any]], which: int) -> None:
-        from gearshift.models.structure import place
-
-        for path, tensors in weights.items():
-            place(self.root.get_submodule(path), tensors)
-        for (path, name), values in self.told.items():
-            setattr(self.root.get_submodule(path), name, values[which])
 
 
 def _groups(model: Any, root: Any, kind: str, context: Context) -> list[Any]:
