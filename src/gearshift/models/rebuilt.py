@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from gearshift.core.errors import GearshiftError
 from gearshift.core.extras import installed
 from gearshift.models.example import example_call, silent
-from gearshift.steps.tree import tensors
 
 Call = tuple[tuple, dict[str, Any]]
 
@@ -161,7 +161,8 @@ def _run(module: nn.Module, call: Call) -> list[torch.Tensor]:
     try:
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            return [t.clone() for t in tensors(module.eval()(*call[0], **call[1]))]
+            found = tree_leaves(module.eval()(*call[0], **call[1]))
+            return [t.clone() for t in found if isinstance(t, torch.Tensor)]
     finally:
         for part, mode in modes.items():
             part.training = mode
