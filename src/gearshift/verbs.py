@@ -173,19 +173,19 @@ def follow(model: M, plan: Any) -> M:
     Raises:
         BadRecipe: if the model has no denoiser, or a cacher already.
     """
-    saved: dict[str, Any] = {"schedules": {plan.key: plan.schedule.as_data()}}
+    saved: dict[str, Any] = {"schedules": {plan.key: plan.schedule.as_data()}, "plan": plan.summary}
     if plan.gears is not None:
         saved["gears"] = {plan.key: plan.gears.to_json()}
-    wanted = _planner_recipe(model, plan.mode, plan.gears is not None)
+    wanted = _planner_recipe(model, plan.mode, plan.gears is not None, speed_factor=plan.share)
     with surroundings(wanted.seed), Transaction(model):
         return _applied(model, wanted, False, saved)
 
 
-def _planner_recipe(model: Any, mode: str, gears: bool = False) -> Recipe:
+def _planner_recipe(model: Any, mode: str, gears: bool = False, **settings: Any) -> Recipe:
     """The recipe of the algorithms that follow plans, checked."""
     name = next(cls.name for cls in registry() if getattr(cls, "follows_plans", False))
     shifts = [cls.name for cls in registry() if gears and getattr(cls, "follows_gears", False)]
-    wanted = Recipe.of({name: {"cache_mode": mode}, **{n: {"target": "memory"} for n in shifts}})
+    wanted = Recipe.of({name: {"cache_mode": mode, **settings}, **{n: {"target": "memory"} for n in shifts}})
     found = problems(model, wanted)
     if found:
         raise BadRecipe(found)

@@ -11,7 +11,7 @@ from gearshift.core.errors import BadRecipe, BadValue, BrokenFolder
 from gearshift.planner.proposal import Plan
 from gearshift.planner.quality import unlike
 from gearshift.planner.recording import Recording
-from gearshift.steps.decision import Action
+from gearshift.steps.decision import Action, Decision, RunLog
 from gearshift.steps.planned import Schedule
 
 
@@ -45,6 +45,75 @@ def test_a_plan_applies_and_comes_off(planned, tmp_path):
     assert torch.equal(tiny.run(steps=12, pipe=gs.load(tmp_path / "folder")), cached)
     gs.restore(tiny.pipe)
     assert torch.equal(tiny.run(steps=12), plain)
+
+
+def test_the_target_stays_as_it_was_said(planned, tmp_path):
+    tiny, _, plan = planned
+    told = f"target 2x: {len(plan.schedule.computed)} of 12 steps computed"
+    assert str(plan).startswith(told) and repr(plan) == f"<Plan {told}>"
+    plan.apply(tiny.pipe)
+    assert told in str(gs.status(tiny.pipe))
+    gs.save(tiny.pipe, tmp_path / "folder")
+    assert told in (tmp_path / "folder" / "gearshift.json").read_text()
+    loaded = gs.load(tmp_path / "folder")
+    assert told in str(gs.status(loaded)) and gs.status(loaded).applied[0]["params"]["speed_factor"] == 0.5
+    gs.restore(tiny.pipe)
+
+
+def test_what_is_printed_of_plans_and_runs_is_bounded():
+    plan = Plan("k", 1000, Schedule(tuple(range(0, 1000, 7)), {p: (1.0,) * 3 for p in range(1, 1000)}), "target 2x")
+    assert len(str(plan)) < 400 and len(repr(plan)) < 80 and len(plan.line) == 1000
+    log = RunLog("periodic", "backbone")
+    for step in range(1000):
+        log.note(Decision(step, "backbone", 0, Action.FILL if step % 2 else Action.COMPUTE))
+    status = gs.core.status.Status([], 0, {"periodic": log})
+    assert len(str(log)) < 300 and len(repr(log)) < 300 and len(repr(status)) < 200
+    assert "filled in: 500 of 1000" in str(log)
+
+
+def test_the_positions_of_image_to_image_are_told_rightly(tmp_path):
+    from diffusers import StableDiffusionImg2ImgPipeline
+
+    tiny = build("sd")
+    pipe = StableDiffusionImg2ImgPipeline.from_pipe(tiny.pipe)
+    image = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    given = {**call(tiny, 20), "image": image, "strength": 0.6}
+    [given.pop(name) for name in ("height", "width") if name in given]
+    plan = gs.plan(pipe, speed=2.0, data=[given])
+    assert (plan.start, plan.steps) == (8, 12) and plan.schedule.computed[0] == 8
+    assert len(plan.line) == 12 and plan.line.count("#") == len(plan.schedule.computed)
+    again = Plan.load(plan.save(tmp_path / "plan.json"))
+    assert again == plan
+    short = plan.resampled(6)
+    assert short.start == 0 and short.schedule.computed[0] == 0 and len(short.line) == 6
+    again.apply(pipe)
+    pipe(**given)
+    (log,) = gs.status(pipe).last_run.values()
+    assert [8 + step for step in log.steps(Action.COMPUTE)] == list(plan.schedule.computed)
+
+
+@pytest.mark.parametrize("wanted", [{"speed": 100}, {"speed": 6.5}, {"memory": 1000}])
+def test_a_target_that_no_plan_reaches_is_refused(wanted):
+    tiny = build("dit")
+    with pytest.raises(BadValue, match=r"cannot be reached in a call of 12 steps: .* at most"):
+        gs.plan(tiny.pipe, data=[{**tiny.parts.call(1), "num_inference_steps": 12, "output_type": "np"}], **wanted)
+    assert not gs.status(tiny.pipe).applied
+
+
+def test_turns_tell_the_medians_and_what_cannot_be():
+    from gearshift.planner.timing import in_turns
+
+    def calls(*seconds):
+        found = iter(seconds)
+        return lambda: next(found)
+
+    steady = in_turns(calls(2.0, 9.0, 2.0, 2.0, 2.0, 2.0), calls(1.0, 1.0, 1.0, 1.0, 1.0, 1.0), 0.4)
+    assert steady.fraction == 0.5 and steady.spread == 3.5 and steady.is_explained and len(steady.full) == 6
+    assert len(in_turns(calls(2.0, 2.0, 2.1), calls(1.0, 1.0, 1.0), 0.4).full) == 3
+    odd = in_turns(calls(*[8.0] * 6), calls(*[1.0] * 6), 0.4)
+    assert not odd.is_explained and len(odd.full) == 6
+    plan = Plan("k", 10, Schedule((0, 2, 5, 8)), "target 2x", error=0.01, fraction=0.125, least=0.4, spread=0.5)
+    assert "2.50x at most" in str(plan) and "uneven" in str(plan)
 
 
 def test_a_plan_is_saved_loaded_printed_and_plotted(planned, tmp_path):

@@ -9,9 +9,10 @@ from gearshift.core.model import size_bytes
 from gearshift.core.record import Record
 
 SHOWN = 3  # rows of a table
+WIDEST = 400  # letters of a line
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Status:
     """What was done to a model.
 
@@ -49,7 +50,11 @@ class Status:
             lines += [f"  {note}" for note in entry["notes"]]
             lines += [f"  {line}" for figure in entry["figures"].items() for line in _table(*figure)]
         lines += [str(log) for log in self.last_run.values()]
-        return "\n".join(lines)
+        return "\n".join(line if len(line) <= WIDEST else f"{line[:WIDEST]} ..." for line in lines)
+
+    def __repr__(self) -> str:
+        names = ", ".join(entry["name"] for entry in self.applied) or "nothing"
+        return f"<Status: {names} applied, {self.size / 1e6:.1f} MB of weights>"
 
 
 def _table(name: str, value: Any) -> list[str]:

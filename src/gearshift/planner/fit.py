@@ -55,12 +55,12 @@ class Fitting(Recording):
         return self.weights[run.position]
 
     def _fit(self, run: Run, at: Sequence[float], latent: float) -> Weights:
-        there = {x: i for i, x in enumerate(self.x)}
         line = Taylor(1).weights(at[:2], run.x)
         prior = np.array(line + [0.0] * (len(at) - len(line) + bool(latent)))
-        if any(x not in there for x in at):
+        kept = self._steps_of(at)
+        if len(kept) < len(at):
             return tuple(prior[: len(at)])
-        columns = [self.outputs[there[x]] for x in at] + ([self.samples[-1]] if latent else [])
+        columns = [self.outputs[step] for step in kept] + ([self.samples[-1]] if latent else [])
         self.met[self.steps] = np.stack([*columns, self._wanted()])
         shares = self.shares if latent else np.ones(1)
         met = [f.met[self.steps].reshape(len(columns) + 1, len(shares), -1) for f in (*self.earlier, self)]
@@ -69,6 +69,11 @@ class Fitting(Recording):
         if latent and self.sample is not None:
             found[-1] *= latent * _size(self.sample) / _size(run.sample)
         return tuple(tuple(w) if len(w) > 1 else w[0] for w in found.tolist())
+
+    def _steps_of(self, at: Sequence[float]) -> list[int]:
+        """The computed steps with these coordinates, newest first: several may have one."""
+        steps = iter([s for s in reversed(range(len(self.x))) if s + self.start not in self.weights])
+        return [step for x in at if (step := next((s for s in steps if self.x[s] == x), None)) is not None]
 
     def _wanted(self) -> np.ndarray:
         """The output that takes this run's sample to the reference's next one."""
@@ -105,7 +110,12 @@ def _leaning(columns: np.ndarray, wanted: np.ndarray, prior: np.ndarray, pull: n
     """Least squares [problems, terms] with a pull toward the prior; columns [problems, terms, n], pull [problems]."""
     gram = columns @ columns.transpose(0, 2, 1) + (pull + 1e-300)[:, None, None] * np.eye(columns.shape[1])
     missing = wanted - np.einsum("gt,gtn->gn", prior, columns)
-    return prior + np.linalg.solve(gram, np.einsum("gtn,gn->gt", columns, missing)[..., None])[..., 0]
+    toward = np.einsum("gtn,gn->gt", columns, missing)[..., None]
+    try:
+        found = prior + np.linalg.solve(gram, toward)[..., 0]
+    except np.linalg.LinAlgError:  # outputs that are all zero, or all alike
+        found = prior + (np.linalg.pinv(gram, hermitian=True) @ toward)[..., 0] if np.isfinite(gram).all() else prior
+    return np.where(np.isfinite(found), found, prior)
 
 
 def _size(latent: object) -> float:

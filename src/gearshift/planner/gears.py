@@ -13,6 +13,7 @@ import torch
 from gearshift.planner.plan import TRIED, apart, surrogate_of
 from gearshift.planner.proposal import LETTERS
 from gearshift.planner.recording import Recording
+from gearshift.planner.solve import sure
 from gearshift.precision.box import Gearbox
 from gearshift.precision.kinds import Precision
 from gearshift.precision.schedule import PrecisionSchedule
@@ -109,7 +110,7 @@ class GearRehearsals:
             rival = self.best(high)
             if rival.error <= allowed:
                 return min(found, rival, key=lambda plan: plan.cost)
-            within *= 0.8 * allowed / rival.error
+            within *= 0.8 * allowed / max(rival.error, 1e-12)
         return found
 
     def best(self, budget: float, moves: int = MOVES) -> GearPlan:
@@ -136,7 +137,9 @@ class GearRehearsals:
         schedule = PrecisionSchedule("measured", tuple(precisions))
         recording = Recording()
         self._run(schedule, recording)
-        return GearPlan(schedule, float(self.costs[choice].mean()), self.distance(recording, self.reference))
+        return GearPlan(
+            schedule, float(self.costs[choice].mean()), float(sure(self.distance(recording, self.reference)))
+        )
 
     def _run(self, schedule: PrecisionSchedule | None, recording: Recording, seed: int = 0) -> None:
         with self.box.rehearsing(schedule, recording):
@@ -162,7 +165,8 @@ class GearRehearsals:
     def _told(self, choice: list[int], share: float) -> float:
         """Relative error of the final sample as the linear model has it."""
         total = self._carried(share)[choice, np.arange(self.steps)].sum(0)
-        return float(np.linalg.norm(total)) / float(np.linalg.norm(self.reference.samples[-1]))
+        scale = max(float(np.linalg.norm(self.reference.samples[-1])), 1e-12)
+        return float(sure(np.linalg.norm(total) / scale))
 
     def _solved(self, budget: float, share: float) -> list[int]:
         return assign(self._carried(share), self.costs, budget)
@@ -188,7 +192,7 @@ def assign(errors: np.ndarray, costs: np.ndarray, budget: float) -> list[int]:
         delta = errors[down, place] - errors[choice, place]
         grown = ((total + delta) ** 2).sum(1) - (total**2).sum()
         saved = costs[choice] - costs[down]
-        worth = np.where(saved > 0, grown / np.maximum(saved, 1e-12), np.inf)
+        worth = sure(np.where(saved > 0, grown / np.maximum(saved, 1e-12), np.inf))
         p = int(worth.argmin())
         total = total + delta[p]
         choice[p] -= 1
@@ -206,7 +210,7 @@ def _swapped(errors: np.ndarray, choice: np.ndarray, total: np.ndarray) -> np.nd
                 continue
             mine = errors[choice[others], p] - errors[choice[p], p]
             theirs = errors[choice[p], others] - errors[choice[others], others]
-            after = ((total + mine + theirs) ** 2).sum(1)
+            after = sure(((total + mine + theirs) ** 2).sum(1))
             q = int(after.argmin())
             if after[q] < best:
                 best, pair = float(after[q]), (p, int(others[q]), mine[q] + theirs[q])

@@ -11,6 +11,7 @@ from itertools import pairwise
 from gearshift.planner.plan import CHECKED, Distance, Rehearsals, apart
 from gearshift.planner.recording import Recording, Stopwatch
 from gearshift.planner.solve import moved
+from gearshift.planner.timing import Turns, in_turns
 from gearshift.precision.box import Gearbox
 from gearshift.precision.kinds import Precision
 from gearshift.precision.schedule import PrecisionSchedule
@@ -129,6 +130,11 @@ class JointRehearsals:
     def timed(self, gears: Mapping[int, Precision], schedule: Schedule | None) -> tuple[Stopwatch, float]:
         """Run for the time alone; and the seconds of that whole call."""
         return self._rehearsals(gears).timed(schedule)
+
+    def compared(self, gears: Mapping[int, Precision], joined: Joined) -> Turns:
+        """Time calls of a joint plan beside the original's."""
+        whole, planned = self._rehearsals({}), self._rehearsals(gears)
+        return in_turns(lambda: whole.timed(None, 1)[1], lambda: planned.timed(joined.schedule, 1)[1], joined.cost)
 
     def _rehearsals(self, gears: Mapping[int, Precision]) -> Rehearsals:
         return Rehearsals(self.reference, partial(self.run, gears), self.predictor, self.fitted, self.distance)

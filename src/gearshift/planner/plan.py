@@ -10,8 +10,9 @@ from typing import Any
 
 from gearshift.planner.fit import Fitting
 from gearshift.planner.recording import Recording, Stopwatch
-from gearshift.planner.solve import moved, programme, solve, span_costs
+from gearshift.planner.solve import moved, programme, solve, span_costs, sure
 from gearshift.planner.surrogate import Surrogate
+from gearshift.planner.timing import Turns, in_turns
 from gearshift.steps.planned import Schedule
 from gearshift.steps.predict import Predictor
 
@@ -136,6 +137,16 @@ class Rehearsals:
             self.done += 1
         return min(found, key=lambda pair: pair[1])
 
+    def compared(self, schedule: Schedule, least: float | None = None) -> Turns:
+        """Time a schedule's calls beside the original's.
+
+        Args:
+            least: see `timing.Turns`; None: the part of the steps that are computed.
+        """
+        if least is None:
+            least = len(schedule.computed) / self.reference.steps
+        return in_turns(lambda: self.timed(None, 1)[1], lambda: self.timed(schedule, 1)[1], least)
+
     def nearest(self, count: int, moves: int, seed: int = 0) -> Found:
         """The best schedule under the rehearsals' own noise, after this many moves."""
         chance = random.Random(seed)
@@ -162,10 +173,10 @@ class Rehearsals:
         if not self.fitted:
             recording = Recording()
             self.run(schedule, recording, seed)
-            return Rehearsed(Found(schedule, self.distance(recording, reference)))
+            return Rehearsed(Found(schedule, self._off(recording, reference)))
         fitting = Fitting(reference=reference, sampler=surrogate_of(reference, 0.0), earlier=earlier)
         self.run(Schedule(schedule.computed), fitting, seed)
-        found = Found(Schedule(schedule.computed, fitting.weights), self.distance(fitting, reference))
+        found = Found(Schedule(schedule.computed, fitting.weights), self._off(fitting, reference))
         return Rehearsed(found, (*earlier, fitting))
 
     def _proven(self, rival: Rehearsed, references: list[Recording]) -> Found:
@@ -177,7 +188,10 @@ class Rehearsals:
         recording = Recording()
         self.run(rival.found.schedule, recording, len(references))
         self.done += 1
-        return replace(rival.found, error=self.distance(recording, last))
+        return replace(rival.found, error=self._off(recording, last))
+
+    def _off(self, run: Recording, reference: Recording) -> float:
+        return float(sure(self.distance(run, reference)))
 
     def solved(self, count: int) -> Iterator[tuple[int, ...]]:
         """Step numbers of so many computed steps that the reference alone suggests, nothing run."""
@@ -192,6 +206,11 @@ class Rehearsals:
 def surrogate_of(recording: Recording, share: float) -> Surrogate:
     """The surrogate with this share of the feedback that a fixed clean image would give."""
     return Surrogate.of(recording, [share * f for f in recording.feedback])
+
+
+def sensitivity_of(recording: Recording) -> tuple[float, ...]:
+    """For each step how much of an error in its output is in the final sample."""
+    return tuple(float(s) for s in surrogate_of(recording, GUESS).sensitivity())
 
 
 def _positions(recording: Recording, computed: Any) -> tuple[int, ...]:

@@ -16,9 +16,11 @@ from gearshift.core.errors import BadValue, quoted
 from gearshift.core.extras import need
 from gearshift.core.files import replacing_file, write_atomically
 from gearshift.core.plain import anything, fields, list_of, maybe, number, one_of, read_json, text, whole
+from gearshift.planner.timing import MARGIN, UNEVEN
 from gearshift.precision.kinds import Precision
 from gearshift.precision.schedule import PrecisionSchedule
-from gearshift.steps.planned import Schedule
+from gearshift.steps.decision import clipped
+from gearshift.steps.schedule import Schedule
 
 FORMAT = "gearshift plan 2"
 LONGEST = 100_000  # steps
@@ -38,11 +40,17 @@ SHAPE = fields(
         "sensitivity": list_of(number(), most=LONGEST),
         "runs": whole(),
         "seconds": number(0),
-    }
+    },
+    {
+        "start": whole(0, LONGEST),
+        "wanted": maybe(number(0, 1)),
+        "least": maybe(number(0, 1e6)),
+        "spread": maybe(number(0)),
+    },
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """Which steps of a sampler are computed for one model, and how the others are made.
 
@@ -59,6 +67,10 @@ class Plan:
         fraction: measured time over the fully computed run's; None if it was not run.
         sensitivity: for each step how much of an error in its output is in the final sample.
         runs, seconds: what planning took.
+        start: position of the run's first step in the scheduler's list; img2img starts later than at 0.
+        wanted: the part of the original's time that was asked for; None: something else was.
+        least: the part that the computed steps take if all else takes none; None: it was not run.
+        spread: how far equal calls were apart while the plan was timed, over their median.
     """
 
     key: str
@@ -73,6 +85,10 @@ class Plan:
     sensitivity: Sequence[float] = field(default_factory=tuple)
     runs: int = 0
     seconds: float = 0.0
+    start: int = 0
+    wanted: float | None = None
+    least: float | None = None
+    spread: float | None = None
 
     @property
     def quality(self) -> float | None:
@@ -80,23 +96,52 @@ class Plan:
         return None if self.error is None else -20 * math.log10(max(self.error, 1e-9))
 
     def __str__(self) -> str:
-        chosen = set(self.schedule.computed)
-        told = [f"{self.asked}: {len(chosen)} of {self.steps} steps computed", f"  {self.line}"]
+        told = [self.summary, f"  {clipped(self.line)}"]
         if self.memory is not None:
             told.append(f"  {1 / self.memory:.2f} x less memory-time: bytes of weights read over the run")
         if self.quality is not None and self.fraction is not None:
             told.append(f"  measured: {1 / self.fraction:.2f} x as fast, {self.quality:.1f} dB to the final latent")
+            told += [f"  {doubt}" for doubt in self.doubts]
             told.append(f"  found in {self.runs} runs, {self.seconds:.0f} s")
         else:
             told.append("  not measured")
         return "\n".join(told)
 
+    def __repr__(self) -> str:
+        return f"<Plan {self.summary}>"
+
+    @property
+    def summary(self) -> str:
+        """The target and the steps, in one line."""
+        return f"{self.asked}: {len(self.schedule.computed)} of {self.steps} steps computed"
+
+    @property
+    def share(self) -> float:
+        """The part of the original's time that it is for: asked for, or else that of the steps."""
+        return self.wanted if self.wanted is not None else min(len(self.schedule.computed) / self.steps, 1.0)
+
+    @property
+    def doubts(self) -> list[str]:
+        """Why its measured speed is not sure, as sentences."""
+        found = []
+        if self.least is not None and self.fraction is not None and self.fraction < MARGIN * self.least:
+            found.append(
+                f"the speed that was measured cannot be, as the computed steps explain {1 / self.least:.2f}x at most: "
+                "something else slowed the original's calls"
+            )
+        if self.spread is not None and self.spread > UNEVEN:
+            found.append(
+                f"timing was uneven, equal calls differed by {self.spread:.0%}: plan again while nothing else runs"
+            )
+        return found
+
     @property
     def line(self) -> str:
         """One letter for each step: '.' filled in, 4 or 8 computed in that many bits, # in the high gear."""
         chosen = set(self.schedule.computed)
-        gears = self.gears.precisions if self.gears is not None else (None,) * self.steps
-        return "".join(LETTERS.get(gears[p], "#") if p in chosen else "." for p in range(self.steps))
+        end = self.start + self.steps
+        gears = self.gears.precisions if self.gears is not None else (None,) * end
+        return "".join(LETTERS.get(gears[p], "#") if p in chosen else "." for p in range(self.start, end))
 
     def resampled(self, steps: int) -> Plan:
         """The same share of steps, as densely in each part of the run, for another number of steps.
@@ -109,12 +154,12 @@ class Plan:
         if not isinstance(steps, int) or isinstance(steps, bool) or not 1 <= steps <= LONGEST:
             raise BadValue(f"A plan is resampled to 1 to {LONGEST} steps. Got {quoted(steps)} instead.")
         count = min(max(round(len(self.schedule.computed) * steps / self.steps), 2), steps)
-        old = np.array(self.schedule.computed) * (steps - 1) / max(self.steps - 1, 1)
+        old = (np.array(self.schedule.computed) - self.start) * (steps - 1) / max(self.steps - 1, 1)
         places = np.interp(np.linspace(0, 1, count), np.linspace(0, 1, len(old)), old)
         computed = tuple(sorted({0, *(round(float(p)) for p in places)}))
         gears = None if self.gears is None else self.gears.resampled(steps)
-        new = replace(self, key=str(steps), steps=steps, schedule=Schedule(computed), gears=gears)
-        return replace(new, memory=None, error=None, fraction=None, sensitivity=())
+        new = replace(self, key=str(steps), steps=steps, start=0, schedule=Schedule(computed), gears=gears)
+        return replace(new, memory=None, error=None, fraction=None, sensitivity=(), least=None, spread=None)
 
     def apply(self, model: Any) -> Any:
         """Make a pipeline follow this plan; like `gearshift.optimize`, and as `gearshift.restore` takes off."""
@@ -131,7 +176,7 @@ class Plan:
         axes = figure.add_subplot(xlabel="step", ylabel="sensitivity", title=str(self).splitlines()[0])
         for position in self.schedule.computed:
             axes.axvline(position, color="tab:blue", alpha=0.4)
-        axes.plot(range(len(self.sensitivity)), self.sensitivity, color="tab:red")
+        axes.plot(range(self.start, self.start + len(self.sensitivity)), self.sensitivity, color="tab:red")
         with replacing_file(path) as scratch:
             figure.savefig(scratch)
         return Path(path)
@@ -169,9 +214,12 @@ class Plan:
         Raises:
             Misfit: if they do not.
         """
-        if self.schedule.computed[-1] >= self.steps or any(p >= self.steps for p in self.schedule.weights):
+        end = self.start + self.steps
+        if self.schedule.computed[0] != self.start:
+            raise Misfit(f"schedule.computed must rise from {self.start}")
+        if self.schedule.computed[-1] >= end or any(p >= end for p in self.schedule.weights):
             raise Misfit(f"schedule has positions beyond its {self.steps} steps")
-        if self.gears is not None and self.gears.total_steps != self.steps:
-            raise Misfit(f"gears are for {self.gears.total_steps} steps, and the plan is for {self.steps}")
+        if self.gears is not None and self.gears.total_steps != end:
+            raise Misfit(f"gears are for {self.gears.total_steps} steps, and the plan is for {end}")
         if len(self.sensitivity) not in (0, self.steps):
             raise Misfit(f"sensitivity has {len(self.sensitivity)} items for {self.steps} steps")

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import numpy as np
 
 from gearshift.planner.surrogate import Surrogate
-from gearshift.steps.predict import Predictor
+from gearshift.steps.predict import Predictor, are_apart
+
+
+def sure(costs: Any) -> Any:
+    """Costs of which none that is not a number can be the least."""
+    return np.where(np.isnan(costs), np.inf, costs)
 
 
 def solve(surrogate: Surrogate, count: int, predictor: Predictor, moves: int = 1500, seed: int = 0) -> list[int]:
@@ -27,6 +33,7 @@ def programme(costs: np.ndarray, count: int) -> list[int]:
         costs: [before, last, next] of filling in all steps between `last` and `next` from the outputs at `before` and
             `last`; infinite where that is no schedule.
     """
+    costs = sure(costs)
     steps = costs.shape[0]
     count = min(max(count, 2), steps)
     total = np.full((steps, steps), np.inf)  # over (before, last)
@@ -48,7 +55,7 @@ def programme(costs: np.ndarray, count: int) -> list[int]:
 def search(surrogate: Surrogate, start: list[int], predictor: Predictor, moves: int, seed: int) -> list[int]:
     """Move single computed steps while that lessens the error as the surrogate sees it."""
     chance = random.Random(seed)
-    best, least = list(start), surrogate.error(start, predictor)
+    best, least = list(start), float(sure(surrogate.error(start, predictor)))
     for _ in range(moves):
         trial = moved(best, surrogate.steps, chance)
         error = surrogate.error(trial, predictor)
@@ -79,7 +86,8 @@ def output_costs(surrogate: Surrogate, lines: bool) -> np.ndarray:
     k, i, p = np.ogrid[:steps, :steps, :steps]  # before, last, and the step that is filled in
     slope = np.zeros((steps,) * 3)
     if lines:
-        slope = np.where(k < i, (x[p] - x[i]) / np.where(k < i, x[i] - x[k], 1.0), 0.0)
+        two = (k < i) & are_apart(x[i], x[k])
+        slope = np.where(two, (x[p] - x[i]) / np.where(two, x[i] - x[k], 1.0), 0.0)
     near, far = 1 + slope, -slope
     squared = (
         gram[p, p] + near**2 * gram[i, i] + far**2 * gram[k, k]

@@ -72,7 +72,7 @@ class Surrogate:
                     output = output + weight * (self.outputs[k] + moved)
             sample = self.a[p] * sample + self.b[p] * output + self.c[p] * before
             before = output
-        return float(np.linalg.norm(sample)) / self.scale
+        return float(np.linalg.norm(sample)) / max(self.scale, 1e-12)
 
     def sensitivity(self) -> np.ndarray:
         """How much longer or shorter an error made in each step's output is in the final sample, [steps]."""

@@ -6,7 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 
+LONGEST = 120  # letters of a line
 _GEARS: dict[str | None, str] = {"INT4": "4", "INT8": "8"}
+
+
+def clipped(line: str, most: int = LONGEST) -> str:
+    """A line with one letter for each step; of a long one the ends."""
+    return line if len(line) <= most else f"{line[: most // 2]} ... {line[-most // 2 :]}"
 
 
 class Action(str, Enum):
@@ -35,7 +41,7 @@ class Decision:
     reason: str = ""
 
 
-@dataclass
+@dataclass(repr=False)
 class RunLog:
     """The decisions of one algorithm in one sampling run.
 
@@ -62,9 +68,13 @@ class RunLog:
         """Steps on which this was done."""
         return [d.step for d in self if d.action is action and d.branch == branch]
 
+    def __repr__(self) -> str:
+        return f"<{self}>"
+
     def __str__(self) -> str:
         if any(d.precision for d in self):
-            return f"{self.rule}: " + "".join(_GEARS.get(d.precision, "#") for d in self if d.branch == 0)
+            return f"{self.rule}: " + clipped("".join(_GEARS.get(d.precision, "#") for d in self if d.branch == 0))
         filled = set(self.steps(Action.FILL))
         line = "".join("." if d.step in filled else "#" for d in self if d.branch == 0)
-        return f"{self.rule} at the {self.site}: {line} (# computed, . filled in: {len(filled)} of {len(line)})"
+        shown = f"{clipped(line)} (# computed, . filled in: {len(filled)} of {len(line)})"
+        return f"{self.rule} at the {self.site}: {shown}"

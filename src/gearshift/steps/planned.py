@@ -34,7 +34,7 @@ class Planned:
         schedules: by `Run.key`, or by the number of steps alone.
         keep: called with key and schedule when one is new, and with None when it is dropped.
         rehearsed: schedule (None: compute everything) and recording of the runs of a rehearsal, which make no plan.
-        key: `Run.key` of the newest run of a rehearsal.
+        key, reach: `Run.key` of the newest run of a rehearsal, and the position after the last on its list.
     """
 
     record: Callable[[], Any]
@@ -45,6 +45,7 @@ class Planned:
     keep: Callable[[str, Schedule | None], None] = lambda key, schedule: None
     rehearsed: tuple[Schedule | None, Any] | None = None
     key: str = ""
+    reach: int = 0
 
     @contextmanager
     def rehearsing(self, schedule: Schedule | None, recording: Any) -> Iterator[None]:
@@ -58,7 +59,7 @@ class Planned:
 
     def reason_to_compute(self, run: Run, state: dict[str, Any]) -> str | None:
         if self.rehearsed is not None:
-            self.key = run.key
+            self.key, self.reach = run.key, run.whole
         if not run.length:
             return "nobody said how many steps this run has"
         schedule = self._schedule(run) if self.rehearsed is None else self.rehearsed[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Predictor(Protocol):
@@ -24,6 +24,11 @@ class Predictor(Protocol):
         """
 
 
+def are_apart(a: Any, b: Any) -> Any:
+    """Whether two coordinates, or arrays of them, are far enough from each other to extrapolate from."""
+    return abs(a - b) > 1e-6
+
+
 @dataclass(frozen=True)
 class Copy:
     """Repeat the newest computed output."""
@@ -40,7 +45,7 @@ class Taylor:
 
     On even gaps these are the finite differences of TaylorSeer (arXiv 2503.06923); the Lagrange form also serves uneven
     ones, and the coordinate is the noise schedule's own (log-SNR; sigma for flow matching). With fewer outputs at hand
-    the order is lower.
+    the order is lower; of outputs at one coordinate (samplers that call twice at a noise level) the newest counts.
     """
 
     order: int = 1
@@ -50,15 +55,13 @@ class Taylor:
         return self.order + 1
 
     def weights(self, at: Sequence[float], x: float, done: float = 0.0) -> list[float]:
-        if len(set(at)) < len(at):
-            return [1.0] + [0.0] * (len(at) - 1)
-        weights = []
-        for i, xi in enumerate(at):
-            weight = 1.0
-            for j, xj in enumerate(at):
+        newest = [i for i, xi in enumerate(at) if all(are_apart(xi, xj) for xj in at[:i])]
+        weights = [0.0] * len(at)
+        for i in newest:
+            weights[i] = 1.0
+            for j in newest:
                 if j != i:
-                    weight *= (x - xj) / (xi - xj)
-            weights.append(weight)
+                    weights[i] *= (x - at[j]) / (at[i] - at[j])
         return weights
 
 

@@ -58,7 +58,7 @@ class Schedule:
         read = SHAPE(data, "schedule")
         computed = tuple(read["computed"])
         if any(b <= a for a, b in pairwise(computed)):
-            raise Misfit("schedule.computed must rise")
+            raise Misfit(f"schedule.computed must rise from {computed[0]}")
         weights: dict[int, Any] = {int(p): tuple(_read(w) for w in ws) for p, ws in read["weights"].items()}
         if any(len({0 if isinstance(w, float) else len(w) for w in ws}) > 1 for ws in weights.values()):
             raise Misfit("schedule.weights must be numbers, or lists of one length, at each position")

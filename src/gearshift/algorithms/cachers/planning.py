@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from gearshift.core.context import Context
@@ -19,9 +20,11 @@ if TYPE_CHECKING:
     from gearshift.planner.plan import Distance, Found, Rehearsals
     from gearshift.planner.proposal import Plan
     from gearshift.planner.recording import Recording
+    from gearshift.planner.timing import Turns
     from gearshift.steps.planned import Planned, Schedule
 
 FITTED_DEPTH = 3
+FEWEST = 2  # steps that a plan computes
 SEARCHES = 7  # counts that are tried on the way to a quality, at most
 
 
@@ -34,6 +37,7 @@ class Goal:
         order: of the extrapolation.
         distance: what is to be small; None: of the final samples.
         named: what says so, in the user's sentences.
+        asked: the target as it was given; none: the fraction, the quality or the memory.
     """
 
     named: str
@@ -43,8 +47,11 @@ class Goal:
     mode: str = "taylor"
     order: int = 1
     distance: Distance | None = None
+    asked: str = ""
 
     def __str__(self) -> str:
+        if self.asked:
+            return f"target {self.asked}"
         if self.memory is not None:
             return f"{self.memory:.2f} of the memory-time"
         return f"{self.fraction:.2f} of the time" if self.fraction is not None else f"{self.quality:.0f} dB"
@@ -82,6 +89,10 @@ def _keep(saved: dict[str, Any], key: str, schedule: Schedule | None) -> None:
 def plan_or_wait(model: Any, context: Context, goal: Goal) -> None:
     """Install the rule; plan now if the recipe's data holds a call and no plan was saved, else at the first call."""
     planned = install(model, context, goal)
+    followed = context.saved.get("plan")
+    if followed is not None:
+        context.save(plan=followed)
+        context.measured(plan=followed)
     plan = None if planned.schedules else find(model, planned, goal, context.recipe.data)
     if plan is not None:
         context.measured(
@@ -91,6 +102,8 @@ def plan_or_wait(model: Any, context: Context, goal: Goal) -> None:
             planning_runs=plan.runs,
             planning_seconds=plan.seconds,
         )
+        for doubt in plan.doubts:
+            context.note(f"{doubt[0].upper()}{doubt[1:]}.")
 
 
 def find(model: Any, planned: Planned, goal: Goal, given: Any) -> Plan | None:
@@ -114,13 +127,57 @@ def find(model: Any, planned: Planned, goal: Goal, given: Any) -> Plan | None:
     reference = Recording()
     run(None, reference, 0)
     reference.must_have_steps()
+    must_be_reachable(goal, reference.steps)
     rehearsals = Rehearsals(reference, run, planned.base, goal.mode == "taylor", goal.distance or apart)
     watch, full = rehearsals.timed(None)  # the first call of a pipeline is slower than those that follow
     found = _searched(goal, rehearsals, watch, full)
-    _, seconds = rehearsals.timed(found.schedule)
-    planned.learn(planned.key, found.schedule)
-    proposed = _proposed(goal, planned.key, reference, found)
-    return replace(proposed, fraction=seconds / full, runs=rehearsals.done + 1, seconds=time.perf_counter() - start)
+    turns = rehearsals.compared(found.schedule)
+    plan = proposed(goal, planned, reference, found.schedule, turns, start)
+    planned.learn(plan.key, plan.schedule)
+    return replace(plan, error=found.error, runs=rehearsals.done + 1)
+
+
+def proposed(
+    goal: Goal, planned: Planned, reference: Recording, schedule: Schedule, turns: Turns, since: float
+) -> Plan:
+    """A plan that was found by rehearsing since this moment, without what its proof told."""
+    from gearshift.planner.plan import sensitivity_of
+    from gearshift.planner.proposal import Plan
+
+    end = reference.start + reference.steps
+    return Plan(
+        key=planned.key,
+        steps=reference.steps,
+        schedule=schedule if planned.reach <= end else replace(schedule, end=end),
+        asked=str(goal),
+        mode=goal.mode,
+        fraction=turns.fraction,
+        sensitivity=sensitivity_of(reference),
+        seconds=time.perf_counter() - since,
+        start=reference.start,
+        wanted=goal.fraction,
+        least=turns.least,
+        spread=turns.spread,
+    )
+
+
+def must_be_reachable(goal: Goal, steps: int, cheapest: float = 1.0) -> None:
+    """Refuse a target of `gearshift.plan` that the fewest steps do not reach.
+
+    Args:
+        steps: of the call.
+        cheapest: cost of a step in the lowest gear, over the high one's.
+
+    Raises:
+        BadValue: with what is reachable.
+    """
+    least = min(FEWEST, steps) * cheapest / steps
+    target = goal.fraction if goal.memory is None else goal.memory
+    if goal.asked and target is not None and target < least * (1 - 1e-9):
+        raise BadValue(
+            f"A {goal} cannot be reached in a call of {steps} steps: with the fewest, {min(FEWEST, steps)}, it is "
+            f"{1 / least:.1f}x at most."
+        )
 
 
 def _guessed(recording: Recording, goal: Goal, base: Any) -> Schedule:
@@ -163,10 +220,13 @@ def _affordable(fraction: float, rehearsals: Rehearsals, watch: Recording, full:
     if count == watch.steps:
         return count
     schedule = rehearsals.nearest(count, 0).schedule
-    _, seconds = rehearsals.timed(schedule)
-    computing = watch.denoising * count / watch.steps
-    filling = (seconds - (full - watch.denoising) - computing) / (watch.steps - count)
-    return count_for(watch, fraction, outside, max(filling, 0.0))
+    seen, _ = rehearsals.timed(schedule)
+    chosen = {p - rehearsals.reference.start for p in schedule.computed}
+    filled = median(s for step, s in enumerate(seen.seconds) if step not in chosen)
+    computed = median(watch.seconds)
+    steps = watch.steps
+    allowed = (fraction * (outside + steps * computed) - outside - steps * filled) / max(computed - filled, 1e-9)
+    return min(max(round(allowed), FEWEST), steps)
 
 
 def _fewest(goal: Goal, rehearsals: Rehearsals) -> int:
@@ -181,21 +241,6 @@ def _fewest(goal: Goal, rehearsals: Rehearsals) -> int:
         else:
             low = middle + 1
     return high
-
-
-def _proposed(goal: Goal, key: str, reference: Recording, found: Found) -> Plan:
-    from gearshift.planner.plan import GUESS, surrogate_of
-    from gearshift.planner.proposal import Plan
-
-    return Plan(
-        key=key,
-        steps=reference.steps,
-        schedule=found.schedule,
-        asked=str(goal),
-        mode=goal.mode,
-        error=found.error,
-        sensitivity=tuple(float(s) for s in surrogate_of(reference, GUESS).sensitivity()),
-    )
 
 
 @contextmanager
@@ -225,7 +270,8 @@ def goal_of(named: str, speed: float | None, quality: float | None, memory: floa
     if quality is not None and not (_number(quality) and 0 < quality <= 120):
         raise BadValue(f"The 'quality' of a plan must be between 0 and 120 dB. Got {quoted(quality)} instead.")
     fraction, less = (None if v is None else 1 / v for v in (speed, memory))
-    return Goal(named, fraction=fraction, quality=quality, memory=less, **settings)
+    asked = f"{speed:g}x" if speed else f"{quality:g} dB" if quality else f"{memory:g}x less memory-time"
+    return Goal(named, fraction=fraction, quality=quality, memory=less, asked=asked, **settings)
 
 
 def _number(value: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -38,8 +39,7 @@ def find(model: Any, context: Context, goal: Goal, data: Any, costs: Mapping[Pre
     from gearshift.algorithms.schedulers import shifting
     from gearshift.planner.call import rehearsal, say
     from gearshift.planner.joint import JointRehearsals
-    from gearshift.planner.plan import GUESS, apart, surrogate_of
-    from gearshift.planner.proposal import Plan
+    from gearshift.planner.plan import apart
 
     call = rehearsal(model, data)
     if call is None:
@@ -50,6 +50,7 @@ def find(model: Any, context: Context, goal: Goal, data: Any, costs: Mapping[Pre
     )
     start = time.perf_counter()
     rehearsals = JointRehearsals(planned, box, call, planned.base, costs, goal.mode == "taylor", goal.distance or apart)
+    planning.must_be_reachable(goal, rehearsals.steps, min(costs.values()))
     watch, full = rehearsals.timed({}, None)
     told = ", ".join(f"{p.name} {cost:.2f}" for p, cost in costs.items())
     say(f"gearshift is planning steps and gears for {goal} (cost of a step: {told}); a call takes {full:.1f} s.")
@@ -58,22 +59,10 @@ def find(model: Any, context: Context, goal: Goal, data: Any, costs: Mapping[Pre
     else:
         joined = rehearsals.best(_budget(goal, watch, full))
     gears = {p: joined.gears.precisions[p] for p in joined.schedule.computed}
-    _, seconds = rehearsals.timed(gears, joined.schedule)
+    turns = rehearsals.compared(gears, joined)
     read = sum(1.0 if g is box.own else g.memory_ratio() for g in gears.values()) / rehearsals.steps
-    return Plan(
-        key=planned.key,
-        steps=rehearsals.reference.start + rehearsals.steps,
-        schedule=joined.schedule,
-        asked=str(goal),
-        mode=goal.mode,
-        gears=joined.gears,
-        memory=read,
-        error=joined.error,
-        fraction=seconds / full,
-        sensitivity=tuple(float(s) for s in surrogate_of(rehearsals.reference, GUESS).sensitivity()),
-        runs=rehearsals.runs,
-        seconds=time.perf_counter() - start,
-    )
+    plan = planning.proposed(goal, planned, rehearsals.reference, joined.schedule, turns, start)
+    return replace(plan, gears=joined.gears, memory=read, error=joined.error, runs=rehearsals.runs)
 
 
 def _budget(goal: Goal, watch: Any, full: float) -> float:
