@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from gearshift.kernels.frozen import FrozenLinear
+from gearshift.kernels.scales import usable
 
 FORMATS = {"e4m3fn": torch.float8_e4m3fn, "e5m2": torch.float8_e5m2}
 MULTIPLE = 16  # of both sizes of a weight that torch._scaled_mm takes on CUDA
@@ -72,8 +73,7 @@ class Fp8Linear(FrozenLinear):
 def rounded(x: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     """The nearest 8-bit floats of x [n, in], and the float32 scale [n, 1] of each row, which fills the range."""
     peak = torch.finfo(dtype).max
-    scale = x.abs().amax(-1, keepdim=True).float() / peak
-    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+    scale = usable(x.abs().amax(-1, keepdim=True).float() / peak)
     return (x.float() / scale).clamp(-peak, peak).to(dtype), scale
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch
 
+from gearshift.kernels.scales import usable
+
 FILE = Path(__file__).parent / "data" / "grids.safetensors"
 REACH, CELLS = 5.0, 1024  # the square that `_cells` maps, in standard deviations, and its cells a side
 SCALES = [0.8 + 0.05 * n for n in range(9)]  # times the root mean square: finer or wider gains nothing to speak of
@@ -66,7 +68,7 @@ def fit(groups: torch.Tensor, bits: int, p: int) -> tuple[torch.Tensor, torch.Te
     scale = _stored(torch.cat([_best_scale(piece, bits, p) for piece in pieces]))
     codes = torch.cat(
         [
-            nearest(piece / _divisor(of_piece.float())[:, None], bits, p)
+            nearest(piece / usable(of_piece.float())[:, None], bits, p)
             for piece, of_piece in zip(pieces, scale.split(len(pieces[0])), strict=True)
         ]
     )
@@ -78,16 +80,12 @@ def _best_scale(x: torch.Tensor, bits: int, p: int) -> torch.Tensor:
     deviation = x.square().mean(-1, keepdim=True).sqrt()
     best, score = deviation, torch.zeros_like(deviation)
     for factor in SCALES:
-        values = table[nearest(x / _divisor(deviation * factor), bits, p).int()].flatten(-2)
+        values = table[nearest(x / usable(deviation * factor), bits, p).int()].flatten(-2)
         shared, length = (x * values).sum(-1, keepdim=True), values.square().sum(-1, keepdim=True)
         better = shared.square() / length > score  # what least squares takes off the squared error
         best = torch.where(better, shared / length, best)
         score = torch.where(better, shared.square() / length, score)
     return best[:, 0]
-
-
-def _divisor(scale: torch.Tensor) -> torch.Tensor:
-    return torch.where(scale > 0, scale, torch.ones_like(scale))
 
 
 def _stored(scale: torch.Tensor) -> torch.Tensor:

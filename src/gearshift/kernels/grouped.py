@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional as F
 
+from gearshift.kernels.scales import SMALLEST
+
 BLOCK = 32
 PLANES = {2: (2,), 3: (2, 1), 4: (4,), 8: (8,)}  # widths of the planes, low bits first
 FINEST = 1024  # a step is at least this part of its group's peak: zeros then stay small enough to be exact in float16
@@ -62,8 +64,14 @@ def assemble(codes: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, bits:
 def grid(weight: torch.Tensor, group: int, fit: Fit) -> tuple[torch.Tensor, torch.Tensor]:
     """Scale and zero [out, groups] of a weight, as they are stored."""
     pieces = weight.detach().split(max(1, PIECE // weight.shape[1]))
-    found = [_side_by_side([fit(part) for part in groups_of(rows.float(), group)]) for rows in pieces]
+    found = [_side_by_side([_fitted(part, fit) for part in groups_of(rows.float(), group)]) for rows in pieces]
     return stored(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+
+
+def _fitted(groups: torch.Tensor, fit: Fit) -> Grid:
+    """A group of zeros has a zero of zero, so that its codes are zeros and products with them are exact."""
+    scale, zero = fit(groups)
+    return scale, zero.masked_fill(groups.abs().amax(-1) < FINEST * SMALLEST, 0)
 
 
 def span(groups: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -74,9 +82,9 @@ def span(groups: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def usable(scale: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
-    """Steps that are not too fine for their group [..., n]; 1 for a group of zeros."""
-    peak = groups.abs().amax(-1)
-    return torch.where(peak > 0, torch.maximum(scale, peak / FINEST), torch.ones_like(peak))
+    """Steps that are not too fine for their group [..., n]; 1 for a group of zeros (see `scales.usable`)."""
+    least = groups.abs().amax(-1) / FINEST
+    return torch.where(least >= SMALLEST, torch.maximum(scale, least), torch.ones_like(least))
 
 
 def stored(scale: torch.Tensor, zero: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional as F
 
+from gearshift.kernels.scales import SMALLEST, usable
+
 PAIR_LIMIT = 128
 
 
@@ -73,26 +75,23 @@ def _symmetric(rows: torch.Tensor, pairs: torch.Tensor, pair_safe: bool) -> tupl
     peak = rows.abs().amax(-1)
     if pair_safe:  # 127, one less than the limit: two roundings can add up to 1
         peak = torch.maximum(peak, pairs.abs().amax(-1))
-    return _usable(peak / 127), torch.zeros_like(peak)
+    return usable(peak / 127), torch.zeros_like(peak)
 
 
 def _affine(rows: torch.Tensor, pairs: torch.Tensor, pair_safe: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """Signed zero point and scale: values within -128..127, halves of pair sums within -64..64 (less the roundings)."""
     low, high = rows.amin(-1).clamp_max(0), rows.amax(-1).clamp_min(0)
     scale = (high - low) / 255
+    empty = scale < SMALLEST  # a channel of zeros: with codes of zero at a zero point of zero, products are exact
     if not pair_safe:
-        scale = _usable(scale)
-        return scale, (-128 - low / scale).round()
+        scale = usable(scale)
+        return scale, (-128 - low / scale).round().masked_fill_(empty, 0)
     floor, ceiling = pairs.amin(-1).clamp_max(0) / 2, pairs.amax(-1).clamp_min(0) / 2
     widths = [(high - low) / 254, (ceiling - floor) / 126, (ceiling - low) / 190, (high - floor) / 189]
-    scale = _usable(torch.stack(widths).amax(0))
+    scale = usable(torch.stack(widths).amax(0))
     least = torch.maximum(-128 - low / scale, -63 - floor / scale)
     most = torch.minimum(127 - high / scale, 63 - ceiling / scale)
-    return scale, ((least + most) / 2).round()
-
-
-def _usable(scale: torch.Tensor) -> torch.Tensor:
-    return torch.where(scale > 0, scale, torch.ones_like(scale))  # a channel of zeros has no scale of its own
+    return scale, ((least + most) / 2).round().masked_fill_(empty, 0)
 
 
 def _rows(weight: torch.Tensor) -> torch.Tensor:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from gearshift.kernels.int8 import Quantized, column
+from gearshift.kernels.scales import usable
 
 GROUP = 64
 PEAK = 119  # the largest value that sixteen 4-bit steps of 16 and a 4-bit rest reach on both sides
@@ -83,8 +84,7 @@ def nest(weight: torch.Tensor) -> Nested:
         weight: floating point, output channels first; what follows them is one row.
     """
     rows = weight.detach().float().flatten(1)
-    scale = _short(rows.abs().amax(1) / PEAK)
-    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+    scale = usable(_short(rows.abs().amax(1) / PEAK))
     exact = (rows / scale[:, None] * 256).round().clamp_(-256 * PEAK, 256 * PEAK).int()
     near = torch.div(exact + 128, 256, rounding_mode="floor")
     rest = (exact - 256 * near).to(torch.int8)

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from gearshift.kernels import static_int8
 from gearshift.kernels.fp8 import widened
 from gearshift.kernels.frozen import FrozenLinear
+from gearshift.kernels.scales import usable
 
 
 class QuantoLinear(FrozenLinear):
@@ -121,11 +122,11 @@ def _rounded(weight: torch.Tensor, kind: str) -> tuple[torch.Tensor, torch.Tenso
     """A float32 weight as values, scales and, below 8 bits, what is to be subtracted, by quanto's own rules."""
     qtype, plan = getattr(quanto, kind), _plan(weight.shape[1], weight.shape[0], kind)
     if qtype.bits == 8:
-        scale = _usable(plan.optimizer(weight, qtype=qtype, axis=0))
+        scale = usable(plan.optimizer(weight, qtype=qtype, axis=0))
         return quanto.quantize_weight(weight, qtype, 0, scale, optimized=False)._data, scale, None
     group = plan.weight_group_size
     scale, lowest = plan.optimizer(weight, qtype=qtype, axis=0, group_size=group)
-    scale = _usable(scale)
+    scale = usable(scale)
     held = quanto.quantize_weight(weight, qtype, 0, scale, lowest, group_size=group, optimized=False)
     return held._data._data, scale, lowest
 
@@ -133,7 +134,3 @@ def _rounded(weight: torch.Tensor, kind: str) -> tuple[torch.Tensor, torch.Tenso
 def _plan(in_features: int, out_features: int, kind: str) -> Any:
     """quanto's own empty layer, which knows the group's size and how scales are found."""
     return quanto.QLinear(in_features, out_features, bias=False, weights=getattr(quanto, kind), device="meta")
-
-
-def _usable(scale: torch.Tensor) -> torch.Tensor:
-    return torch.where(scale > 0, scale, torch.ones_like(scale))  # a row of zeros has no scale of its own

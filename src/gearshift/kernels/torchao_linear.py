@@ -20,10 +20,12 @@ from gearshift.kernels.fp8 import widened
 from gearshift.kernels.frozen import FrozenLinear
 from gearshift.kernels.grouped import Grouped, pack, unpack
 from gearshift.kernels.int8 import Quantized
+from gearshift.kernels.scales import usable
 from gearshift.kernels.weight_only import matmul4, matmul8
 
 ao = need("torchao.quantization", "torchao", "A layer of torchao")
 workflows = need("torchao.quantization.quantize_.workflows", "torchao", "A layer of torchao")
+EMPTY = 1e-35  # rows of nothing larger are zeros
 GROUPS = (64, 32)  # 4 bits: inputs that share a scale and a zero point; the first that divides them
 # what gearshift's own products are for on a CPU; that of int8 activations is there on some
 OWN = {"int8wo", "int4wo", "int4dq", "fp8wo"} | ({"int8dq"} if int8_pack.available() else set())
@@ -95,7 +97,7 @@ class TorchaoLinear(FrozenLinear):
             return self._own_product(rows)
         by_row = self.quant_type.startswith("fp8dq") and self.scale.numel() > 1  # CUDA answers those in bfloat16 only
         given = rows.to(torch.bfloat16 if by_row and rows.is_cuda else self.dtype)
-        return F.linear(given, self.joined()).to(rows.dtype)
+        return self._theirs(given).to(rows.dtype)
 
     def dequantized(self, dtype: torch.dtype) -> torch.Tensor:
         if self.tiled:
@@ -124,6 +126,15 @@ class TorchaoLinear(FrozenLinear):
             held = getattr(weight, name)
             self.register_buffer(name, pack((held + 8).to(torch.uint8), 4) if self._packs(name) else held)
         self._join()
+
+    def _theirs(self, rows: torch.Tensor) -> torch.Tensor:
+        """torchao's product; rows of zeros, which it would divide by zero, are left out of it."""
+        if not self.quant_type.startswith("fp8dq"):
+            return F.linear(rows, self.joined())
+        peak = rows.abs().amax(-1, keepdim=True)
+        empty = peak < EMPTY
+        filled = torch.where(empty, peak.amax().clamp_min(EMPTY), rows)
+        return F.linear(filled, self.joined()).masked_fill(empty, 0)
 
     def _packs(self, name: str) -> bool:
         return self.packed and name == "qdata"
@@ -167,7 +178,7 @@ def _in_8_bits(rows: torch.Tensor) -> torch.Tensor:
     """Each token rounded to 256 levels from its lowest to its highest value, zero among them, as torchao does."""
     exact = rows.float()
     low, high = exact.amin(-1, True).clamp_max(0), exact.amax(-1, True).clamp_min(0)
-    step = ((high - low) / 255).clamp_min(torch.finfo(torch.float32).eps)
+    step = usable((high - low) / 255)
     zero = (-low / step).round()
     return (((exact / step).round().add_(zero).clamp_(0, 255) - zero) * step).to(rows.dtype)
 
@@ -194,6 +205,12 @@ def _tiled(weight: torch.Tensor) -> Any:
 
 def _float8(weight: torch.Tensor, activations: Any) -> Any:
     """Scales for each row of both, or one for each; for float activations one for each row of the weight."""
+    empty = weight.abs().amax(-1, keepdim=True) < EMPTY
+    if not weight.is_meta and bool(empty.any()):  # torchao divides by the largest value
+        filled = torch.where(empty, weight.abs().amax().clamp_min(EMPTY), weight)
+        made = _float8(filled, activations)
+        made.qdata.view(torch.uint8).masked_fill_(empty, 0)
+        return made
     if activations is None:
         return ao.Float8Tensor.from_hp(weight, granularity=ao.PerRow())
     from torchao.float8.inference import Float8MMConfig
