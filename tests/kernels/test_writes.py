@@ -7,42 +7,18 @@ import warnings
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.quantized import MAKERS
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from gearshift.algorithms.quantizers import sqnr
 from gearshift.core.errors import BadValue, GearshiftWarning
-from gearshift.kernels.bitsandbytes_linear import FourBitLinear, LLMInt8Linear
 from gearshift.kernels.conv import Int8Conv2d
-from gearshift.kernels.fp8 import Fp8Linear
-from gearshift.kernels.grouped import quantize
-from gearshift.kernels.grouped_linear import GroupedLinear
-from gearshift.kernels.higgs_linear import HiggsLinear
 from gearshift.kernels.lazy_weight import LazyWeight
 from gearshift.kernels.linear_view import as_linear, in_place_of
 from gearshift.kernels.modules import Int8Linear
-from gearshift.kernels.quanto_linear import QuantoLinear
-from gearshift.kernels.static_int8 import Fixed
-from gearshift.kernels.static_layers import StaticInt8Linear
-from gearshift.kernels.torchao_linear import ROUNDED, TorchaoLinear
 from gearshift.kernels.weight_only_linear import from_float
 
-STATIC = Fixed(torch.full((128,), 0.03), torch.full((128,), 128, dtype=torch.uint8))
-MAKERS = {
-    "int8": Int8Linear.from_float,
-    "uint8": lambda layer: Int8Linear.from_float(layer, unsigned=True),
-    "static": lambda layer: StaticInt8Linear.of(layer, STATIC),
-    "fp8": Fp8Linear.from_float,
-    "weights 8": lambda layer: from_float(layer, 8),
-    "weights 4": lambda layer: from_float(layer, 4),
-    "grouped 3": lambda layer: GroupedLinear.of(layer, quantize(layer.weight, 3, 48)),
-    "grouped scaled": lambda layer: GroupedLinear.of(layer, quantize(layer.weight / 2, 4, 64), torch.full((128,), 2.0)),
-    "higgs": HiggsLinear.from_float,
-    "bitsandbytes 8": LLMInt8Linear.from_float,
-    "bitsandbytes 4": lambda layer: FourBitLinear.from_float(layer, "nf4", True),
-    **{kind: lambda layer, kind=kind: TorchaoLinear.from_float(layer, kind) for kind in ROUNDED},
-    **{kind: lambda layer, kind=kind: QuantoLinear.from_float(layer, kind) for kind in ("qint2", "qint4", "qint8")},
-}
 pytestmark = pytest.mark.filterwarnings("ignore::gearshift.core.errors.GearshiftWarning")
 
 

@@ -26,13 +26,18 @@ def matrix(layer: Any) -> torch.Tensor:
 
 
 def as_linear(layer: Any) -> Any:
-    """A Conv1D as an nn.Linear with a copy of its weight, to make a layer of few bits from; anything else as it is."""
-    if isinstance(layer, nn.Linear) or not is_linear(layer):
+    """A linear layer of any class as an nn.Linear, to make a layer of few bits from; anything else as it is.
+
+    A Conv1D's weight is copied.
+    """
+    if type(layer) is nn.Linear or not is_linear(layer):
         return layer
-    width, channels = layer.weight.shape
+    weight = layer.weight
+    if not isinstance(layer, nn.Linear):
+        weight = nn.Parameter(weight.detach().T.contiguous(), requires_grad=weight.requires_grad)
+    channels, width = weight.shape
     linear = nn.Linear(width, channels, layer.bias is not None, device="meta")
-    weight = layer.weight.detach().T.contiguous()
-    linear.weight = nn.Parameter(weight, requires_grad=layer.weight.requires_grad)
+    linear.weight = weight
     if layer.bias is not None:
         linear.bias = layer.bias
     return linear.train(layer.training)

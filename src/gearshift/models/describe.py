@@ -9,8 +9,8 @@ from typing import Any
 from gearshift.core.facts import Kind, Trait
 from gearshift.core.model import Runtime, parts
 from gearshift.core.recipe import Recipe
-from gearshift.core.target import select
 from gearshift.models.diffusers import denoisers, describe_denoiser
+from gearshift.models.layers import other_weights, replaceable
 
 HEADS = ("lm_head", "proj_out", "embed*", "score", "classifier")
 
@@ -80,10 +80,27 @@ def _kind(model: Any, denoises: bool) -> Kind:
 
 def chosen(model: Any, types: tuple[type, ...], recipe: Recipe) -> Iterator[tuple[str, Any, str]]:
     """The layers that a recipe works on, as (part, root, path): its `include`, or all but those that are to be left."""
+    for part, root, globs in _within(model, recipe):
+        for path, _, reason in list(replaceable(root, types, *globs)):
+            if reason is None:
+                yield part, root, path
+
+
+def passed_over(model: Any, types: tuple[type, ...], recipe: Recipe) -> dict[str, str]:
+    """Why layers that a recipe asks for, and other large weights, are left: reasons by name."""
+    found: dict[str, str] = {}
+    for part, root, globs in _within(model, recipe):
+        reasons = [(path, reason) for path, _, reason in replaceable(root, types, *globs) if reason is not None]
+        for path, reason in (*reasons, *other_weights(root, *globs)):
+            found[f"{part}.{path}" if part else path] = reason
+    return found
+
+
+def _within(model: Any, recipe: Recipe) -> Iterator[tuple[str, Any, tuple[Any, Any]]]:
+    """Each part that is worked on, with the globs of what is and is not."""
     for part, (root, keep) in layers_to_leave(model).items():
-        include, exclude = (recipe.include, recipe.exclude) if recipe.include else (("*",), (*keep, *recipe.exclude))
-        for path, _ in list(select(root, types, include, exclude)):
-            yield part, root, path
+        globs = (recipe.include, recipe.exclude) if recipe.include else (("*",), (*keep, *recipe.exclude))
+        yield part, root, globs
 
 
 def layers_to_leave(model: Any) -> dict[str, tuple[Any, tuple[str, ...]]]:

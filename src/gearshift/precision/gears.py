@@ -25,6 +25,7 @@ from gearshift.kernels.nested import Nested, nest
 from gearshift.kernels.nested_layers import drop_planes, give_up_weight, planes_of, put_planes, take_weight_back
 from gearshift.kernels.prints import fingerprint
 from gearshift.models.example import layer_inputs
+from gearshift.models.layers import unsound
 from gearshift.precision.kinds import Precision
 from gearshift.steps.gate import Gate
 from gearshift.steps.run import Run, current
@@ -202,10 +203,9 @@ class Shift:
 
 
 def can_gear(layer: nn.Module) -> bool:
-    """Whether there are gears for a layer: nn.Linear, or a convolution that has an int8 kernel."""
-    if type(layer) is nn.Linear:
-        return True
-    return type(layer) is nn.Conv2d and supports(layer)
+    """Whether there are gears for a layer: nn.Linear, or a convolution that has an int8 kernel, of finite weights."""
+    known = type(layer) is nn.Linear or (type(layer) is nn.Conv2d and supports(layer))
+    return known and unsound(layer) is None
 
 
 def geared(

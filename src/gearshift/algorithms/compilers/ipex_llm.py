@@ -42,9 +42,10 @@ class IpexLlm(Algorithm):
     def apply(self, model: Any, context: Context) -> None:
         from gearshift.core.model import size_bytes
         from gearshift.core.target import Swap
-        from gearshift.kernels.linear_view import as_linear, in_place_of
+        from gearshift.kernels.linear_view import as_linear, in_place_of, linear_types
         from gearshift.kernels.weight_only import problem
         from gearshift.kernels.weight_only_linear import Int8WeightLinear, from_float
+        from gearshift.models.describe import passed_over
 
         size, seconds, noise = size_bytes(model), token_seconds(model), []
         tied = _shares_weight(model)
@@ -61,6 +62,7 @@ class IpexLlm(Algorithm):
             context.change(Untied(model.config))
             context.note("The output head got a weight of its own; it had that of the embedding.")
         context.save(parts=[""], paths=paths)
+        context.measured(left=passed_over(model, linear_types(), context.recipe))
         context.measured(layers=len(paths), size_before=size, size_after=size_bytes(model))
         context.measured(
             sqnr_mean=sum(noise) / max(len(noise), 1), token_speed_over_float=seconds / token_seconds(model)

@@ -67,7 +67,7 @@ class LayerQuantizer(Algorithm, base=True):
     facts = quantizer_facts()
 
     def types(self) -> tuple[type, ...]:
-        """Classes of layers that are replaced; exactly these, no subclasses."""
+        """Classes of layers that are replaced; of nn.Linear's subclasses those that compute what it does."""
         from gearshift.kernels.linear_view import linear_types
 
         return linear_types()
@@ -108,11 +108,13 @@ class LayerQuantizer(Algorithm, base=True):
         from gearshift.core.model import size_bytes
         from gearshift.core.target import Swap
         from gearshift.kernels.linear_view import inside
+        from gearshift.models.describe import passed_over
         from gearshift.models.in_place import in_turns
 
         started, before = time.perf_counter(), size_bytes(model)
         report = Report()
         places = self.places(model, context)
+        report.left.update(passed_over(model, self.types(), context.recipe))
         call = self.timed_call(model, context)
         found = self._twins(model, context, places, report)
         stay = self._worth_it(call, found, report)

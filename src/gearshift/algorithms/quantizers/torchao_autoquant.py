@@ -35,12 +35,13 @@ class TorchaoAutoquant(LayerQuantizer):
         from gearshift.core.model import size_bytes
         from gearshift.core.target import Swap
         from gearshift.kernels.linear_view import as_linear, in_place_of
+        from gearshift.models.describe import passed_over
 
         started, before = time.perf_counter(), size_bytes(model)
         compiles = self.compile and _compiler(context)
         trials = Trials(compiles)
         rows: dict[str, dict[str, Any]] = {}
-        left: dict[str, str] = {}
+        left = passed_over(model, self.types(), context.recipe)
         kept: dict[str, dict[str, str]] = {}
         for place in self.places(model, context):
             layer = place.layer
