@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gearshift.algorithms.compilers.tally import Tally
-from gearshift.algorithms.compilers.tracing import Traced
+from gearshift.algorithms.compilers.tracing import Key, Traced
 from gearshift.core.surroundings import quiet
 
 
@@ -28,7 +28,7 @@ class Converted(Traced):
         super().__init__(module, tally)
         self.backend = backend
 
-    def form(self, holder: Any, example: tuple, key: tuple) -> Callable[..., Any]:
+    def form(self, holder: Any, example: tuple, key: Key) -> Callable[..., Any]:
         return RUNTIMES[self.backend](holder, example)
 
 

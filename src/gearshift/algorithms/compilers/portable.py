@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gearshift.algorithms.compilers.tally import Tally
-from gearshift.algorithms.compilers.tracing import Traced
+from gearshift.algorithms.compilers.tracing import Key, Traced
 from gearshift.core.context import Context
 from gearshift.core.folders import scratch
 
@@ -41,8 +41,8 @@ class Portable(Traced):
             self.files.clear()
         self.compiled = 0
 
-    def form(self, holder: Any, example: tuple, key: tuple) -> Callable[..., Any]:
-        digest = hashlib.sha256(repr(key[:-2]).encode()).hexdigest()[:16]
+    def form(self, holder: Any, example: tuple, key: Key) -> Callable[..., Any]:
+        digest = hashlib.sha256(f"{key.call} {key.mark.form}".encode()).hexdigest()[:16]
         name = f"{self.number}-{digest}.pt2"
         if name not in self.files:
             self.files[name] = self._package(holder, example, name)

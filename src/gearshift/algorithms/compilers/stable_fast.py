@@ -16,8 +16,9 @@ class StableFast(Algorithm):
     """Trace the denoiser, freeze its graph and fuse operations in it, with convolutions in channels-last layout.
 
     Starts in a second or so where inductor takes minutes, needs no C++ compiler, and makes a new graph for each new
-    shape by itself; inductor's code is faster once it is there. On CUDA the graphs are captured. Adapters have to be
-    attached before, or fused into the weights. After the project stable-fast, which builds on old releases only.
+    shape by itself, and where the model was changed: its adapters, attention processors, hooks or weights. Inductor's
+    code is faster once it is there. On CUDA the graphs are captured. After the project stable-fast, which builds on
+    old releases only.
     """
 
     facts = compiler_facts(frozenset({Kind.DIFFUSION}))

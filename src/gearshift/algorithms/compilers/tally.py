@@ -19,13 +19,18 @@ def name_of(module: Any) -> str:
     return type(module.module if isinstance(module, Pass) else module).__name__
 
 
+def listed(names: list[str]) -> str:
+    """The first of some names, and how many more there are."""
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+
+
 @dataclass(eq=False)
 class Tally:
     """The status of one algorithm, which later calls add to.
 
     Attributes:
         applied: its figures 'graphs' and 'recompiles' count up, and its notes take sentences.
-        functions: what torch.compile was given, by the class, the kind of pass and the gear.
+        functions: what torch.compile was given, by the class, the kind of pass, the gear and the module's structure.
     """
 
     applied: Applied
@@ -36,12 +41,12 @@ class Tally:
         assert context.applied is not None
         return Tally(context.applied)
 
-    def function(self, module: Any, gear: Any) -> Any:
+    def function(self, module: Any, gear: Any, structure: str) -> Any:
         """A module's forward with a code object of this model's and gear's own; its modules of one class share it.
 
         Graphs belong to code objects, and torch allows each only so many: other models' would count.
         """
-        forward, key = type(module).forward, (type(module), getattr(module, "filled", None), gear)
+        forward, key = type(module).forward, (type(module), getattr(module, "filled", None), gear, structure)
         if key not in self.functions:
             code = forward.__code__.replace()
             own = types.FunctionType(code, forward.__globals__, code.co_name, forward.__defaults__, forward.__closure__)
@@ -57,6 +62,16 @@ class Tally:
         if sentence not in self.applied.notes:
             self.applied.notes.append(sentence)
             warnings.warn(sentence, GearshiftWarning, stacklevel=2)
+
+    def tell_changed(self, module: Any, changed: list[str], word: str) -> None:
+        """That a module is not as it was when its graph was made, the first time."""
+        start = f"{name_of(module)} was changed since it was {word}"
+        if not any(note.startswith(start) for note in self.applied.notes):
+            self.tell(f"{start} ({listed(changed)}); each state gets a graph of its own, whose first call is slow.")
+
+    def tell_hooks(self, module: Any, hooks: str, word: str) -> None:
+        """That hooks or gates inside of a module would be baked into a graph of it."""
+        self.tell(f"{name_of(module)} runs as it is, not {word}, while hooks of {hooks} are on modules inside of it.")
 
     def count(self, graphs: int, again: bool) -> None:
         """Graphs that a call made; `again`: for a module that had some, as shapes or arguments were new."""

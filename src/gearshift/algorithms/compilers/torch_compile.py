@@ -9,7 +9,7 @@ from typing import Any
 
 from gearshift.algorithms.compilers import compile_behind, compiler_facts
 from gearshift.algorithms.compilers.tally import Tally, name_of
-from gearshift.algorithms.compilers.tracing import prepare
+from gearshift.algorithms.compilers.tracing import STATES, prepare
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.context import Context
 from gearshift.core.errors import GearshiftError
@@ -118,31 +118,49 @@ class TorchCompile(Algorithm):
 class Compiled:
     """A module's forward, compiled at its first call in each gear; copies and pickles compile anew.
 
-    Outputs of CUDA graphs are overwritten by the next call, so they are copied out.
+    torch looks after the weights and most attributes. It does not see hooks and layers that came since, so a module of
+    another structure is compiled on its own. Outputs of CUDA graphs are overwritten by the next call, so they are
+    copied out.
     """
 
+    word = "compiled"
+
     def __init__(self, module: Any, options: dict[str, Any], tally: Tally) -> None:
+        from gearshift.steps.fingerprint import Fingerprint
+
         self.module, self.options, self.tally = module, options, tally
+        self.fingerprint = Fingerprint(module, weights=False)
         self._calls: dict[Any, Any] = {}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        import torch
-
         from gearshift.steps.run import current
 
-        run = current()
-        gear = None if run is None else run.gear
-        new = gear not in self._calls
+        state, run = self.fingerprint.now(), current()
+        if state.hooks:
+            self.tally.tell_hooks(self.module, state.hooks, self.word)
+            return type(self.module).forward(self.module, *args, **kwargs)
+        key = (None if run is None else run.gear, state.mark.structure)
+        new = key not in self._calls
         if new:
-            prepare(self.module)
-            own = self.tally.function(self.module, gear)
-            self._calls[gear] = torch.compile(own.__get__(self.module), **self.options)
-        output = self._counted(self._calls[gear], new, args, kwargs)
+            self._add(key)
+        output = self._counted(self._calls[key], new, args, kwargs)
         if self.options["mode"] in ("reduce-overhead", "max-autotune") or self.options["backend"] == "cudagraphs":
             from gearshift.steps.tree import replaced, tensors
 
             output = replaced(output, [t.clone() for t in tensors(output)])
         return output
+
+    def _add(self, key: tuple[Any, str]) -> None:
+        """Have the module compiled for a gear in its structure of now; one that it had long ago is dropped."""
+        import torch
+
+        if any(structure != key[1] for _, structure in self._calls):
+            self.tally.tell_changed(self.module, self.fingerprint.changed, self.word)
+        prepare(self.module)
+        own = self.tally.function(self.module, *key)
+        structures = list(dict.fromkeys([key[1], *(structure for _, structure in reversed(self._calls))]))[:STATES]
+        self._calls = {k: call for k, call in self._calls.items() if k[1] in structures}
+        self._calls[key] = torch.compile(own.__get__(self.module), **self.options)
 
     def _counted(self, call: Any, new: bool, args: tuple, kwargs: dict[str, Any]) -> Any:
         """The compiled call's output; graphs that it made are counted."""

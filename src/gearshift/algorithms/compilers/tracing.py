@@ -1,24 +1,38 @@
-"""Traced, frozen forwards, made at the first call of each shape and checked against the module's own."""
+"""Traced, frozen forwards, made at the first call of each shape in each state of a module, checked against its own."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
-from gearshift.algorithms.compilers.tally import Tally, name_of
+from gearshift.algorithms.compilers.tally import Tally, listed, name_of
 
 CLOSE = 1e-2  # relative distance of a traced output from the module's own, above which the trace is dropped
+CHANGEABLE = 4  # calls that a state has to last for a graph, above which that is told
 CHECKS = 2  # calls of a shape that are computed both ways
 KEPT = 8  # shapes that are remembered for one module
+STATES = 3  # and states of it, to switch between: adapters, say
+
+
+class Key(NamedTuple):
+    """What a graph is for.
+
+    Attributes:
+        call: the shapes and plain values of the arguments, and the gear; equal in other processes too.
+        mark: the state of the module (`fingerprint.Mark`).
+    """
+
+    call: str
+    mark: Any
 
 
 class Traced:
-    """A module's forward as a TorchScript graph for each shape of its arguments and each gear.
+    """A module's forward as a TorchScript graph for each shape of its arguments, each gear and each state it is in.
 
     The first calls of a shape are computed by the module too: a graph whose output differs, or that cannot be traced,
-    is given up, which is said once. Where a weight was written to since, the graph is made anew. On CUDA the graph is
-    captured (torch.cuda.CUDAGraph), and outputs are copied out of it.
+    is given up, which is said once. Where weights, attributes, layers or hooks were changed since, another graph is
+    made, once that has lasted. On CUDA the graph is captured (torch.cuda.CUDAGraph), and outputs are copied out of it.
 
     Args:
         tally: takes sentences for the user and counts graphs.
@@ -27,20 +41,24 @@ class Traced:
     word = "traced"
 
     def __init__(self, module: Any, tally: Tally) -> None:
+        from gearshift.steps.fingerprint import Fingerprint
+
         self.module, self.tally = module, tally
-        self._graphs: dict[Any, Graph | None] = {}
-        self._weights: list[Any] = []
+        self.fingerprint = Fingerprint(module)
+        self._graphs: dict[Key, Graph | None] = {}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         import torch
 
         if torch.is_grad_enabled() and any(t.requires_grad for t in inputs_of(args, kwargs)):
             return self._own(*args, **kwargs)
-        key = self._key(args, kwargs)
+        state = self.fingerprint.now()
+        key = Key(_call(args, kwargs), state.mark)
         if key not in self._graphs:
-            if len(self._graphs) >= KEPT:
-                self._graphs.pop(next(iter(self._graphs)))
-            self._graphs[key] = self._made(key, args, kwargs)
+            if state.hooks or not self.fingerprint.lasts:
+                self._say_why_not(state.hooks)
+                return self._own(*args, **kwargs)
+            key = self._add(key, args, kwargs)
         graph = self._graphs[key]
         if graph is None:
             return self._own(*args, **kwargs)
@@ -55,24 +73,33 @@ class Traced:
         return output
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_graphs": {}, "_weights": []}
+        return {**vars(self), "_graphs": {}}
 
     def _own(self, *args: Any, **kwargs: Any) -> Any:
         return type(self.module).forward(self.module, *args, **kwargs)
 
-    def _key(self, args: tuple, kwargs: dict[str, Any]) -> tuple:
-        from gearshift.steps.run import current
-        from gearshift.steps.tree import signature
+    def _add(self, key: Key, args: tuple, kwargs: dict[str, Any]) -> Key:
+        """Make a graph for a call, in place of one that was used less lately; the key it has in the end."""
+        if any(each.call == key.call and each.mark != key.mark for each in self._graphs):
+            self.tally.tell_changed(self.module, self.fingerprint.changed, self.word)
+        graph = self._made(key, args, kwargs)
+        key = Key(key.call, self.fingerprint.forgive().mark)
+        marks = list(dict.fromkeys([key.mark, *(each.mark for each in reversed(self._graphs))]))[:STATES]
+        kept = [(k, g) for k, g in self._graphs.items() if k.mark in marks and k != key]
+        self._graphs = dict([*kept, (key, graph)][-KEPT:])
+        return key
 
-        if not self._weights:
-            self._weights = [*self.module.parameters(), *self.module.buffers()]
-        written = sum(0 if w.is_inference() else w._version for w in self._weights)
-        where = self._weights[0].data_ptr() if self._weights else 0
-        run = current()
-        shapes = (repr(signature(args, kwargs)), repr(_plain(args)), repr(_plain(kwargs)))
-        return (*shapes, repr(None if run is None else run.gear), written, where)
+    def _say_why_not(self, hooks: str) -> None:
+        if hooks:
+            self.tally.tell_hooks(self.module, hooks, self.word)
+        elif self.fingerprint.patience > CHANGEABLE:
+            changed = listed(self.fingerprint.changed)
+            self.tally.tell(
+                f"{name_of(self.module)} is changed every few calls ({changed}); it runs as it is, not {self.word}, "
+                "until some calls find it unchanged."
+            )
 
-    def form(self, holder: Any, example: tuple, key: tuple) -> Callable[..., Any]:
+    def form(self, holder: Any, example: tuple, key: Key) -> Callable[..., Any]:
         """The forward in its other form: takes the tensors of a call, and gives those of its output.
 
         Args:
@@ -82,7 +109,7 @@ class Traced:
         """
         return _traced(holder, example)
 
-    def _make(self, key: tuple, args: tuple, kwargs: dict[str, Any]) -> Graph:
+    def _make(self, key: Key, args: tuple, kwargs: dict[str, Any]) -> Graph:
         import torch
 
         template: dict[str, Any] = {}
@@ -95,7 +122,7 @@ class Traced:
             holder(*example)  # for the structure of the output
         return Graph(run, template["output"])
 
-    def _made(self, key: tuple, args: tuple, kwargs: dict[str, Any]) -> Graph | None:
+    def _made(self, key: Key, args: tuple, kwargs: dict[str, Any]) -> Graph | None:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -106,7 +133,7 @@ class Traced:
         self.tally.count(1, again=any(self._graphs.values()))
         return graph
 
-    def _give_up(self, key: tuple, reason: str) -> None:
+    def _give_up(self, key: Key, reason: str) -> None:
         self._graphs[key] = None
         self._say(reason)
 
@@ -214,6 +241,18 @@ def inputs_of(args: tuple, kwargs: dict[str, Any]) -> list[Any]:
     from gearshift.steps.tree import tensors
 
     return [*tensors(args), *tensors(kwargs)]
+
+
+def _call(args: tuple, kwargs: dict[str, Any]) -> str:
+    """What tells calls apart for which there are graphs: shapes, plain values, the gear, autocasting."""
+    import torch
+
+    from gearshift.steps.run import current
+    from gearshift.steps.tree import signature
+
+    run = current()
+    casting = [torch.is_autocast_enabled(device) for device in ("cpu", "cuda")]
+    return repr((signature(args, kwargs), _plain(args), _plain(kwargs), None if run is None else run.gear, casting))
 
 
 def _plain(value: Any) -> Any:
