@@ -194,6 +194,7 @@ def _planner_recipe(model: Any, mode: str, gears: bool = False, **settings: Any)
 
 def _applied(model: M, wanted: Recipe, keep_original: bool, saved: dict[str, Any]) -> M:
     """Apply a recipe inside of a transaction; `saved` is what its algorithms find as if they were loaded."""
+    from gearshift.core.adapters import aside_for
     from gearshift.core.context import Context
     from gearshift.core.record import Applied, Record, attach, record_of
 
@@ -207,13 +208,15 @@ def _applied(model: M, wanted: Recipe, keep_original: bool, saved: dict[str, Any
     record.settings.update({k: getattr(wanted, k) for k in SAVED_SETTINGS if getattr(wanted, k) is not None})
     context = Context(wanted, record, keep_original, saved)
     for algorithm in wanted:
-        algorithm.look(model, context)
+        with aside_for(algorithm, model):
+            algorithm.look(model, context)
     for algorithm in wanted:
         stage = type(algorithm).facts.stage
         place = sum(type(a.algorithm).facts.stage <= stage for a in record.applied)
         with record.lifted(down_to=place):
             context.applied = Applied(algorithm)
-            model = algorithm.apply(model, context) or model
+            with aside_for(algorithm, model):
+                model = algorithm.apply(model, context) or model
             record.insert(place, context.applied)
     attach(model, record)
     return model

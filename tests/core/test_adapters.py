@@ -6,6 +6,7 @@ import torch
 from support.tiny import build
 
 import gearshift as gs
+from gearshift.core.adapters import aside
 from gearshift.core.errors import GearshiftError
 
 LAYERS = ["to_q", "to_k", "to_v", "to_out.0"]
@@ -90,17 +91,57 @@ def test_what_is_active_scaled_or_fused_is_kept_and_can_be_changed(state, tmp_pa
     }
 
 
-RECIPES = ["taylor", "qkv_diffusers", "half", "torch_dynamic", "hqq_diffusers", {"quanto": {"weight_bits": "qint8"}}]
+RECIPES = ["qkv_diffusers, taylor", "half", "hqq_diffusers", "adaptive_precision", {"quanto": {"weight_bits": "qint8"}}]
 
 
+@pytest.mark.parametrize("first", ["adapter first", "recipe first"])
 @pytest.mark.parametrize("recipe", RECIPES, ids=str)
 @pytest.mark.filterwarnings("ignore::gearshift.core.errors.GearshiftWarning")
-def test_an_adapter_after_a_recipe_is_kept(recipe, tmp_path):
+def test_adapters_go_with_recipes_in_either_order(recipe, first, tmp_path):
     tiny = build("wan")
+    if first == "adapter first":
+        add(tiny.pipe.transformer)
     gs.optimize(tiny.pipe, recipe)
-    add(tiny.pipe.transformer)
+    if first == "recipe first":
+        add(tiny.pipe.transformer)
     again = loaded_gives_the_same(tiny, tmp_path / "x")
     assert gs.status(again).applied[0]["name"] == gs.status(tiny.pipe).applied[0]["name"]
+    for pipe in (tiny.pipe, again):
+        pipe.transformer.unload_lora()
+    assert torch.equal(tiny.run(steps=2, pipe=again), tiny.run(steps=2))
+
+
+@pytest.mark.parametrize("first", ["adapter first", "recipe first"])
+@pytest.mark.filterwarnings("ignore::gearshift.core.errors.GearshiftWarning")
+def test_layers_beneath_adapters_change_places_with_the_originals(first):
+    tiny = build("wan")
+    plain, recipe = tiny.run(steps=2), {"hqq_diffusers": {}}
+    if first == "recipe first":
+        gs.optimize(tiny.pipe, recipe, keep_original=True)
+        quantized = tiny.run(steps=2)
+    add(tiny.pipe.transformer)
+    if first == "adapter first":
+        gs.optimize(tiny.pipe, recipe, keep_original=True)
+    both = tiny.run(steps=2)
+    with gs.disabled(tiny.pipe):
+        adapted = tiny.run(steps=2)
+    assert torch.equal(tiny.run(steps=2), both)
+    tiny.pipe.transformer.unload_lora()
+    if first == "recipe first":
+        assert torch.equal(tiny.run(steps=2), quantized)
+    gs.restore(tiny.pipe)
+    assert torch.equal(tiny.run(steps=2), plain)
+    add(tiny.pipe.transformer)
+    assert torch.equal(tiny.run(steps=2), adapted)
+
+
+def test_sizes_that_adapters_do_not_fit_are_refused_and_they_stand_where_they_stood():
+    model = add(build("llama").pipe, peft.LoraConfig(**LANGUAGE))
+    layer = model.model.layers[0].mlp.down_proj
+    with pytest.raises(GearshiftError, match="down_proj has another size now, which the adapter"), aside({"": model}):
+        assert type(model.model.layers[0].mlp.down_proj) is torch.nn.Linear
+        model.model.layers[0].mlp.down_proj = torch.nn.Linear(48, 32)
+    assert model.model.layers[0].mlp.down_proj is layer and "one" in model.peft_config
 
 
 def test_adapters_on_convolutions_of_a_unet_are_kept(tmp_path):

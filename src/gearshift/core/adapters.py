@@ -7,10 +7,12 @@ adapters.safetensors, both in the folder of the part that they stand on.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 from gearshift.core.errors import GearshiftError
+from gearshift.core.facts import Persist, Trait
+from gearshift.core.model import parts
 
 FLAG, CONFIGS = "_hf_peft_config_loaded", "peft_config"
 
@@ -49,15 +51,22 @@ def beneath(root: Any) -> Iterator[tuple[str, Any]]:
             yield f"{path}.{inner}" if inner else path, module
 
 
+def aside_for(algorithm: Any, model: Any) -> AbstractContextManager[None]:
+    """What changes weights works on the base, whenever the adapters came; what runs a model sees it with them."""
+    facts = type(algorithm).facts
+    base_only = facts.persist is Persist.WEIGHTS and Trait.TORCH_FORWARD not in facts.removes
+    return aside(parts(model)) if base_only else nullcontext()
+
+
 @contextmanager
-def aside(parts: dict[str, Any]) -> Iterator[None]:
-    """The parts without their adapters, for the length of a block.
+def aside(modules: dict[str, Any]) -> Iterator[None]:
+    """Modules, by the names of the parts that they are, without their adapters for the length of a block.
 
     Raises:
         GearshiftError: if the block changed the sizes of what they stand on.
     """
     with ExitStack() as stack:
-        for root in parts.values():
+        for root in modules.values():
             stack.enter_context(_aside(root))
         yield
 

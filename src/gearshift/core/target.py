@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
+from gearshift.core.adapters import base_name, beneath
+
 
 def select(
     root: Any, types: tuple[type, ...], include: Sequence[str] = ("*",), exclude: Sequence[str] = ()
@@ -14,8 +16,9 @@ def select(
     """Yield (path, module) of the modules of exactly these types whose path fits the globs.
 
     A glob without a dot is also tried on each single part of the path: 'norm*' leaves out 'blocks.3.norm1.linear'.
+    Where adapters stand on a layer, it is the layer beneath them, under the path that it has without them.
     """
-    for path, module in root.named_modules():
+    for path, module in beneath(root):
         if type(module) in types and matches(path, include) and not matches(path, exclude):
             yield path, module
 
@@ -28,9 +31,11 @@ def matches(path: str, globs: Sequence[str]) -> bool:
 
 
 def put(root: Any, path: str, module: Any) -> None:
-    """Set the submodule at a dotted path."""
+    """Set the submodule at a dotted path; adapters that stand there stand on it then."""
     parent, _, name = path.rpartition(".")
     holder = root.get_submodule(parent)
+    while inner := base_name(holder._modules.get(name)):
+        holder, name = holder._modules[name], inner
     if name in holder._modules:
         holder._modules[name] = module
     else:
