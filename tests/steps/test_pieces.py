@@ -2,17 +2,20 @@
 
 import math
 import weakref
-from collections import deque
+from collections import OrderedDict, UserDict, defaultdict, deque
+from dataclasses import dataclass
+from types import MappingProxyType
 
 import pytest
 import torch
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
 
 from gearshift.steps.decision import Action, Decision, RunLog
 from gearshift.steps.memory import Kept, Memory, blend
 from gearshift.steps.noise_schedule import coordinates
 from gearshift.steps.predict import Copy, Taylor, by_mode
 from gearshift.steps.run import Run, current, open_run, sampling
-from gearshift.steps.tree import replaced, signature, tensors
+from gearshift.steps.tree import replaced, signature, structure, tensors
 from gearshift.steps.trigger import Drift, Every
 
 
@@ -189,3 +192,74 @@ def test_a_run_lets_go_of_a_rule_and_a_scheduler_that_nobody_else_has():
     assert [ref() for ref in there] == [None] * 3 and run.is_forsaken()
     open_run(Run())
     assert run.over
+
+
+@dataclass(frozen=True)
+class Answer:
+    sample: torch.Tensor
+    extra: object = None
+
+
+class Keys:
+    """Stands for a cache of keys and values."""
+
+    def __init__(self):
+        self.layers = [{"keys": torch.ones(2)}]
+
+
+class Strict(UserDict):
+    """A mapping whose constructor takes what it likes."""
+
+    def __init__(self, *, sample):
+        super().__init__()
+        self.data["sample"] = sample
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda t: t,
+        lambda t: (t, None),
+        lambda t: {"sample": t, 3: "text"},
+        lambda t: OrderedDict(a=t, b=[t]),
+        lambda t: MappingProxyType({"a": t}),
+        lambda t: Strict(sample=t),
+        lambda t: Answer(t, {"mode": "x"}),
+        lambda t: Transformer2DModelOutput(sample=t),
+        lambda t: defaultdict(list, a=t),
+    ],
+)
+def test_outputs_of_any_structure_are_mixed(made):
+    memory = Memory(2)
+    for at, value in ((1.0, 1.0), (2.0, 3.0)):
+        memory.keep(at, made(torch.full((2,), value)))
+    filled = memory.fill(Taylor(1).weights(memory.at, 3.0))
+    assert type(filled) is type(made(torch.ones(2))) and memory.meet([]) is None
+    assert all(torch.equal(t, torch.full((2,), 5.0)) for t in tensors(filled)) and tensors(filled)
+    assert structure(filled) == structure(made(torch.ones(2)))
+
+
+@pytest.mark.parametrize(
+    ("outputs", "why"),
+    [
+        ([(torch.ones(2), Keys())], "holds a Keys"),
+        ([Answer(torch.ones(2), Keys())] * 2, "holds a Keys"),
+        ([{"sample": torch.ones(2), "step": n} for n in range(2)], "changes with the step"),
+        ([(torch.ones(2), torch.tensor(n)) for n in range(2)], "changes with the step"),
+        ([(torch.ones(2), torch.ones(n, 2)) for n in range(2)], "changes with the step"),
+        ([{"a": torch.ones(2)}, {"b": torch.ones(2)}], "changes with the step"),
+    ],
+)
+def test_state_and_what_changes_with_the_step_is_computed(outputs, why):
+    memory = Memory(3)
+    assert memory.meet(["shape"]) == "nothing is kept yet"
+    for at, output in enumerate(outputs):
+        memory.keep(float(at), output)
+    assert why in memory.meet(["shape"])
+
+
+def test_integers_in_an_output_are_not_mixed():
+    memory = Memory(2)
+    for at in (1.0, 2.0):
+        memory.keep(at, (torch.full((2,), at), torch.tensor([7])))
+    assert memory.fill([2.0, -1.0])[1].tolist() == [7]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +13,7 @@ from gearshift.steps.gate import Gate
 from gearshift.steps.memory import Kept, Memory
 from gearshift.steps.rule import Rule
 from gearshift.steps.run import Run
-from gearshift.steps.tree import mapped, replaced, tensors
+from gearshift.steps.tree import mapped, parts, rebuilt, replaced, tensors
 
 NOT_BATCHED = ("image_rotary_emb", "txt_ids", "img_ids")  # their first dimension is tokens
 
@@ -42,9 +41,10 @@ class Half:
         middle = self.total // 2
         if self.listed and isinstance(value, list) and len(value) == self.total:
             return value[middle:] if self.last else value[:middle]
-        if isinstance(value, tuple) and not hasattr(value, "_fields"):
-            return tuple(self.take(v) for v in value)
-        return mapped(value, lambda t: self._of(t, middle))
+        inside = parts(value)
+        if inside:
+            return rebuilt(value, [self.take(v) for _, v in inside])
+        return self._of(value, middle) if isinstance(value, torch.Tensor) else value
 
     def cut(self, value: Any) -> Any:
         """This half of every tensor of a module inside, which may have frames or places in its batch."""
@@ -59,11 +59,8 @@ class Half:
             return torch.cat([other, this] if self.last else [this, other])
         if isinstance(this, list) and self.listed:
             return other + this if self.last else this + other
-        if isinstance(this, Mapping):
-            return type(this)(**{name: self.joined(value, other[name]) for name, value in this.items()})
-        if isinstance(this, (tuple, list)):
-            return type(this)(self.joined(a, b) for a, b in zip(this, other, strict=True))
-        return this
+        pairs = zip(parts(this), parts(other), strict=True)
+        return rebuilt(this, [self.joined(a, b) for (_, a), (_, b) in pairs])
 
     def _of(self, tensor: torch.Tensor, middle: int) -> torch.Tensor:
         if not tensor.ndim or len(tensor) != self.total:

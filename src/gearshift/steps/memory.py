@@ -11,7 +11,7 @@ import torch
 
 from gearshift.steps.bands import mixed
 from gearshift.steps.decision import Decision, RunLog
-from gearshift.steps.tree import replaced, tensors
+from gearshift.steps.tree import alike, replaced, state_in, structure, tensors
 
 Weights = Sequence[float] | Sequence[Sequence[float]]
 
@@ -50,6 +50,7 @@ class Memory:
         self.filling: Any = None
         self.step = -1
         self.copies = False
+        self.refused: str | None = None
 
     def meet(self, signature: list[Any]) -> str | None:
         """Prepare for a call with these inputs; say why nothing can be reused, or None if something can."""
@@ -57,8 +58,10 @@ class Memory:
             self.signature = signature
         elif self.signature != signature:
             self.history.clear()
-            self.signature = signature
+            self.signature, self.refused = signature, None
             return "the inputs' shape, type or device changed"
+        if self.refused:
+            return self.refused
         if any(kept.was_written() for kept in self.history):
             self.history.clear()
             self.copies = True
@@ -86,9 +89,20 @@ class Memory:
         return blend(self.history, cast(Any, weights), latent)
 
     def keep(self, at: float, output: Any) -> None:
-        """Keep a computed output and its coordinate; outputs of other shapes before it are forgotten."""
+        """Keep a computed output and its coordinate.
+
+        Nothing is kept of an output that holds state. Nothing is filled in where shapes, or parts that are no
+        floating-point numbers, differ from those of the output before.
+        """
+        state = None if isinstance(output, torch.Tensor) else state_in(output)
+        if state is not None:
+            self.history.clear()
+            self.refused = f"its output holds a {state}, which belongs to the step that made it"
+            return
         kept = Kept(at, output, self.copies)
-        if self.history and self.history[-1].shapes != kept.shapes:
+        self.refused = None
+        if self.history and not kept.goes_with(self.history[-1]):
+            self.refused = "its output changes with the step in more than its floating-point numbers"
             self.history.clear()
         self.history.append(kept)
 
@@ -110,6 +124,18 @@ class Kept:
     def shapes(self) -> list[torch.Size]:
         return [t.shape for t in self.tensors]
 
+    def goes_with(self, other: Kept) -> bool:
+        """Whether two outputs can be mixed: they have equal shapes, and everything but floating-point numbers equal."""
+        if isinstance(self.output, torch.Tensor) and isinstance(other.output, torch.Tensor):
+            pairs = [(self.tensors[0], other.tensors[0])]
+        elif alike(structure(self.output), structure(other.output)):
+            pairs = list(zip(self.tensors, other.tensors, strict=True))
+        else:
+            return False
+        return all(
+            a.shape == b.shape and (a.is_floating_point() or a.is_complex() or torch.equal(a, b)) for a, b in pairs
+        )
+
     def was_written(self) -> bool:
         """Whether a tensor was changed in place since."""
         return any(t._version != v for t, v in zip(self.tensors, self.versions, strict=False))
@@ -124,6 +150,9 @@ def blend(history: deque[Kept], weights: Sequence[float], latent: Any = None) ->
     sums = []
     for i, tensor in enumerate(newest.tensors):
         if len(weights) == 1 and weights[0] == 1.0:
+            sums.append(tensor.clone())
+            continue
+        if not (tensor.is_floating_point() or tensor.is_complex()):
             sums.append(tensor.clone())
             continue
         wide = torch.float32 if tensor.dtype in (torch.float16, torch.bfloat16) else tensor.dtype
