@@ -1,0 +1,51 @@
+"""Quantizers on causal architectures that write their layers in other ways; tools/coverage.py runs all on all."""
+
+import pytest
+import torch
+from support.causal import VOCABULARY, causal, logits
+from torch import nn
+
+import gearshift as gs
+from gearshift.algorithms.quantizers import sqnr
+from gearshift.kernels.linear_view import is_linear
+from gearshift.kernels.quantized_layer import QuantizedLayer
+
+SAMPLE = {
+    "falcon": "gptq",  # a subclass of nn.Linear with a forward of its own
+    "gpt2": "ipex_llm",  # Conv1D
+    "openai-gpt": "torch_dynamic",
+    "bloom": "awq",
+    "gpt_neox": "fp8",
+    "mpt": "hqq",
+    "opt": "llm_int8",
+    "mixtral": "torchao",  # experts that are one tensor
+    "phi3": "quanto",
+    "mamba": "higgs",
+}
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+@pytest.mark.parametrize("architecture", SAMPLE)
+def test_linear_layers_are_replaced_or_named_and_survive_saving(architecture, tmp_path):
+    model, name = causal(architecture), SAMPLE[architecture]
+    exact = logits(model)
+    gs.optimize(model, name, data=[torch.randint(3, VOCABULARY, (2, 16))])
+    output = logits(model)
+    floating = {p for p, m in model.named_modules() if is_linear(m) and not isinstance(m, QuantizedLayer)}
+    left = gs.status(model).applied[0]["figures"]["left"]
+    head = {p for p, m in model.named_modules() if m is model.get_output_embeddings()}
+    assert floating - head <= left.keys()
+    assert any(isinstance(m, QuantizedLayer) for m in model.modules())
+    assert sqnr(exact, output) > 3
+    if architecture == "mixtral":
+        assert any("3 dimensions" in reason for reason in left.values())
+    gs.save(model, tmp_path / "model")
+    assert torch.equal(logits(gs.load(tmp_path / "model")), output)
+
+
+def test_a_subclass_is_replaced_with_what_it_computes():
+    model = causal("falcon")
+    named = {path for path, m in model.named_modules() if type(m).__name__ == "FalconLinear"}
+    assert named and not any(type(model.get_submodule(path)) is nn.Linear for path in named)
+    gs.optimize(model, "fp8")
+    assert all(isinstance(model.get_submodule(path), QuantizedLayer) for path in named)
