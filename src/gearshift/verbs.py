@@ -7,14 +7,15 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
+from gearshift.applying import applied, planner_recipe, problems
 from gearshift.core.algorithm import Algorithm
-from gearshift.core.errors import BadRecipe, BadValue, WrongModel, quoted
-from gearshift.core.extras import installed, missing
-from gearshift.core.recipe import SAVED_SETTINGS, Recipe
+from gearshift.core.errors import BadValue, WrongModel, quoted
+from gearshift.core.recipe import Recipe
 from gearshift.core.registry import registry
-from gearshift.core.rules import Named, conflict, conflicts
 from gearshift.core.surroundings import surroundings
 from gearshift.core.transaction import Transaction
+
+__all__ = ["algorithms", "disabled", "follow", "optimize", "plan", "problems", "restore", "status", "warm_up"]
 
 M = TypeVar("M")
 
@@ -22,62 +23,6 @@ M = TypeVar("M")
 def algorithms() -> dict[str, type[Algorithm]]:
     """Every algorithm by name, family by family; imports none of the packages they use, nor torch."""
     return {cls.name: cls for cls in registry()}
-
-
-def problems(model: Any, recipe: Any = None, /, **keywords: Any) -> list[str]:
-    """Every reason why a recipe cannot be carried out on a model, as sentences; nothing is changed.
-
-    Raises:
-        BadRecipe: if it is no recipe to begin with.
-        WrongModel: if the model is neither a pipeline nor a torch module.
-    """
-    from gearshift.core.context import Context
-    from gearshift.core.devices import absent
-    from gearshift.core.record import Record, record_of
-    from gearshift.models.describe import describe
-
-    wanted = Recipe.of(recipe, **keywords)
-    seen = describe(model)
-    record = record_of(model) or Record()
-    there = [(a.algorithm.name, type(a.algorithm).facts) for a in record.applied]
-    found = _clashes(model, record, there, [(a.name, type(a).facts) for a in wanted])
-    if wanted.device is not None and (why := absent(wanted.device)):
-        found.append(why)
-    traits = set(seen.traits) - {t for _, f in there for t in f.removes}
-    context = Context(wanted, record)
-    device = wanted.device.partition(":")[0] if wanted.device else seen.device
-    for algorithm in wanted:
-        facts = type(algorithm).facts
-        traits |= algorithm.vouches()
-        lacks = [t.value for t in sorted(facts.needs - traits)]
-        if seen.kind not in facts.kinds and not algorithm.vouches():
-            kinds = " or ".join(sorted(k.value for k in facts.kinds))
-            found.append(f"{algorithm.name} is for {kinds}; {type(model).__name__} is taken for {seen.kind.value}.")
-        elif lacks:
-            found.append(f"{algorithm.name} needs {' and '.join(lacks)}; {type(model).__name__} has none.")
-        else:
-            found += algorithm.check_model(model, context)
-        if device not in facts.devices:
-            found.append(f"{algorithm.name} runs on {', '.join(facts.devices)}, not on {device}.")
-        found += [missing(p, facts.extra or "", algorithm.name) for p in facts.packages if not installed(p)]
-        traits -= facts.removes
-    return found
-
-
-def _clashes(model: Any, record: Any, there: list[Named], wanted: list[Named]) -> list[str]:
-    """Why algorithms cannot be together, or cannot come to those that are on the model already."""
-    from gearshift.core.record import ATTRIBUTE
-
-    found = conflicts(wanted)
-    own = ATTRIBUTE in vars(model) or not there
-    holder = "this model" if own else "a pipeline that shares parts with this one"
-    for old in there:
-        for new in wanted:
-            reason = conflict(old, new)
-            if reason:
-                why = f"{new[0]} was applied to it before." if new[0] == old[0] else reason
-                found.append(f"{why} gearshift.restore takes {old[0]} off {holder}.")
-    return found
 
 
 def optimize(
@@ -107,7 +52,7 @@ def optimize(
     from gearshift.models.speed import verified
 
     wanted = Recipe.of(recipe, **keywords)
-    apply = partial(_applied, model, wanted, keep_original, {})
+    apply = partial(applied, model, wanted, keep_original, {})
     with surroundings(wanted.seed), Transaction(model):
         return verified(model, wanted, apply) if verify else apply()
 
@@ -154,7 +99,7 @@ def plan(
     if metric is not None and quality is not None:
         raise BadValue("A plan with a 'metric' needs a speed or a memory: its quality has no dB.")
     goal = planning.goal_of("gearshift", speed, quality, memory, mode=mode, distance=distance)
-    wanted = _planner_recipe(model, mode)
+    wanted = planner_recipe(model, mode)
     context = Context(wanted, Record(), applied=Applied(next(iter(wanted))))
     with surroundings(wanted.seed), Transaction(model, keep=False):
         costs = together.costs_for(model, goal, data)
@@ -176,50 +121,9 @@ def follow(model: M, plan: Any) -> M:
     saved: dict[str, Any] = {"schedules": {plan.key: plan.schedule.as_data()}, "plan": plan.summary}
     if plan.gears is not None:
         saved["gears"] = {plan.key: plan.gears.to_json()}
-    wanted = _planner_recipe(model, plan.mode, plan.gears is not None, speed_factor=plan.share)
+    wanted = planner_recipe(model, plan.mode, plan.gears is not None, speed_factor=plan.share)
     with surroundings(wanted.seed), Transaction(model):
-        return _applied(model, wanted, False, saved)
-
-
-def _planner_recipe(model: Any, mode: str, gears: bool = False, **settings: Any) -> Recipe:
-    """The recipe of the algorithms that follow plans, checked."""
-    name = next(cls.name for cls in registry() if getattr(cls, "follows_plans", False))
-    shifts = [cls.name for cls in registry() if gears and getattr(cls, "follows_gears", False)]
-    wanted = Recipe.of({name: {"cache_mode": mode, **settings}, **{n: {"target": "memory"} for n in shifts}})
-    found = problems(model, wanted)
-    if found:
-        raise BadRecipe(found)
-    return wanted
-
-
-def _applied(model: M, wanted: Recipe, keep_original: bool, saved: dict[str, Any]) -> M:
-    """Apply a recipe inside of a transaction; `saved` is what its algorithms find as if they were loaded."""
-    from gearshift.core.adapters import aside_for
-    from gearshift.core.context import Context
-    from gearshift.core.record import Applied, Record, attach, record_of
-
-    found = problems(model, wanted)
-    if found:
-        raise BadRecipe(found)
-    if wanted.device is not None:
-        model.to(wanted.device)  # type: ignore[attr-defined]
-    record = record_of(model) or Record()
-    record.refuse_lifted("optimized")
-    record.settings.update({k: getattr(wanted, k) for k in SAVED_SETTINGS if getattr(wanted, k) is not None})
-    context = Context(wanted, record, keep_original, saved)
-    for algorithm in wanted:
-        with aside_for(algorithm, model):
-            algorithm.look(model, context)
-    for algorithm in wanted:
-        stage = type(algorithm).facts.stage
-        place = sum(type(a.algorithm).facts.stage <= stage for a in record.applied)
-        with record.lifted(down_to=place):
-            context.applied = Applied(algorithm)
-            with aside_for(algorithm, model):
-                model = algorithm.apply(model, context) or model
-            record.insert(place, context.applied)
-    attach(model, record)
-    return model
+        return applied(model, wanted, False, saved)
 
 
 def warm_up(
