@@ -108,7 +108,7 @@ class Cast:
             _set(module, name, tensor.data.to(torch.float16))
 
     def lift(self) -> None:
-        for module, name, tensor in self.originals:
+        for module, name, tensor in reversed(self.originals):  # a tied weight is there twice, first as it was
             _set(module, name, tensor.to(getattr(module, name).device))
 
     def why_not(self) -> str | None:
