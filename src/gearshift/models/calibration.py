@@ -6,7 +6,6 @@ A model whose blocks cannot be run by themselves, or that has several stacks of 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from torch import nn
 
 from gearshift.core.model import evaluating
+from gearshift.core.progress import track
 from gearshift.models.probe import probe
 
 HIDDEN = "hidden_states"
@@ -38,7 +38,7 @@ class Block:
         module: the block.
         calls: arguments and keyword arguments, one pair for each batch.
         groups: linear layers to be calibrated, in the order they run; those of a group are given the same tensor.
-        outputs: what `advance` found.
+        outputs: what the last `watch` or `advance` found.
     """
 
     module: nn.Module
@@ -52,18 +52,18 @@ class Block:
         args, kwargs = self.calls[number]
         return _first(self.module(*args, **kwargs))
 
-    def watch(self, layer: Any, see: Callable[[torch.Tensor], None]) -> None:
-        """Run the block on all batches, and show all inputs of one layer as float32 [rows, in]."""
+    def watch(self, seers: Mapping[Any, Callable[[torch.Tensor], None]]) -> None:
+        """Run the block on all batches, and show all inputs of some layers, each to its own, as float32 [rows, in]."""
 
-        def look(_: Any, args: tuple[Any, ...]) -> None:
-            see(args[0].detach().flatten(0, -2).float())
+        def look(layer: Any, args: tuple[Any, ...]) -> None:
+            seers[layer](args[0].detach().flatten(0, -2).float())
 
-        handle = layer.register_forward_pre_hook(look)
+        handles = [layer.register_forward_pre_hook(look) for layer in seers]
         try:
-            for number in range(len(self.calls)):
-                self.output(number)
+            self.advance()
         finally:
-            handle.remove()
+            for handle in handles:
+                handle.remove()
 
     def advance(self) -> list[torch.Tensor]:
         """Run the block as it is now: its outputs are what the next block will be given."""
@@ -92,23 +92,22 @@ class Block:
             yield self
 
 
-def walk(model: nn.Module, layers: Sequence[Any], batches: Sequence[Mapping[str, Any]]) -> Iterator[Block]:
+def walk(
+    model: nn.Module, layers: Sequence[Any], batches: Sequence[Mapping[str, Any]], by: str = "gearshift"
+) -> Iterator[Block]:
     """The blocks that hold some of the layers, one after the other; layers that no batch reaches are in none.
 
     Args:
         batches: arguments of the model, on its device.
+        by: the algorithm's name, for the progress that is shown.
     """
-    from rich.console import Console
-    from rich.progress import Progress
-
-    bar = Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
-    with evaluating(model), bar:
+    with evaluating(model):
         blocks = _blocks(model)
         calls = _record(model, blocks, batches) if blocks else None
         inside: set[Any] = set()
         if calls is not None:
             hidden = [_hidden(call) for call in calls[0]]
-            for module in bar.track(blocks, description="calibrates"):
+            for module in track(blocks, f"{by} calibrates blocks"):
                 block = Block(module, [_given(call, h) for call, h in zip(calls.pop(0), hidden, strict=True)])
                 mine = [layer for layer in layers if layer in set(module.modules())]
                 inside.update(mine)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +10,7 @@ from typing import Any
 
 from gearshift.core.errors import BadValue, quoted
 from gearshift.core.examples import examples
+from gearshift.core.progress import progress
 from gearshift.core.record import record_of
 from gearshift.models.example import quietly, reads_prompts
 from gearshift.models.speed import once
@@ -45,14 +45,10 @@ def warm_up(
     data: Any = None,
 ) -> list[Warmed]:
     """Call a model twice at each size. `gearshift.warm_up` says what the arguments are."""
-    from rich.console import Console
-    from rich.progress import Progress
-
     found, sizes = [], list(_sizes(model, resolutions, batch_sizes, lengths, steps, data))
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("warming up", total=len(sizes))
+    with progress("warming up", len(sizes)) as bar:
         for number, (size, call) in enumerate(sizes):
-            bar.update(task, completed=number, description=f"warming up: {size}")
+            bar.update(number, what=f"warming up: {size}")
             before = _graphs(model)
             first = once(call)
             graphs = _graphs(model) - before

@@ -1,8 +1,7 @@
-"""The call that a plan is rehearsed with, and what is said to the user meanwhile."""
+"""The call that a plan is rehearsed with."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -30,8 +29,3 @@ def rehearsal(model: Any, given: Any) -> Callable[[int], None] | None:
             taking(model, call)(**call)
 
     return rehearse
-
-
-def say(sentence: str) -> None:
-    """One line for the user, on standard error."""
-    print(f"gearshift: {sentence}", file=sys.stderr)

@@ -14,6 +14,8 @@ import torch
 from torch import nn
 
 from gearshift.core.errors import BadRecipe
+from gearshift.core.model import evaluating
+from gearshift.core.progress import Progress, progress
 
 WINDOW = 256
 OWN_WINDOWS = 32
@@ -119,16 +121,26 @@ def _tokens(item: Any, tokenizer: Any) -> torch.Tensor:
 @torch.no_grad()
 def own_text(model: Any, length: int, seed: int, count: int = OWN_WINDOWS) -> torch.Tensor:
     """Windows [count, length] that the model samples from itself, each from another first token."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), evaluating(model), progress("writing text to learn from", length) as bar:
         torch.manual_seed(seed)
         size = model.get_input_embeddings().num_embeddings
         device = next(model.parameters()).device
         first = torch.randint(0, size, (count, 1), device=device)
         mask = torch.ones_like(first)
-        made = model.generate(
-            first, attention_mask=mask, do_sample=True, max_length=length, min_length=length, pad_token_id=0
-        )
+        sizes = {"max_length": length, "min_length": length, "pad_token_id": 0}
+        made = model.generate(first, attention_mask=mask, do_sample=True, stopping_criteria=_never(bar), **sizes)
     return made[:, :length].cpu()
+
+
+def _never(bar: Progress) -> Any:
+    """A criterion of transformers' that stops nothing, and tells how many tokens there are."""
+    from transformers import StoppingCriteriaList
+
+    def stop(tokens: torch.Tensor, _: Any, **more: Any) -> torch.Tensor:
+        bar.update(tokens.shape[1])
+        return torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
+
+    return StoppingCriteriaList([stop])
 
 
 def split(examples: list[Any], share: float = HELD_OUT) -> tuple[list[Any], list[Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ import torch
 from torch import nn
 
 from gearshift.core.extras import need
+from gearshift.core.progress import progress
 from gearshift.training.checkpoint import Checkpoint
 from gearshift.training.optimizers import Masters, optimizer
 
@@ -214,10 +214,6 @@ class Trainer:
 
 
 def with_bar(trainer: Trainer, what: str) -> Curve:
-    """Run with a progress bar on a terminal, and with none elsewhere."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task(what, total=trainer.steps)
-        return trainer.run(lambda n, total, loss: bar.update(task, completed=n, description=f"{what}, loss {loss:.4g}"))
+    """Run and show how far it is."""
+    with progress(f"{what} trains", trainer.steps) as bar:
+        return trainer.run(lambda n, total, loss: bar.update(n, total, f"{what} trains, loss {loss:.4g}"))

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
@@ -14,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from gearshift.core.context import Context
 from gearshift.core.errors import BadValue, quoted
-from gearshift.planner.call import rehearsal, say
+from gearshift.core.progress import progress, say
+from gearshift.planner.call import rehearsal
 
 if TYPE_CHECKING:
     from gearshift.planner.plan import Distance, Found, Rehearsals
@@ -198,7 +196,8 @@ def _searched(goal: Goal, rehearsals: Rehearsals, watch: Recording, full: float)
     from gearshift.planner.plan import MOVES, TRIED, proving
 
     steps = watch.steps
-    with _progress(goal.named) as rehearsals.on_progress:
+    with progress(f"{goal.named} rehearses") as bar:
+        rehearsals.on_progress = bar.update
         if goal.fraction is not None:
             count = _affordable(goal.fraction, rehearsals, watch, full)
             part = count / steps
@@ -241,17 +240,6 @@ def _fewest(goal: Goal, rehearsals: Rehearsals) -> int:
         else:
             low = middle + 1
     return high
-
-
-@contextmanager
-def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, nothing elsewhere."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task(f"{what} rehearses", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def goal_of(named: str, speed: float | None, quality: float | None, memory: float | None, **settings: Any) -> Goal:

@@ -12,6 +12,7 @@ from gearshift.core.algorithm import Algorithm
 from gearshift.core.context import Context
 from gearshift.core.facts import Facts, Family, Persist, Slot, Stage, Trait
 from gearshift.core.param import param
+from gearshift.core.progress import track
 from gearshift.core.recipe import Recipe
 
 GROUP = 64
@@ -50,7 +51,7 @@ class IpexLlm(Algorithm):
         size, seconds, noise = size_bytes(model), token_seconds(model), []
         tied = _shares_weight(model)
         paths: dict[str, int] = {}
-        for path, bits in self._layers(model, context.recipe):
+        for path, bits in track(self._layers(model, context.recipe), f"{self.name} makes layers"):
             layer = model.get_submodule(path)
             linear = as_linear(layer)
             made = from_float(linear, bits, GROUP) or Int8WeightLinear.from_float(linear)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from gearshift.algorithms.compilers.tally import Tally, listed, name_of
+from gearshift.core.surroundings import surroundings
 
 CLOSE = 1e-2  # relative distance of a traced output from the module's own, above which the trace is dropped
 CHANGEABLE = 4  # calls that a state has to last for a graph, above which that is told
@@ -124,7 +125,7 @@ class Traced:
 
     def _made(self, key: Key, args: tuple, kwargs: dict[str, Any]) -> Graph | None:
         try:
-            with warnings.catch_warnings():
+            with surroundings():
                 warnings.simplefilter("ignore")
                 graph = self._make(key, args, kwargs)
         except Exception as error:  # whatever tracing stumbles over, the module itself still runs

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.context import Context
 from gearshift.core.facts import ANY_KIND, Facts, Family, Kind, Persist, Slot, Stage, Trait
+from gearshift.core.progress import track
 
 if TYPE_CHECKING:
     from gearshift.models.in_place import Pair, Timed
@@ -134,7 +135,7 @@ class LayerQuantizer(Algorithm, base=True):
         from gearshift.models.in_place import Pair
 
         prepared, found = self.prepare(model, context, places), []
-        for place in places:
+        for place in track(places, f"{self.name} makes layers"):
             layer = place.layer
             made = self.twin(as_linear(layer), place, prepared, context)
             place.input = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,6 +11,8 @@ from typing import Any
 from gearshift.core.boundary import calling
 from gearshift.core.context import Context
 from gearshift.core.errors import BadRecipe, GearshiftError
+from gearshift.core.model import evaluating
+from gearshift.core.progress import track
 
 STEPS = 10  # of a pipeline's call that does not say how many
 OWN_TEXTS, OWN_TOKENS = 8, 64  # that a language model makes up
@@ -78,11 +79,15 @@ def trial(model: Any, item: Any) -> None:
         ) from None
 
 
-def watch_inputs(model: Any, data: Iterable[Any], layers: Iterable[Any], see: Callable[[Any, Any], None]) -> None:
-    """Run a model on samples; `see(layer, input)` is called whenever one of the layers is given an input."""
+def watch_inputs(
+    model: Any, data: Iterable[Any], layers: Iterable[Any], see: Callable[[Any, Any], None], by: str
+) -> None:
+    """Run a model on samples; `see(layer, input)` is called whenever one of the layers is given an input.
+
+    Args:
+        by: the algorithm's name, for the progress that is shown.
+    """
     import torch
-    from rich.console import Console
-    from rich.progress import Progress
 
     def look(layer: Any, args: tuple[Any, ...]) -> None:
         if args:
@@ -90,11 +95,8 @@ def watch_inputs(model: Any, data: Iterable[Any], layers: Iterable[Any], see: Ca
 
     handles = [layer.register_forward_pre_hook(look) for layer in layers]
     try:
-        with (
-            torch.no_grad(),
-            Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar,
-        ):
-            for item in bar.track(list(data), description="calibrates"):
+        with torch.no_grad(), evaluating(model):
+            for item in track(data, f"{by} calibrates"):
                 _run(model, item)
     finally:
         for handle in handles:

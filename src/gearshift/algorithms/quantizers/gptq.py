@@ -55,7 +55,7 @@ class Gptq(Calibrating):
         from gearshift.models.calibration import put_matrix
 
         gram = Gram(matrix(layers[0]).shape[1], layers[0].weight.device)
-        block.watch(layers[0], gram.see)
+        block.watch({layers[0]: gram.see})
         found = {}
         for layer in layers:
             weight = matrix(layer).detach().float()

@@ -12,6 +12,7 @@ from gearshift.core.errors import BadRecipe
 
 MOST, BATCH = 128, 8  # windows that are read, and those that are run at a time
 SHORT = 32  # tokens
+BETTER = "A few pages of the text it is meant for (data= and tokenizer=) make it better."
 
 
 class Grouping(LayerQuantizer, base=True):
@@ -54,7 +55,7 @@ class Calibrating(Grouping, base=True):
         """The model's blocks, one after the other, ready to be run on the batches."""
         from gearshift.models.calibration import walk
 
-        return walk(model, [place.layer for place in places], context.recipe.data)
+        return walk(model, [place.layer for place in places], context.recipe.data, self.name)
 
     def measure(self, context: Context, errors: list[tuple[float, float]]) -> None:
         """Put on the record how much less the layers' outputs err than with weights rounded to nearest.
@@ -91,17 +92,18 @@ def token_batches(model: Any, context: Context) -> list[dict[str, Any]]:
     from gearshift.training.language import own_text, window_of, windows
 
     recipe, two_halves = context.recipe, bool(getattr(model.config, "is_encoder_decoder", False))
+    if recipe.data is None and two_halves:
+        make = made_up(model, recipe.seed)
+        if make is None:
+            raise BadRecipe([f"Calibration needs `data`: {type(model).__name__} cannot write its own."])
+        context.note(f"No data was given, so calibration read random tokens and what the model made of them. {BETTER}")
+        return make()
     if recipe.data is None:
-        context.note(
-            "No data was given, so calibration read what the model wrote itself, seeded; a few pages of the text it "
-            "is meant for (data= and tokenizer=) make it better."
-        )
-        if two_halves:
-            make = made_up(model, recipe.seed)
-            if make is None:
-                raise BadRecipe([f"Calibration needs `data`: {type(model).__name__} cannot write its own."])
-            return make()
         text = own_text(model, window_of(model), recipe.seed)
+        context.note(
+            f"No data was given, so calibration read {len(text)} texts of {text.shape[1]} tokens that the model wrote "
+            f"itself, from random first tokens (seed {recipe.seed}). {BETTER}"
+        )
     elif two_halves or not _is_text(recipe.data):
         found = readable(model, context) or []
         return [dict(item) if isinstance(item, Mapping) else {"input_ids": item} for item in found]
@@ -109,6 +111,7 @@ def token_batches(model: Any, context: Context) -> list[dict[str, Any]]:
         tokens = windows(recipe.data, recipe.tokenizer, 1).flatten()
         length = min(window_of(model), len(tokens))
         text = tokens[: len(tokens) // length * length].view(-1, length)[:MOST]
+    context.measured(calibrated_on=f"{len(text)} windows of {text.shape[1]} tokens")
     device = next(model.parameters()).device
     return [{"input_ids": part.to(device)} for part in torch.as_tensor(text).split(BATCH)]
 

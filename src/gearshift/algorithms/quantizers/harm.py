@@ -22,14 +22,14 @@ The weights name the largest layers: in the U-Net's case 59 % of all weights, wh
 from __future__ import annotations
 
 import inspect
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from gearshift.algorithms.quantizers import Place
 from gearshift.core.context import Context
+from gearshift.core.progress import track
 
 STEPS = 4  # of the example run, where the user's does not say how many
 MOST_CALLS = 8  # of the denoisers that are kept of it
@@ -78,7 +78,9 @@ def of_layers(model: Any, places: list[Place], twins: Mapping[str, Any], context
     if seconds > MOST_SECONDS:
         context.note(f"{told}: measuring what each does to the output would have taken {seconds / 60:.0f} minutes.")
         return None
-    return {str(place): _alone(place, twins[str(place)], calls[id(place.root)]) for place in _shown(places)}
+    assert context.applied is not None
+    shown = track(places, f"{context.applied.algorithm.name} measures the harm of layers")
+    return {str(place): _alone(place, twins[str(place)], calls[id(place.root)]) for place in shown}
 
 
 def of_weights(places: list[Place], twins: Mapping[str, Any]) -> dict[str, float]:
@@ -158,13 +160,3 @@ def _seconds(calls: dict[int, list[Call]], places: list[Place]) -> float:
             torch.cuda.synchronize()
         total += (time.perf_counter() - started) * sum(id(place.root) == key for place in places)
     return total
-
-
-def _shown(places: list[Place]) -> Iterator[Place]:
-    """The places, with a bar on a terminal."""
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    quiet = not sys.stderr.isatty()
-    yield from track(places, "measures each layer's harm", console=console, transient=True, disable=quiet)

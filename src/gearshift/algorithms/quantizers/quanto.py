@@ -48,7 +48,7 @@ class Quanto(LayerQuantizer):
             step = step_of(x, self.weight_bits)
             steps[layer] = step.maximum(steps.get(layer, step))
 
-        watch_inputs(model, context.recipe.data, [place.layer for place in places], widen)
+        watch_inputs(model, context.recipe.data, [place.layer for place in places], widen, self.name)
         return steps
 
     def twin(self, layer: Any, place: Place, prepared: dict[Any, Any], context: Context) -> Any:

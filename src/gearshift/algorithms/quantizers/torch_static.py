@@ -56,7 +56,11 @@ class TorchStatic(LayerQuantizer):
     def prepare(self, model: Any, context: Context, places: list[Place]) -> dict[Any, Any]:
         """An observer for each layer, and how many times faster int8 convolutions are, by their sizes."""
         watching = {place.layer: self._observer(place.layer).to(place.layer.weight.device) for place in places}
-        watch_inputs(model, context.recipe.data, watching, lambda layer, x: watching[layer](_channels_last(layer, x)))
+
+        def see(layer: Any, x: Any) -> None:
+            watching[layer](_channels_last(layer, x))
+
+        watch_inputs(model, context.recipe.data, watching, see, self.name)
         return watching
 
     def twin(self, layer: Any, place: Place, prepared: dict[Any, Any], context: Context) -> Any:

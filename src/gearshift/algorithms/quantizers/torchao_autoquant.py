@@ -12,6 +12,7 @@ from gearshift.algorithms.quantizers import LayerQuantizer, quantizer_facts, sqn
 from gearshift.core.context import Context
 from gearshift.core.facts import ANY_KIND, Slot
 from gearshift.core.param import param
+from gearshift.core.progress import track
 
 LEAST_SQNR = 25.0  # dB of a layer's output for the input it was seen to have; 8-bit floats reach 28, int8 35 to 42
 WORTH_IT = 1.1  # times as fast as float; below it the gain is within the noise of measuring
@@ -43,7 +44,7 @@ class TorchaoAutoquant(LayerQuantizer):
         rows: dict[str, dict[str, Any]] = {}
         left = passed_over(model, self.types(), context.recipe)
         kept: dict[str, dict[str, str]] = {}
-        for place in self.places(model, context):
+        for place in track(self.places(model, context), f"{self.name} times layers"):
             layer = place.layer
             kept.setdefault(place.part, {})
             found = trials.fastest(as_linear(layer), place.input)

@@ -163,7 +163,8 @@ def _find(
 ) -> None:
     """Find a plan by rehearsing the call in the recipe's data, and keep it."""
     from gearshift.core.errors import BadRecipe
-    from gearshift.planner.call import rehearsal, say
+    from gearshift.core.progress import say
+    from gearshift.planner.call import rehearsal
     from gearshift.planner.gears import GearRehearsals
 
     call = rehearsal(model, context.recipe.data)

@@ -37,7 +37,8 @@ def find(model: Any, context: Context, goal: Goal, data: Any, costs: Mapping[Pre
     """Find a joint plan by rehearsing the call in `data`; None if it holds no call."""
     from gearshift.algorithms.cachers import planning
     from gearshift.algorithms.schedulers import shifting
-    from gearshift.planner.call import rehearsal, say
+    from gearshift.core.progress import say
+    from gearshift.planner.call import rehearsal
     from gearshift.planner.joint import JointRehearsals
     from gearshift.planner.plan import apart
 
