@@ -8,7 +8,7 @@ from gearshift.core.errors import BadRecipe
 from gearshift.core.extras import installed, missing
 from gearshift.core.recipe import SAVED_SETTINGS, Recipe
 from gearshift.core.registry import registry
-from gearshift.core.rules import Named, conflict, conflicts
+from gearshift.core.rules import clashes
 
 M = TypeVar("M")
 
@@ -22,14 +22,14 @@ def problems(model: Any, recipe: Any = None, /, **keywords: Any) -> list[str]:
     """
     from gearshift.core.context import Context
     from gearshift.core.devices import absent
-    from gearshift.core.record import Record, record_of
+    from gearshift.core.record import ATTRIBUTE, Record, record_of
     from gearshift.models.describe import describe
 
     wanted = Recipe.of(recipe, **keywords)
     seen = describe(model)
     record = record_of(model) or Record()
     there = [(a.algorithm.name, type(a.algorithm).facts) for a in record.applied]
-    found = _clashes(model, record, there, [(a.name, type(a).facts) for a in wanted])
+    found = clashes(there, [(a.name, type(a).facts) for a in wanted], ATTRIBUTE in vars(model))
     if wanted.device is not None and (why := absent(wanted.device)):
         found.append(why)
     traits = set(seen.traits) - {t for _, f in there for t in f.removes}
@@ -50,22 +50,6 @@ def problems(model: Any, recipe: Any = None, /, **keywords: Any) -> list[str]:
             found.append(f"{algorithm.name} runs on {', '.join(facts.devices)}, not on {device}.")
         found += [missing(p, facts.extra or "", algorithm.name) for p in facts.packages if not installed(p)]
         traits -= facts.removes
-    return found
-
-
-def _clashes(model: Any, record: Any, there: list[Named], wanted: list[Named]) -> list[str]:
-    """Why algorithms cannot be together, or cannot come to those that are on the model already."""
-    from gearshift.core.record import ATTRIBUTE
-
-    found = conflicts(wanted)
-    own = ATTRIBUTE in vars(model) or not there
-    holder = "this model" if own else "a pipeline that shares parts with this one"
-    for old in there:
-        for new in wanted:
-            reason = conflict(old, new)
-            if reason:
-                why = f"{new[0]} was applied to it before." if new[0] == old[0] else reason
-                found.append(f"{why} gearshift.restore takes {old[0]} off {holder}.")
     return found
 
 

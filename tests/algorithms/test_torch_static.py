@@ -169,7 +169,7 @@ def test_a_language_model_reads_texts_with_a_tokenizer():
 
 @pytest.mark.parametrize("given", [[], "a prompt", {"prompt": "a"}])
 def test_data_has_to_be_a_list_of_samples(given):
-    with pytest.raises(BadRecipe, match="data|as an example"):
+    with pytest.raises(BadRecipe, match=r"data|as an example"):
         optimized(build("llama").pipe, given)
 
 

@@ -7,8 +7,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gearshift.core.errors import WrongModel
+from gearshift.core.errors import GearshiftError, WrongModel
 from gearshift.core.facts import Kind, Trait
+
+ANSWERS = ("generate", "transcribe", "__call__")  # by what a runtime can be called
+
+
+class NotOfARuntime(GearshiftError, AttributeError):
+    """An attribute that only a model of torch has."""
+
+    def __init__(self, runtime: str, name: str, answers: list[str]) -> None:
+        called = " and ".join(f"`{n}`" for n in answers) or "its own methods"
+        super().__init__(
+            f"A {runtime} has no {name!r}: another engine runs it, so that what takes torch models apart, such as "
+            f"transformers.pipeline, cannot use it; call {called} of it."
+        )
 
 
 class Runtime:
@@ -25,6 +38,17 @@ class Runtime:
     kind: Kind
     traits: frozenset[Trait] = frozenset()
     components: dict[str, Any]
+
+    def __getattr__(self, name: str) -> Any:
+        """What a model of torch has and this one has not.
+
+        Raises:
+            NotOfARuntime: with what it can be called by instead.
+        """
+        if name.startswith("__"):
+            raise AttributeError(name)
+        answers = [n for n in ANSWERS if any(n in vars(cls) for cls in type(self).__mro__)]
+        raise NotOfARuntime(type(self).__name__, name, answers)
 
     def save_pretrained(self, folder: Path) -> None:
         """Write into a folder everything that `from_pretrained` needs."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from graphlib import CycleError, TopologicalSorter
+from itertools import product
 
 from gearshift.core.facts import Facts
 
@@ -38,6 +39,22 @@ def conflicts(algorithms: Sequence[Named]) -> list[str]:
     """Every reason why these algorithms cannot be one recipe."""
     found = (conflict(a, b) for i, a in enumerate(algorithms) for b in algorithms[i + 1 :])
     return [reason for reason in found if reason]
+
+
+def clashes(there: Sequence[Named], wanted: Sequence[Named], own: bool) -> list[str]:
+    """Why algorithms cannot be together, or cannot come to those that are on a model already.
+
+    Args:
+        own: whether those were applied to this model, and not to one that it shares parts with.
+    """
+    found = conflicts(wanted)
+    holder = "this model" if own else "the pipeline that shares its parts with this one"
+    for (old, facts), new in product(there, wanted):
+        reason = conflict((old, facts), new)
+        if reason:
+            before = "" if old == new[0] else f"{reason} "
+            found.append(f"{before}{old} is on {holder} already; gearshift.restore takes it off.")
+    return found
 
 
 def order(algorithms: Sequence[Named]) -> list[str]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 from gearshift.core.boundary import calling
+from gearshift.core.errors import BadRecipe
 from gearshift.core.examples import examples
 from gearshift.core.model import evaluating
 from gearshift.models.sibling import taking
+from gearshift.models.texts import fitted, texts
 
 
 def example_call(model: Any, data: Any = None, batch_size: int = 1) -> Callable[[], Any] | None:
@@ -23,7 +26,8 @@ def example_call(model: Any, data: Any = None, batch_size: int = 1) -> Callable[
             Encoder-decoder models take more than one argument, so nothing but a dict is known to fit them.
         batch_size: images or texts at once, where `data` leaves that open.
     """
-    given = next(iter(examples(data) or ()), None)
+    speaks = hasattr(model, "generate") and hasattr(model, "get_input_embeddings")
+    given = next(iter(fitted(model, islice(texts(data), 1)) if speaks else examples(data) or ()), None)
     if not hasattr(model, "forward"):
         if given is None:
             given = {"prompt": ""} if reads_prompts(model) else None
@@ -53,7 +57,11 @@ def _evaluated(model: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def layer_inputs(model: Any, data: Any = None, batch_size: int = 1) -> dict[Any, Any]:
-    """The newest input of each linear layer and convolution in one example call; empty without one."""
+    """The newest input of each linear layer and convolution in one example call; empty without one.
+
+    Raises:
+        BadRecipe: if the model cannot be called with the first item of `data`.
+    """
     import torch
     from torch import nn
 
@@ -71,8 +79,12 @@ def layer_inputs(model: Any, data: Any = None, batch_size: int = 1) -> dict[Any,
     layers = [m for p in parts(model).values() for m in p.modules() if type(m) in (nn.Linear, nn.Conv2d)]
     handles = [layer.register_forward_pre_hook(listen) for layer in layers]
     try:
-        with torch.no_grad(), calling(model, "what it was given as an example"):
+        with torch.no_grad(), calling(model, "the first item of data"):
             call()
+    except BadRecipe:
+        if data is not None:
+            raise
+        return {}  # what was made up is not for every pipeline
     finally:
         for handle in handles:
             handle.remove()
@@ -83,7 +95,7 @@ def quietly(pipe: Any, call: Mapping[str, Any]) -> Any:
     """Call a pipeline in evaluation mode without a progress bar, and leave torch's random state as it was."""
     import torch
 
-    with torch.random.fork_rng(), silent(pipe), evaluating(pipe), calling(pipe, "what it was given as an example"):
+    with torch.random.fork_rng(), silent(pipe), evaluating(pipe), calling(pipe, "the example of a call"):
         return taking(pipe, call)(**call)
 
 

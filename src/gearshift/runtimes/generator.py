@@ -18,6 +18,7 @@ from gearshift.runtimes.rows import (
     listener,
     padded,
     read_text,
+    read_tokens,
     told,
     width,
     without_padding,
@@ -52,7 +53,8 @@ class CausalGenerator(CTranslateModel):
         token by token, and its first token does not count as having come before.
 
         Args:
-            input_ids: int64 [prompts, tokens], or a string, or a list of strings where there is a tokenizer.
+            input_ids: int64 [prompts, tokens], lists of token ids, or what a tokenizer gives; or a string, or a list of
+                strings, where there is a tokenizer.
             attention_mask: [prompts, tokens], 0 at padding, on either side; absent, padding tokens are padding unless
                 they end sequences as well.
             generation_config: goes before the model's own; arguments go before both.
@@ -72,6 +74,8 @@ class CausalGenerator(CTranslateModel):
         """
         text = is_text(input_ids)
         rows = read_text(input_ids, self.tokenizer) if text else []
+        if not text:
+            input_ids, attention_mask = read_tokens(input_ids, attention_mask)
         length = max(map(len, rows)) if text else width(input_ids, self.vocabulary)
         decoding = self._decoding(ARGUMENTS, given, generation_config, length)
         rows = rows or without_padding(input_ids, attention_mask, decoding.pad, decoding.ends)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
 from gearshift.core.errors import BadValue
+from gearshift.models.texts import as_tokens
 
 
 def is_text(given: Any) -> bool:
@@ -30,6 +31,18 @@ def write_text(given: Any, sequences: list[list[int]], tokenizer: Any) -> Any:
     """Texts without special tokens; one by itself where one was given."""
     texts = tokenizer.batch_decode(sequences, skip_special_tokens=True)
     return texts[0] if isinstance(given, str) and len(texts) == 1 else texts
+
+
+def read_tokens(given: Any, mask: Any) -> tuple[Any, Any]:
+    """Token ids as a tensor [prompts, tokens] and their mask, from lists, arrays and dicts of them too.
+
+    Raises:
+        BadRecipe: for lists of anything else.
+    """
+    found = as_tokens(given)
+    if isinstance(found, Mapping):
+        return found.get("input_ids"), found.get("attention_mask", as_tokens(mask))
+    return found, as_tokens(mask)
 
 
 def width(input_ids: Any, vocabulary: int) -> int:

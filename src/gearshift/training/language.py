@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from gearshift.core.errors import BadRecipe
+from gearshift.core.errors import BadRecipe, quoted
 from gearshift.core.model import evaluating
 from gearshift.core.progress import Progress, progress
+from gearshift.models.texts import positions, texts
 
 WINDOW = 256
 OWN_WINDOWS = 32
@@ -84,9 +85,7 @@ def answers(model: Any, batches: Iterable[torch.Tensor]) -> list[Answers]:
 
 def window_of(model: Any) -> int:
     """Tokens of a window: 256, or what the model's positions allow."""
-    config = model.config
-    most = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or WINDOW
-    return min(WINDOW, int(most))
+    return min(WINDOW, positions(model) or WINDOW)
 
 
 def windows(data: Iterable[Any], tokenizer: Any, length: int) -> torch.Tensor:
@@ -98,7 +97,7 @@ def windows(data: Iterable[Any], tokenizer: Any, length: int) -> torch.Tensor:
     Raises:
         BadRecipe: if there are strings but no tokenizer, an item is something else, or all is too short for one window.
     """
-    found = [_tokens(item, tokenizer) for item in data]
+    found = [_tokens(item, tokenizer) for item in texts(data)]
     joined = torch.cat(found) if found else torch.empty(0, dtype=torch.long)
     count = len(joined) // length
     if not count:
@@ -111,10 +110,11 @@ def _tokens(item: Any, tokenizer: Any) -> torch.Tensor:
         if tokenizer is None:
             raise BadRecipe(["The data holds strings, so it takes a `tokenizer` to read them."])
         item = tokenizer(item)["input_ids"]
-    elif isinstance(item, Mapping):
-        item = item["input_ids"]
+    elif isinstance(item, Mapping) and "input_ids" in item:
+        mask = item.get("attention_mask")
+        item = item["input_ids"] if mask is None else item["input_ids"][mask.bool()]
     if not isinstance(item, (list, torch.Tensor)):
-        raise BadRecipe([f"An item of data is a string, tokens, or a dict with input_ids. Got {type(item).__name__}."])
+        raise BadRecipe([f"An item of data is a string, tokens, or a dict with input_ids. Got {quoted(item)}."])
     return torch.as_tensor(item, dtype=torch.long).flatten()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 
 FITTED_DEPTH = 3
 FEWEST = 2  # steps that a plan computes
+MOST = 1e6  # times that anything can be asked to be faster or smaller
 SEARCHES = 7  # counts that are tried on the way to a quality, at most
 
 
@@ -253,8 +253,10 @@ def goal_of(named: str, speed: float | None, quality: float | None, memory: floa
             "A plan needs one of speed (times as fast), quality (dB) and memory (times less memory-time), and only one."
         )
     for name, value in (("speed", speed), ("memory", memory)):
-        if value is not None and not (_number(value) and 1 <= value < math.inf):
-            raise BadValue(f"The {name!r} of a plan must be 1 or more, a number of times. Got {quoted(value)} instead.")
+        if value is not None and not (_number(value) and 1 <= value <= MOST):
+            raise BadValue(
+                f"The {name!r} of a plan must be 1 to {MOST:.0f}, a number of times. Got {quoted(value)} instead."
+            )
     if quality is not None and not (_number(quality) and 0 < quality <= 120):
         raise BadValue(f"The 'quality' of a plan must be between 0 and 120 dB. Got {quoted(quality)} instead.")
     fraction, less = (None if v is None else 1 / v for v in (speed, memory))

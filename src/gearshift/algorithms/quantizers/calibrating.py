@@ -33,17 +33,22 @@ def samples(context: Context, found: list[Any]) -> Iterator[None]:
 
 
 def readable(model: Any, context: Context) -> list[Any] | None:
-    """The user's samples as what the model takes: texts as tokens, on its device; None if there are none.
+    """The user's samples as what the model takes: texts as tokens, on its device, no more than it has positions for.
+
+    None if there are none.
 
     Raises:
         BadRecipe: for data without an item, or texts without a tokenizer.
     """
+    from gearshift.models.texts import fitted, texts
+
     recipe = context.recipe
     if recipe.data is None:
         return None
-    if isinstance(recipe.data, (str, Mapping)):
-        raise BadRecipe(["data is a list of samples; put the one that was given into a list."])
-    found = [_item(model, item, recipe.tokenizer) for item in recipe.data]
+    speaks = hasattr(model, "get_input_embeddings")
+    given = texts(recipe.data) if speaks else recipe.data
+    read = [_item(model, item, recipe.tokenizer) for item in given]
+    found = fitted(model, read) if speaks else read
     if not found:
         raise BadRecipe(["data has no item; calibration needs at least one."])
     return found
@@ -147,8 +152,9 @@ def _placed(model: Any, call: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _longest(model: Any, tokenizer: Any) -> int:
-    places = getattr(getattr(model, "config", None), "max_position_embeddings", None)
-    return min(TOKENS, places or TOKENS, getattr(tokenizer, "model_max_length", None) or TOKENS)
+    from gearshift.models.texts import positions
+
+    return min(TOKENS, positions(model) or TOKENS, getattr(tokenizer, "model_max_length", None) or TOKENS)
 
 
 def _with_answer(model: Any, call: dict[str, Any]) -> dict[str, Any]:
