@@ -209,3 +209,24 @@ def test_a_real_model_hears_what_was_said(recipe, recording, monkeypatch):
     lengths = [end - start for start, end in (chunk["timestamp"] for chunk in answer["chunks"])]
     assert max(lengths) < 1.5
     assert np.mean(lengths) > 0.1
+
+
+def tones():
+    """Eight seconds of what nobody says."""
+    t, draw = np.arange(8 * RATE) / RATE, np.random.default_rng(0)
+    return {
+        "tone": 0.3 * np.sin(2 * np.pi * 440 * t),
+        "high tone": 0.3 * np.sin(2 * np.pi * 3000 * t),
+        "beeps": 0.3 * np.sin(2 * np.pi * 800 * t) * (t % 1 < 0.3),
+        "noise": draw.normal(0, 0.1, len(t)),
+        "faint noise": draw.normal(0, 1e-5, len(t)),
+        "silence": np.zeros(len(t)),
+    }
+
+
+@pytest.mark.skipif(not FOLDER, reason="needs GEARSHIFT_WHISPER, a folder with an English Whisper")
+def test_a_real_model_hears_no_words_in_tones_and_noise():
+    model = gs.optimize(WhisperForConditionalGeneration.from_pretrained(FOLDER, dtype=torch.float32), "ifw")
+    for name, sound_ in tones().items():
+        assert model(sound_.astype(np.float32))["text"] == "", name
+        assert model(np.stack([sound_] * 2, axis=1).astype(np.float32))["text"] == "", name

@@ -61,6 +61,33 @@ def test_what_is_taken_for_silence_is_left_out():
     assert heard.output == ()
 
 
+MUMBLED = Output((TIME, 1, 2, TIME + 50), -1.5, 0.3)  # unsure words, and somebody speaks
+LIKELY = Output((TIME, 1, 2, TIME + 50), -0.3, 0.9)  # sure words, where nobody seems to speak
+INVENTED = Output((TIME, 1, 2, 3, 4, TIME + 50), -2.4, 0.2)  # no word is likely
+DOUBTED = Output((TIME, 1, TIME + 50), -1.4, 0.5)  # unsure of the words and of the speaker
+HUMMED = Output((TIME, *[7] * 200, TIME + 50), -0.1, 0.5)
+
+
+@pytest.mark.parametrize("answers", [[INVENTED], [DOUBTED], [HUMMED], [HUMMED, INVENTED, DOUBTED]])
+def test_nothing_is_said_rather_than_something_made_up(answers):
+    (heard,) = hear(Scripted(*answers), [np.zeros(9)], [[0]], [0], say)
+    assert heard.output == ()
+
+
+@pytest.mark.parametrize("answer", [SURE, UNSURE, MUMBLED, LIKELY, LOOP])
+def test_unsure_words_of_somebody_who_speaks_are_kept(answer):
+    (heard,) = hear(Scripted(answer), [np.zeros(9)], [[0]], [0], say)
+    assert heard.output == answer.tokens
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"), [(" .", False), (" ...", False), ("\u266a", False), (" 7", True), ("\u306d", True)]
+)
+def test_an_output_without_a_letter_is_no_text(text, kept):
+    (heard,) = hear(Scripted(SURE), [np.zeros(9)], [[0]], [0], lambda tokens: text)
+    assert (heard.output == SURE.tokens) is kept
+
+
 # whole recordings, with words made of tones
 
 

@@ -55,6 +55,9 @@ class LLMInt8Linear(FrozenLinear):
     def quantize(self, weight: torch.Tensor) -> None:
         self.qweight, self.scale, _ = bnb.functional.int8_vectorwise_quant(weight.to(_exact(weight), copy=True))
 
+    def activations(self) -> str | None:
+        return f"to 8 bits, token by token, but for columns with a value of {OUTLIERS:g} or more"
+
     def product(self, rows: torch.Tensor) -> torch.Tensor:
         run = _int8_op if torch.compiler.is_compiling() or torch.jit.is_tracing() else _int8
         return run(rows, self.qweight, self.scale)

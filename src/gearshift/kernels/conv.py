@@ -47,6 +47,9 @@ class Int8Conv2d(Int8Layer, nn.Conv2d):
         self.dilation, self.groups, self.padding_mode = (1, 1), 1, "zeros"
         self.transposed, self.output_padding = False, (0, 0)
 
+    def activations(self) -> str | None:
+        return "to 8 bits, in one range for a batch"
+
     @classmethod
     def from_float(cls, conv: nn.Conv2d, unsigned: bool = False, pair_safe: bool | None = None) -> Int8Conv2d:
         """Quantize a float layer, which stays as it was; raises ValueError where supports(conv) is False."""

@@ -18,6 +18,7 @@ from gearshift.kernels.scales import usable
 
 FORMATS = {"e4m3fn": torch.float8_e4m3fn, "e5m2": torch.float8_e5m2}
 MULTIPLE = 16  # of both sizes of a weight that torch._scaled_mm takes on CUDA
+TOKENS = "to 8-bit floats, token by token"
 ADA = (8, 9)  # the first compute capability that multiplies 8-bit floats
 
 
@@ -57,6 +58,9 @@ class Fp8Linear(FrozenLinear):
     def quantize(self, weight: torch.Tensor) -> None:
         self.qweight, scale = rounded(weight, self.qweight.dtype)
         self.scale = scale.squeeze(1)
+
+    def activations(self) -> str | None:
+        return TOKENS if multiplies(self.qweight.device) else None
 
     def product(self, rows: torch.Tensor) -> torch.Tensor:
         if takes(rows, self.qweight):

@@ -77,6 +77,12 @@ class GroupedLinear(FrozenLinear):
             return dequantize(self.grouped, dtype)
         return (dequantize(self.grouped) * self.input_scale).to(dtype)
 
+    def activations(self) -> str | None:
+        computed = self.dtype if self.compute is None else self.compute
+        if not self.decodes or (computed != self.dtype and has_arithmetic(computed)):
+            return None
+        return weight_only.rounding(self.grouped, self.codes.device)
+
     def quantize(self, weight: torch.Tensor) -> None:
         """Round to nearest, on grids of the least squared error: no calibration is at hand for another weight."""
         exact = weight.detach().float() / (1 if self.input_scale is None else self.input_scale)

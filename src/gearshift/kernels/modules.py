@@ -55,6 +55,9 @@ class Int8Layer(QuantizedLayer):
     def weight_shape(self) -> tuple[int, ...]:
         return tuple(self.qweight.shape)
 
+    def activations(self) -> str | None:
+        return "to 8 bits, token by token"
+
     def fill(self, layer: nn.Linear | nn.Conv2d, pair_safe: bool | None) -> None:
         """Take over a float layer's weight, bias, mode and device."""
         self.pair_safe = pair_safe

@@ -65,6 +65,10 @@ class QuantizedLayer(nn.Module):
         """The weight's shape, output channels first."""
         raise NotImplementedError
 
+    def activations(self) -> str | None:
+        """How products round activations too, where this layer is; None if they take them as they come."""
+        return None
+
     def take(self, layer: Any) -> None:
         """Take over a float layer's bias, mode and whatever else is not the weight."""
         if layer.bias is not None:

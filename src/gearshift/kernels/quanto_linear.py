@@ -75,6 +75,9 @@ class QuantoLinear(FrozenLinear):
     def quantize(self, weight: torch.Tensor) -> None:
         self.values, self.scale, self.lowest = _rounded(weight.float(), self.kind)
 
+    def activations(self) -> str | None:
+        return None if self.input_scale is None else "to 8 bits, in the ranges that calibration found"
+
     def product(self, rows: torch.Tensor) -> torch.Tensor:
         if rows.dtype == torch.float64:
             return self.product(rows.float()).double()

@@ -33,6 +33,9 @@ class StaticInt8Layer(Int8Layer):
     def quantize(self, weight: torch.Tensor) -> None:
         super().quantize(static_int8.folded(weight.detach().float(), self.step))
 
+    def activations(self) -> str | None:
+        return "to 8 bits, in the ranges that calibration found"
+
     def fill_with(self, layer: nn.Linear | nn.Conv2d, fixed: Fixed) -> None:
         """Take over a float layer, its weight rounded as this machine's CPU needs it, and a range."""
         self.step, self.zero = fixed

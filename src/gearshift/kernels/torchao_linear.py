@@ -21,10 +21,16 @@ from gearshift.kernels.frozen import FrozenLinear
 from gearshift.kernels.grouped import Grouped, pack, unpack
 from gearshift.kernels.int8 import Quantized
 from gearshift.kernels.scales import usable
-from gearshift.kernels.weight_only import matmul4, matmul8
+from gearshift.kernels.weight_only import matmul4, matmul8, rounding
 
 ao = need("torchao.quantization", "torchao", "A layer of torchao")
 workflows = need("torchao.quantization.quantize_.workflows", "torchao", "A layer of torchao")
+ROUNDING = {
+    "int4dq": "to 8 bits, token by token",
+    "int8dq": "to 8 bits, token by token",
+    "fp8dq": "to 8-bit floats, in one range for all tokens",
+    "fp8dqrow": "to 8-bit floats, token by token",
+}
 EMPTY = 1e-35  # rows of nothing larger are zeros
 GROUPS = (64, 32)  # 4 bits: inputs that share a scale and a zero point; the first that divides them
 # what gearshift's own products are for on a CPU; that of int8 activations is there on some
@@ -90,6 +96,11 @@ class TorchaoLinear(FrozenLinear):
             self._join()
         return self._joined
 
+    def activations(self) -> str | None:
+        if self.quant_type == "int4wo" and self.packed:
+            return rounding(self._grouped(), self.qdata.device)
+        return ROUNDING.get(self.quant_type)
+
     def product(self, rows: torch.Tensor) -> torch.Tensor:
         if self.tiled and not rows.is_cuda:
             raise GearshiftError("These 4-bit weights of torchao are laid out for CUDA: move the model there.")
@@ -110,10 +121,7 @@ class TorchaoLinear(FrozenLinear):
 
     def _own_product(self, rows: torch.Tensor) -> torch.Tensor:
         if self.packed:
-            scale, zero = self.scale.float(), self.zero_point.float() + 8
-            group = self.in_features // scale.shape[1]
-            rows = _in_8_bits(rows) if self.quant_type == "int4dq" else rows
-            return matmul4(rows, Grouped(self.qdata, scale, zero, 4, group, self.in_features))
+            return matmul4(_in_8_bits(rows) if self.quant_type == "int4dq" else rows, self._grouped())
         if self.quant_type == "fp8wo":
             return F.linear(rows, widened(self.qdata, self.scale.flatten()).to(rows.dtype))
         weight = Quantized(self.qdata, self.scale.flatten())
@@ -126,6 +134,11 @@ class TorchaoLinear(FrozenLinear):
             held = getattr(weight, name)
             self.register_buffer(name, pack((held + 8).to(torch.uint8), 4) if self._packs(name) else held)
         self._join()
+
+    def _grouped(self) -> Grouped:
+        """The 4-bit weight as our own kernels take it."""
+        scale, zero = self.scale.float(), self.zero_point.float() + 8
+        return Grouped(self.qdata, scale, zero, 4, self.in_features // scale.shape[1], self.in_features)
 
     def _theirs(self, rows: torch.Tensor) -> torch.Tensor:
         """torchao's product; rows of zeros, which it would divide by zero, are left out of it."""

@@ -142,6 +142,13 @@ def kernels() -> ctypes.CDLL | None:
     return library
 
 
+def rounding(packed: Grouped, device: torch.device) -> str | None:
+    """How the kernels round activations beside a 4-bit weight; None where other products take its place."""
+    if device.type != "cpu" or not takes(packed) or kernels() is None:
+        return None
+    return f"to 8 bits, in groups of {packed.group}, for up to {FEW_ROWS} tokens at a time"
+
+
 def problem() -> str | None:
     """Why our own kernels are not there, as a sentence; None if they are."""
     if kernels() is not None:

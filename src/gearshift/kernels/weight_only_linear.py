@@ -10,7 +10,7 @@ from torch import nn
 from gearshift.kernels.frozen import FrozenLinear
 from gearshift.kernels.grouped_linear import GroupedLinear
 from gearshift.kernels.int8 import Quantized, quantize_weight
-from gearshift.kernels.weight_only import fitting_group, matmul4, matmul8, pack4, unpack
+from gearshift.kernels.weight_only import fitting_group, matmul4, matmul8, pack4, rounding, unpack
 
 
 class Int8WeightLinear(FrozenLinear):
@@ -62,6 +62,9 @@ class Int8WeightLinear(FrozenLinear):
 
 class Int4WeightLinear(GroupedLinear):
     """A GroupedLinear of 4 bits that multiplies by the kernels for decoding."""
+
+    def activations(self) -> str | None:
+        return rounding(self.grouped, self.codes.device)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         return matmul4(input, self.grouped, self.bias)

@@ -28,6 +28,7 @@ class Course:
         self._coordinates: list[float] = []
         self._places: list[Place] = []
         self._whole = 0.0
+        self._found_by: tuple[tuple[float, ...], Reading | None] = ((), None)
 
     @property
     def scheduler(self) -> Any:
@@ -47,6 +48,7 @@ class Course:
         self._read()
         begin = getattr(self.scheduler, "begin_index", None)
         places = self._places if begin is None else self._places[begin : begin + 1]
+        self._found_by = values, reading
         found = reading.find(values, places) if values and places else None
         self.position = (found or 0) if begin is None else begin
         return begin is not None or found is not None
@@ -126,7 +128,10 @@ class Course:
             return True
         offs = {i: abs(t - timestep) for i, t in enumerate(self._timesteps) if close(t, timestep)}
         if offs and self.step == 0:
-            self.position = min(offs, key=lambda i: (offs[i], abs(i - self.position)))
+            was, self.position = self.position, min(offs, key=lambda i: (offs[i], abs(i - self.position)))
+            values, reading = self._found_by
+            if self.position != was and reading is not None and values:
+                reading.find(values, [self._places[self.position]])
         return not offs or self.position in offs
 
     def _read(self) -> None:

@@ -127,6 +127,9 @@ class Run(Course):
         """
         if self.recording is not None and output is not None:
             self.recording.note(self, output, sample, (following,))
+        if self.step == 0:  # the scheduler's first step has told the place by now
+            for log in self.logs.values():
+                log.total = self.total
         self.step += 1
         self.position += 1
         self.branch = self.sample = self.share = None

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from gearshift.algorithms.quantizers import LANGUAGE, sqnr
+from gearshift.algorithms.quantizers import LANGUAGE, sqnr, tell_activations
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.context import Context
 from gearshift.core.facts import Facts, Family, Persist, Slot, Stage, Trait
@@ -51,6 +51,7 @@ class IpexLlm(Algorithm):
         size, seconds, noise = size_bytes(model), token_seconds(model), []
         tied = _shares_weight(model)
         paths: dict[str, int] = {}
+        twins: list[Any] = []
         for path, bits in track(self._layers(model, context.recipe), f"{self.name} makes layers"):
             layer = model.get_submodule(path)
             linear = as_linear(layer)
@@ -59,6 +60,7 @@ class IpexLlm(Algorithm):
             noise.append(sqnr(layer.weight, twin.weight))
             context.change(Swap(model, path, twin, layer if context.keep_original else None, self.name))
             paths[path] = made.bits
+            twins.append(made)
         if tied and not _shares_weight(model):
             context.change(Untied(model.config))
             context.note("The output head got a weight of its own; it had that of the embedding.")
@@ -68,6 +70,7 @@ class IpexLlm(Algorithm):
         context.measured(
             sqnr_mean=sum(noise) / max(len(noise), 1), token_speed_over_float=seconds / token_seconds(model)
         )
+        tell_activations(context, twins)
         self._tell(context, problem())
 
     def rebuild(self, model: Any, context: Context) -> None:

@@ -205,12 +205,14 @@ class Report:
     def __init__(self) -> None:
         self.sqnr: dict[str, float] = {}
         self.left: dict[str, str] = {}
+        self.twins: list[Any] = []
 
     def leave(self, place: Place, reason: str) -> None:
         self.left[str(place)] = reason
 
     def take(self, place: Place, layer: Any, twin: Any) -> None:
         self.sqnr[str(place)] = sqnr(layer.weight, twin.weight)
+        self.twins.append(twin)
 
     def tell(self, context: Context, name: str, timed: Timed | None) -> None:
         """Put it on the record; warn where the layers, or calls as a whole, are slower than before."""
@@ -219,6 +221,7 @@ class Report:
             context.warn(f"{name} replaced no layer: {_reasons(self.left)}.")
             return
         context.measured(sqnr_mean=sum(self.sqnr.values()) / len(self.sqnr), sqnr=self.sqnr)
+        tell_activations(context, self.twins)
         if timed is None:
             context.note("No example call was at hand, so the speed of the layers was not measured.")
             return
@@ -229,6 +232,19 @@ class Report:
                 f"{name} saves memory here, but its layers run at {layers:.2f} times the speed of float ones, and a "
                 f"call of the model at {whole.speed:.2f} times, at the sizes it uses on this machine."
             )
+
+
+def tell_activations(context: Context, twins: Iterable[Any]) -> None:
+    """Say it where layers round not only weights."""
+    from gearshift.kernels.linear_view import inside
+
+    ways: dict[str, int] = {}
+    for twin in twins:
+        way = getattr(inside(twin), "activations", lambda: None)()
+        if way is not None:
+            ways[way] = ways.get(way, 0) + 1
+    for way, count in ways.items():
+        context.note(f"Activations are rounded too, {way} ({count} layers).")
 
 
 def sqnr(exact: Any, rounded: Any) -> float:

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from gearshift.algorithms.quantizers import LayerQuantizer, quantizer_facts, sqnr
+from gearshift.algorithms.quantizers import LayerQuantizer, quantizer_facts, sqnr, tell_activations
 from gearshift.core.context import Context
 from gearshift.core.facts import ANY_KIND, Slot
 from gearshift.core.param import param
@@ -44,6 +44,7 @@ class TorchaoAutoquant(LayerQuantizer):
         rows: dict[str, dict[str, Any]] = {}
         left = passed_over(model, self.types(), context.recipe)
         kept: dict[str, dict[str, str]] = {}
+        twins: list[Any] = []
         for place in track(self.places(model, context), f"{self.name} times layers"):
             layer = place.layer
             kept.setdefault(place.part, {})
@@ -55,10 +56,12 @@ class TorchaoAutoquant(LayerQuantizer):
             if found.twin is not None:
                 kept[place.part][place.path] = found.name
                 original, twin = layer if context.keep_original else None, in_place_of(layer, found.twin)
+                twins.append(twin)
                 context.change(Swap(place.root, place.path, twin, original, self.name))
         context.save(parts=list(kept), paths=kept)
         context.measured(layers=sum(map(len, kept.values())), left=left, choices=rows)
         context.measured(size_before=before, size_after=size_bytes(model), seconds=time.perf_counter() - started)
+        tell_activations(context, twins)
         context.note(f"Timings are kept in {trials.timings.path}.")
         if not any(kept.values()):
             context.warn(f"{self.name} left every layer in float: {_why(rows, left)}.")

@@ -69,6 +69,8 @@ def gear_up(
         boxes.append(Gearbox(label, context.record, make, own))
         context.change(Engaged(gate, boxes[-1]))
     context.measured(layers=count, nested_bytes=size)
+    if count and not weight_only:
+        context.note("Activations are rounded too in low gears: to 8 bits, token by token or image by image.")
     return boxes
 
 

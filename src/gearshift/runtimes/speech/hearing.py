@@ -15,6 +15,7 @@ TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 LOOPING = 2.4  # text that zlib makes as many times shorter repeats itself
 UNSURE = -1.0  # mean log-probability of a token
 SILENT = 0.6  # probability that nobody speaks
+INVENTED = -2.0  # mean log-probability below which not one word is likely
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ def hear(
     """Tokens of each piece.
 
     Outputs that repeat themselves or that the model is not sure of are made again at rising temperatures until one is
-    sound; where none is, the best of them is taken. What the model is unsure of and takes for silence is left out.
+    sound; where none is, the best of them is taken. What the model is unsure of and takes for silence is left out, as
+    are outputs without a letter: tones and noise have no words, and a high temperature finds some in anything.
 
     Args:
         pieces: samples of each, at most a window long.
@@ -60,7 +62,7 @@ def hear(
         rows = [row for row in rows if not best[row][0][0]]
         if not rows:
             break
-    outputs = [() if _silence(best[row][1]) else best[row][1].tokens for row in range(len(pieces))]
+    outputs = [() if _wordless(*best[row], engine, decode) else best[row][1].tokens for row in range(len(pieces))]
     if not timed:
         return [Heard(output) for output in outputs]
     return _timed(engine, encoded, pieces, prompts, outputs)
@@ -81,6 +83,18 @@ def _rank(output: Output, text: str) -> tuple[bool, bool, float]:
 
 def _silence(output: Output) -> bool:
     return output.no_speech > SILENT and output.confidence < UNSURE
+
+
+def _wordless(rank: tuple, output: Output, engine: Engine, decode: Decode) -> bool:
+    """Whether an output is no text, or less likely to be what somebody said than to be made up.
+
+    Doubt in the words and in the speaker add up: half sure that nobody speaks, a model has to be surer of its words.
+    """
+    text = decode(texts_of(output.tokens, engine.tokens))
+    if not any(letter.isalnum() for letter in text):
+        return True
+    looping = not rank[1] and output.no_speech > SILENT / 2  # at every temperature
+    return looping or output.confidence < INVENTED or output.no_speech * -output.confidence > SILENT * -UNSURE
 
 
 def _timed(
