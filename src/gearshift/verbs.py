@@ -207,7 +207,9 @@ def status(model: Any) -> Any:
     """What was done to a model: algorithms, parameters, notes, figures, and each step's decision in the newest run."""
     from gearshift.core.record import record_of
     from gearshift.core.status import Status
+    from gearshift.steps.keeping import look_after
 
+    look_after(model)
     return Status.of(record_of(model), model)
 
 

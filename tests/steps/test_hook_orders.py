@@ -7,9 +7,12 @@ import random
 import warnings
 
 import pytest
-from support.hooks import ACTIONS, HOOKS, Walk
+from support.hooks import ACTIONS, HOOKS, STEPS, Walk
+from support.runs import filled
+from support.tiny import build
 
 import gearshift as gs
+from gearshift.core.errors import GearshiftWarning
 from gearshift.steps.chain import links
 from gearshift.steps.gate import Gate
 
@@ -44,3 +47,41 @@ def test_a_forward_that_somebody_keeps_hands_calls_on_after_restore():
         gs.restore(walk.tiny.pipe)
     assert walk.run().equal(walk.wanted[False, False])
     assert len([link for link in links(walk.net) if isinstance(link, Gate)]) == 1  # the one that is kept
+
+
+@pytest.mark.parametrize("recipe", ["taylor(start_step=1)", "fora(start_step=1)"])
+def test_gates_that_another_forward_pushed_out_are_back_in_the_next_run(recipe):
+    tiny = build("flux")
+    plain = tiny.run(steps=STEPS)
+    gs.optimize(tiny.pipe, recipe)
+    wanted = tiny.run(steps=STEPS)
+    for module in tiny.pipe.transformer.modules():
+        vars(module).pop("forward", None)
+    assert not gs.status(tiny.pipe).last_run  # there may have been calls without the gates since
+    for module in tiny.pipe.transformer.modules():
+        module.forward = type(module).forward.__get__(module)
+    assert tiny.run(steps=STEPS).equal(wanted)
+    assert filled(tiny.pipe)
+    gs.restore(tiny.pipe)
+    assert tiny.run(steps=STEPS).equal(plain)
+
+
+def test_modules_that_were_replaced_are_told():
+    tiny, other = build("flux"), build("flux")
+    gs.optimize(tiny.pipe, "fora(start_step=1)")
+    tiny.run(steps=STEPS)
+    tiny.pipe.transformer.transformer_blocks[0] = other.pipe.transformer.transformer_blocks[0]
+    with pytest.warns(GearshiftWarning, match=r"fora does nothing at 1 modules \(FluxTransformerBlock\)"):
+        tiny.run(steps=STEPS)
+    tiny.pipe.transformer = other.pipe.transformer
+    with pytest.warns(GearshiftWarning, match=r"fora does nothing at \d+ modules \(FluxTransformer2DModel"):
+        status = gs.status(tiny.pipe)
+    assert not status.last_run and "were replaced" in status.applied[0]["notes"][-1]
+
+
+def test_a_pipeline_that_shares_parts_with_an_optimized_one_is_told_nothing():
+    tiny, other = build("sd"), build("sd")
+    gs.optimize(tiny.pipe, "periodic")
+    other.pipe.vae = tiny.pipe.vae
+    other.run(steps=STEPS)
+    assert all("replaced" not in note for entry in gs.status(other.pipe).applied for note in entry["notes"])

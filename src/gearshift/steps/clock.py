@@ -7,6 +7,7 @@ import sys
 from types import FrameType
 from typing import Any
 
+from gearshift.steps.keeping import look_after, pipeline_of
 from gearshift.steps.opened import sweep, use
 from gearshift.steps.run import Run, current, open_run, opened
 
@@ -41,8 +42,11 @@ class Heard:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.name == "step":
             return self._step(sys._getframe(1), args, kwargs)
-        result = self._own(*args, **kwargs)
-        open_run(Run(self.scheduler, frame=sys._getframe(1)))
+        result, caller = self._own(*args, **kwargs), sys._getframe(1)
+        pipeline = pipeline_of(caller, self.scheduler)
+        if pipeline is not None:
+            look_after(pipeline)
+        open_run(Run(self.scheduler, frame=caller))
         return result
 
     @property

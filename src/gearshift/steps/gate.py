@@ -67,12 +67,16 @@ class Gate(Link):
     def stand(self) -> None:
         """Take the place in front of the module's own forward, unless it is there already."""
         if not self.is_reached:
-            places = innermost(self.module)
-            held = places[0].held
-            self.behind = None if is_own(held, self.module) else held
-            for slot in places:
-                slot.put(self, self.module)
+            self.link()
         self.on = True
+
+    def link(self) -> None:
+        """Go in front of the module's own forward, or of one that somebody set and that cannot be looked into."""
+        places = innermost(self.module)
+        held = places[0].held
+        self.behind = None if is_own(held, self.module) else held
+        for slot in places:
+            slot.put(self, self.module)
 
     def leave(self) -> None:
         """Give the place back, whatever hooks were put around it since."""

@@ -71,7 +71,13 @@ class Tally:
 
     def tell_hooks(self, module: Any, hooks: str, word: str) -> None:
         """That hooks or gates inside of a module would be baked into a graph of it."""
-        self.tell(f"{name_of(module)} runs as it is, not {word}, while hooks of {hooks} are on modules inside of it.")
+        if hooks == "gearshift":
+            reason = (
+                "as an algorithm that came later decides inside of it; restore the model and apply both in one recipe"
+            )
+        else:
+            reason = f"while hooks of {hooks} are on modules inside of it"
+        self.tell(f"{name_of(module)} runs as it is, not {word}, {reason}.")
 
     def count(self, graphs: int, again: bool) -> None:
         """Graphs that a call made; `again`: for a module that had some, as shapes or arguments were new."""
