@@ -120,3 +120,22 @@ def test_a_conv1d_is_still_one_and_has_its_weight_its_own_way_round():
     gs.optimize(tiny.pipe, "hqq")
     assert {p: m.weight.shape for p, m in tiny.pipe.named_modules() if isinstance(m, Conv1D)} == before
     assert {p: tiny.pipe.state_dict()[f"{p}.weight"].shape for p in before} == before
+
+
+NESTED = {"adaptive_precision": {"store": "nested"}}
+
+
+@pytest.mark.parametrize("recipe", ["qkv_diffusers", "qkv_diffusers, hqq_diffusers", NESTED])
+def test_the_float_models_state_dict_can_be_loaded(recipe):
+    tiny, other = build("flux"), build("flux", seed=1)
+    gs.optimize(tiny.pipe, recipe)
+    tiny.pipe.transformer.load_state_dict(other.pipe.transformer.state_dict())
+    assert distance(tiny.run(steps=2), other.run(steps=2)) < 0.05
+
+
+def test_what_a_library_saves_of_a_quantized_model_is_the_float_model_it_stands_for(tmp_path):
+    tiny = build("gpt2")
+    gs.optimize(tiny.pipe, "hqq")
+    tiny.pipe.save_pretrained(tmp_path)
+    again = type(tiny.pipe).from_pretrained(tmp_path).eval()
+    assert distance(tiny.run(pipe=again), tiny.run()) < 1e-4

@@ -97,6 +97,8 @@ class FusedHead(FusedPart):
         self.widths = list(widths)
         self.in_features, self.out_features = fused.in_features, self.widths[0]
         self.fused = fused
+        self.register_load_state_dict_post_hook(_without_missing)
+        self.given_in_parts = ""
         self.aside: tuple[torch.Tensor, tuple[torch.Tensor, ...]] | None = None
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
@@ -122,6 +124,19 @@ class FusedHead(FusedPart):
 
     def share(self, name: str) -> Any:
         return self.rows(0, name)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        in_parts = f"{prefix}weight" in state_dict and not any(
+            name.startswith(f"{prefix}fused.") for name in state_dict
+        )
+        self.given_in_parts = f"{prefix}fused." if in_parts else ""
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def _without_missing(head: FusedHead, keys: Any) -> None:
+    """After loading separate projections: the fused one, which they were written to, is not missing."""
+    if head.given_in_parts:
+        keys.missing_keys[:] = [name for name in keys.missing_keys if not name.startswith(head.given_in_parts)]
 
 
 class FusedTail(FusedPart):

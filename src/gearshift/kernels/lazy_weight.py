@@ -46,7 +46,7 @@ class Source:
         """The working copy, as new as the weight."""
         if self.copy is None:
             with torch.inference_mode(False), torch.no_grad():
-                self.copy = self.owner.read_weight()
+                self.copy = self.owner.read_weight().contiguous()  # as the lazy weight says of itself
         elif self.seen != self.owner.writes:
             self.copy.copy_(self.owner.read_weight())
         self.seen = self.owner.writes
