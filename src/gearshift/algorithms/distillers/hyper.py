@@ -53,6 +53,7 @@ class Hyper(Algorithm):
 
     def check_model(self, model: Any, context: Context) -> list[str]:
         from gearshift.core.errors import BadValue
+        from gearshift.core.extras import installed, missing
         from gearshift.models.adapters import adapter
 
         if not hasattr(model, "scheduler"):
@@ -64,6 +65,8 @@ class Hyper(Algorithm):
             return []
         if not hasattr(model, "load_lora_weights"):
             return [f"{type(model).__name__} takes no LoRA adapters, so none can be applied."]
+        if not installed("peft"):
+            return [f"{self.name}: {missing('peft', 'peft', 'A published adapter')}"]
         if any(model.get_list_adapters().values()):
             return [
                 f"{self.name} merges its adapter into the weights: merge or unload the pipeline's own adapters first."
@@ -82,6 +85,8 @@ class Hyper(Algorithm):
         if source:
             steps, guided = self._published(model, context, source, steps)
         else:
+            if self.adapter_scale or self.scheduler != "auto":
+                context.note(f"{SOURCE} names no published adapter, so adapter_scale and scheduler have no effect.")
             context.change(Rescheduled(model, trailing(model.scheduler)))
             self._distilled(model, context, steps)
         context.save(parts=[], steps=steps, guided=guided)
