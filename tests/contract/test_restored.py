@@ -2,9 +2,11 @@
 
 import copy
 import io
+from contextlib import contextmanager
 
 import pytest
 import torch
+from support.interrupting import apart, process
 from support.registered import optimized, quick, tiny_for  # noqa: F401
 from support.tiny import build
 
@@ -16,11 +18,20 @@ from gearshift.core.registry import registry
 CLASSES = [c for c in registry() if Trait.TORCH_FORWARD not in c.facts.removes]
 
 
+@contextmanager
+def left_alone():
+    """What goes on inside leaves the process around the model as it was."""
+    before = process()
+    yield
+    assert not apart(before, process())
+
+
 def undone(tiny, model, plain):
     """Whether a model was restored to the original; False if it said why not and was left as it was."""
     changed = tiny.run(steps=2, pipe=model)
     try:
-        gs.restore(model)
+        with left_alone():
+            gs.restore(model)
     except CannotLift:
         assert gs.status(model).applied and torch.equal(tiny.run(steps=2, pipe=model), changed)
         return False
@@ -45,14 +56,16 @@ def test_copies_do_the_same_and_restoring_gives_the_original_or_says_why_not(cls
         pytest.skip("no tiny model is of its kind, or a package is missing")
     tiny = build(name)
     plain = tiny.run(steps=2)
-    optimized(tiny, cls, keep_original=True)
+    with left_alone():
+        optimized(tiny, cls, keep_original=True)
     early = pickled(tiny.pipe)
     for model in (tiny.pipe, early):  # planners find their schedule in a first run
         tiny.run(steps=2, pipe=model)
     changed, *others = (tiny.run(steps=2, pipe=model) for model in (tiny.pipe, early, copy.deepcopy(tiny.pipe)))
     assert all(torch.equal(other, changed) for other in others)
-    gs.save(tiny.pipe, tmp_path / "model")
-    loaded = gs.load(tmp_path / "model")
+    with left_alone():
+        gs.save(tiny.pipe, tmp_path / "model")
+        loaded = gs.load(tmp_path / "model")
     assert undone(tiny, tiny.pipe, plain)
     if not undone(tiny, loaded, plain):
         with pytest.raises(CannotLift, match=rf"{cls.name} .*originals"):

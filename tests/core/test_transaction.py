@@ -101,11 +101,11 @@ def test_the_end_of_disabled_cannot_be_broken_off(monkeypatch):
 @pytest.fixture(scope="module")
 def saved_plan():
     tiny = build("dit")
-    return gs.plan(tiny.pipe, speed=2, data=[{**tiny.parts.call(1), "num_inference_steps": 6}])
+    return gs.plan(tiny.pipe, quality=10, data=[{**tiny.parts.call(1), "num_inference_steps": 6}])
 
 
 def planned(tiny, plan, folder):
-    gs.plan(tiny.pipe, speed=2, data=[{**tiny.parts.call(1), "num_inference_steps": 3}])
+    gs.plan(tiny.pipe, quality=10, data=[{**tiny.parts.call(1), "num_inference_steps": 4}])
 
 
 def switched(tiny, plan, folder):

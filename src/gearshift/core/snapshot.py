@@ -7,8 +7,8 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable
 from typing import Any
 
-PLAIN = (type(None), bool, int, float, complex, str, bytes, type, range, slice)
-CODE = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.ModuleType)
+PLAIN = {type(None), bool, int, float, complex, str, bytes, range, slice}  # these lead nowhere, and are many
+CODE = (type, types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.ModuleType)
 CONTAINERS = (OrderedDict, dict, list, deque, set)  # their own methods are used: subclasses may refuse changes
 NEAR = 2  # objects of other libraries that are followed in a row: a hook registry, and the hooks in it
 LARGE = 10_000  # entries of another library's container above which it is a vocabulary or the like
@@ -51,7 +51,7 @@ class Snapshot:
         """Hold one value; gives what it leads to."""
         import torch
 
-        if isinstance(value, (*PLAIN, *CODE)):
+        if isinstance(value, CODE):
             return ()
         before, _ = self._reached.get(id(value), (-1, None))
         if before >= near:
@@ -69,7 +69,7 @@ class Snapshot:
         held = dict(vars(value))
         if before < 1:  # else it is held, and only what lies behind it is new
             self._objects.append((value, type(value), held))
-        return [(v, NEAR if own else near - 1) for v in held.values()]
+        return _leading(held.values(), NEAR if own else near - 1)
 
     def _contents(self, container: Any, near: int, new: bool) -> Iterable[tuple[Any, int]]:
         if len(container) > LARGE and near < NEAR:
@@ -77,7 +77,7 @@ class Snapshot:
         held = dict(container) if isinstance(container, dict) else list(container)
         if new and isinstance(container, CONTAINERS):
             self._containers.append((container, held))
-        return [(v, near) for v in (held.values() if isinstance(held, dict) else held)]
+        return _leading(held.values() if isinstance(held, dict) else held, near)
 
     def _hold_tensor(self, tensor: Any) -> None:
         import torch
@@ -85,6 +85,10 @@ class Snapshot:
         plain = type(tensor) in (torch.Tensor, torch.nn.Parameter)
         gradient = tensor.grad if tensor.is_leaf else None
         self._tensors.append((tensor, tensor.data if plain else None, tensor.requires_grad, gradient))
+
+
+def _leading(values: Iterable[Any], near: int) -> list[tuple[Any, int]]:
+    return [(value, near) for value in values if type(value) not in PLAIN]
 
 
 def _refill(container: Any, held: Any) -> None:
