@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from gearshift.applying import applied, planner_recipe, problems
 from gearshift.core.algorithm import Algorithm
-from gearshift.core.errors import BadValue, WrongModel, quoted
+from gearshift.core.errors import BadValue, WrongModel, quoted, told
 from gearshift.core.recipe import Recipe
 from gearshift.core.registry import registry
 from gearshift.core.surroundings import surroundings
@@ -47,10 +47,14 @@ def optimize(
 
     Raises:
         BadRecipe: with everything that is wrong with the recipe for this model, before anything is changed.
+        BadValue: for an option that is neither True nor False.
         WrongModel: if it is neither a pipeline nor a torch module.
     """
     from gearshift.models.speed import verified
 
+    for name, value in (("keep_original", keep_original), ("verify", verify)):
+        if not isinstance(value, bool):
+            raise BadValue(f"{name} must be True or False. Got {quoted(value)} instead.")
     wanted = Recipe.of(recipe, **keywords)
     apply = partial(applied, model, wanted, keep_original, {})
     with surroundings(wanted.seed), Transaction(model):
@@ -93,7 +97,7 @@ def plan(
     from gearshift.core.context import Context
     from gearshift.core.record import Applied, Record
 
-    distance = None if metric is None else lambda run, reference: float(metric(run.sample, reference.sample))
+    distance = None if metric is None else partial(_distance, metric)
     if metric is not None and not callable(metric):
         raise BadValue(f"The 'metric' of a plan must be a function of two latents. Got {quoted(metric)} instead.")
     if metric is not None and quality is not None:
@@ -110,6 +114,14 @@ def plan(
     if found is None:
         raise BadValue("A plan needs `data`: a list whose first item is a dict of the pipeline's arguments.")
     return found
+
+
+def _distance(metric: Any, run: Any, reference: Any) -> float:
+    """What a caller's metric gives for two runs."""
+    try:
+        return float(metric(run.sample, reference.sample))
+    except Exception as error:
+        raise BadValue(f"The 'metric' of a plan must give a number, and it failed: {told(error)}.") from error
 
 
 def follow(model: M, plan: Any) -> M:

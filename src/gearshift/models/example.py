@@ -95,7 +95,7 @@ def quietly(pipe: Any, call: Mapping[str, Any]) -> Any:
     """Call a pipeline in evaluation mode without a progress bar, and leave torch's random state as it was."""
     import torch
 
-    with torch.random.fork_rng(), silent(pipe), evaluating(pipe), calling(pipe, "the example of a call"):
+    with torch.random.fork_rng(), silent(pipe), evaluating(pipe), calling(pipe, "the arguments given"):
         return taking(pipe, call)(**call)
 
 

@@ -3,6 +3,7 @@ failed runs do not mix, and hold nothing of the model."""
 
 from __future__ import annotations
 
+import math
 import sys
 import weakref
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from gearshift.core.errors import BadValue, quoted
 from gearshift.steps.course import Course
 from gearshift.steps.decision import RunLog
 from gearshift.steps.loop import Loop
@@ -46,13 +48,22 @@ def sampling(coordinates: Sequence[float] = ()) -> Iterator[Run]:
         coordinates: where each step is on the noise schedule (log-SNR, or sigma for flow matching), for extrapolation;
             none: the step number is used.
 
+    Raises:
+        BadValue: for coordinates that are no finite numbers.
+
     >>> with torch.no_grad(), sampling() as run:
     ...     for t in times:
     ...         x = x + step * denoiser(x, t)
     ...         run.tick()
     """
+    try:
+        places = [float(place) for place in coordinates]
+    except (TypeError, ValueError, OverflowError):
+        places = [math.nan]
+    if isinstance(coordinates, str) or not all(map(math.isfinite, places)):
+        raise BadValue(f"The coordinates of a run are a list of finite numbers. Got {quoted(coordinates)} instead.")
     run = open_run(Run(marked_by_caller=True))
-    run.place(list(coordinates))
+    run.place(places)
     try:
         yield run
         run.complete = True
