@@ -89,6 +89,8 @@ class Drift:
 
     def reason_to_compute(self, run: Run, state: dict[str, Any]) -> str | None:
         sample = as_one(run.sample)
+        if not isinstance(sample, torch.Tensor):
+            return "no latent was found among the denoiser's arguments"
         last = state.get("latent")
         if last is None or last.shape != sample.shape:
             reason: str | None = "nothing to compare with yet"
@@ -96,7 +98,8 @@ class Drift:
             reason = f"{self.max_skip} steps in a row were filled in"
         else:
             change = moved(sample, last) ** 2
-            reason = f"the latent changed by {change:.3g}, past {self.threshold}" if change > self.threshold else None
+            near = change <= self.threshold  # False for what is not a number
+            reason = None if near else f"the latent changed by {change:.3g}, past {self.threshold}"
         if reason is None:
             state["skipped"] += 1
         else:
