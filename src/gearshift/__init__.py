@@ -45,12 +45,14 @@ def save(model: Any, folder: str | os.PathLike[str]) -> None:
         store.save(model, folder)
 
 
-def load(folder: str | os.PathLike[str], device: str | None = None, verify: bool = True) -> Any:
+def load(
+    folder: str | os.PathLike[str], device: str | None = None, verify: bool = True, trust_compiled: bool = False
+) -> Any:
     """The model of a saved folder, on a device. See `gearshift.core.reload.load`."""
     from gearshift.core import reload
 
     with surroundings():
-        return reload.load(folder, device, verify)
+        return reload.load(folder, device, verify, trust_compiled)
 
 
 def read_checkpoint(folder: str | os.PathLike[str]) -> Any:

@@ -51,6 +51,17 @@ def test_every_tensor_comes_back_bit_for_bit(name, edit, tmp_path):
     assert all_tensors(gs.load(tmp_path / "x")) == all_tensors(model)
 
 
+def test_tensors_lie_in_memory_as_they_did(tmp_path):
+    tiny = build("sd")
+    tiny.pipe.unet.to(memory_format=torch.channels_last)
+    gs.optimize(tiny.pipe, "taylor")
+    gs.save(tiny.pipe, tmp_path / "x")
+    again = gs.load(tmp_path / "x")
+    filters = [p for p in again.unet.parameters() if p.ndim == 4]
+    assert filters and all(p.is_contiguous(memory_format=torch.channels_last) for p in filters)
+    assert torch.equal(tiny.run(steps=2, pipe=again), tiny.run(steps=2))
+
+
 def test_layers_that_were_replaced_keep_their_buffers_too(tmp_path):
     model = gs.optimize(build("llama").pipe, "hqq")
     model.to(torch.bfloat16)  # rotary frequencies too, which are in no state dict

@@ -78,19 +78,25 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", metavar="DIR", required=True, help="folder to write")
     sub.add_argument("--device", metavar="DEVICE", help="device to work on, e.g. cuda")
     sub = command("generate", "work:generate", "make images with a saved model")
-    sub.add_argument("folder", metavar="DIR")
-    sub.add_argument("prompts", metavar="PROMPT", nargs="+")
-    sub.add_argument("--steps", type=int, help="denoising steps (those of the pipeline)")
-    sub.add_argument("--guidance", type=float, help="guidance scale (that of the pipeline)")
-    sub.add_argument("--seed", type=int, default=0, help="seed (%(default)s)")
-    sub.add_argument("--device", metavar="DEVICE", help="device to run on, e.g. cuda")
-    sub.add_argument("--out", metavar="DIR", default=".", help="folder for the images (%(default)s)")
+    _generate(sub)
     sub = command("demo", "demo:run", "run the main job on the model that ships, and write a report")
     sub.add_argument("--out", metavar="DIR", default="gearshift-demo", help="folder to write (%(default)s)")
     sub.add_argument("--compile", action="store_true", help="add a compiled recipe; compiling takes a minute or two")
     sub.add_argument("--images", type=int, default=48, help="images per recipe (%(default)s)")
     command("doctor", "doctor:run", "say what this machine has, which algorithms run here, and what others lack")
     return parser
+
+
+def _generate(sub: argparse.ArgumentParser) -> None:
+    """Arguments of `gearshift generate`."""
+    sub.add_argument("folder", metavar="DIR")
+    sub.add_argument("prompts", metavar="PROMPT", nargs="+")
+    sub.add_argument("--steps", type=int, help="denoising steps (those of the pipeline)")
+    sub.add_argument("--guidance", type=float, help="guidance scale (that of the pipeline)")
+    sub.add_argument("--seed", type=int, default=0, help="seed (%(default)s)")
+    sub.add_argument("--device", metavar="DEVICE", help="device to run on, e.g. cuda")
+    sub.add_argument("--trust-compiled", action="store_true", help="run the compiled code that the folder may hold")
+    sub.add_argument("--out", metavar="DIR", default=".", help="folder for the images (%(default)s)")
 
 
 def _lazily(where: str) -> Callable[[argparse.Namespace], int | None]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import inspect
 import math
+from pathlib import Path
 from typing import Any
 
 from gearshift.core.boundary import calling, path_of, reading, refuse_unwritable
+from gearshift.core.classes import component_classes
 from gearshift.core.devices import refuse_absent
 from gearshift.core.errors import BadRecipe, GearshiftError, quoted
 from gearshift.core.extras import need
@@ -60,7 +62,7 @@ def generate(arguments: argparse.Namespace) -> int:
     out = path_of(arguments.out, "--out")
     refuse_unwritable(out / "image.png")
     refuse_absent(arguments.device)
-    pipe = gs.load(arguments.folder, arguments.device)
+    pipe = gs.load(arguments.folder, arguments.device, trust_compiled=arguments.trust_compiled)
     if not hasattr(pipe, "scheduler"):
         raise GearshiftError(f"{arguments.folder} holds a {type(pipe).__name__}, which makes no images.")
     known = inspect.signature(type(pipe).__call__).parameters
@@ -124,6 +126,8 @@ def open_model(where: str, device: str | None = None) -> Any:
         import torch
         from diffusers import DiffusionPipeline
 
-        pipe = DiffusionPipeline.from_pretrained(where, **given)
+        place = folder if folder.exists() else Path(DiffusionPipeline.download(where, **given))
+        component_classes(place)  # before diffusers imports what is named there
+        pipe = DiffusionPipeline.from_pretrained(place, local_files_only=True, **given)
         # parts that were stored in 16 bits and parts that were not are brought to one format: the device's fast one
         return pipe.to(torch.float32 if device is None or device == "cpu" else torch.bfloat16)

@@ -22,8 +22,7 @@ NOT_KEPT = (  # what acts on more than the layers that an adapter stands on
     "trainable_token_indices",
 )  # fmt: skip
 ONLY_WHEN_MADE = (  # what an adapter's first values come from, and what names code
-    "auto_mapping", "corda_config", "eva_config", "loftq_config", "lora_ga_config", "megatron_config", "megatron_core",
-    "runtime_config",
+    "auto_mapping", "corda_config", "eva_config", "loftq_config", "lora_ga_config", "megatron_core", "runtime_config",
 )  # fmt: skip
 NAME = text(r"[^.\0/\\]+", "the name of an adapter", most=1000)
 NUMBERS = dict_of(dict_of(lambda v, p: v if isinstance(v, bool) else number()(v, p), key=NAME), most=100)

@@ -10,6 +10,7 @@ from gearshift.core.errors import BrokenFolder
 from gearshift.core.extras import installed, need
 from gearshift.core.manifest import read_index
 
+LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}  # how transformers is asked for files
 LIBRARIES = ("diffusers", "transformers", "gearshift")
 
 
@@ -27,7 +28,7 @@ def find_class(name: str, folder: Path) -> type:
         found = getattr(module, cls)
     except (ImportError, AttributeError) as error:
         raise BrokenFolder(f"{folder} needs {library}.{cls}, which is not available here: {error}") from None
-    if not isinstance(found, type) or not hasattr(found, "from_pretrained"):
+    if not isinstance(found, type) or not (hasattr(found, "from_pretrained") and hasattr(found, "save_pretrained")):
         raise BrokenFolder(f"{folder} names {name!r}, which is not a model class.")
     return found
 

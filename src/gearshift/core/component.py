@@ -10,11 +10,13 @@ from pathlib import Path
 from threading import RLock, get_ident
 from typing import Any
 
+from gearshift.core.classes import LOCAL
 from gearshift.core.errors import BrokenFolder, GearshiftError
 from gearshift.core.exact import facts_of, read_exact, write_exact
 from gearshift.core.tensors import read_tensors, write_tensors
 
 WEIGHTS = "gearshift.safetensors"
+TRUSTING_NOTHING = {"use_safetensors": True, "local_files_only": True}
 _MAKING = RLock()
 
 
@@ -60,11 +62,12 @@ def read_module(cls: Any, folder: Path, facts: dict[str, Any] | None, dtype: str
     """
     import torch
 
-    library = cls.__module__.partition(".")[0]
+    library = _library(cls)
     wanted = dtype if facts is None else facts["dtype"]
     given = {} if wanted is None else {_dtype_keyword(library): getattr(torch, wanted)}
     told = {"output_loading_info": True, "ignore_mismatched_sizes": True}  # in place of a library's own report
-    module, found = cls.from_pretrained(folder, **given, **TRUSTING_NOTHING, **told)
+    code = {"trust_remote_code": False} if library == "transformers" else {}
+    module, found = cls.from_pretrained(folder, **given, **TRUSTING_NOTHING, **code, **told)
     absent = [*found["missing_keys"], *(m[0] if isinstance(m, tuple) else m for m in found.get("mismatched_keys", []))]
     if absent:
         raise BrokenFolder(f"{folder} lacks {absent[0]}, or has it in another shape.")
@@ -75,7 +78,13 @@ def read_module(cls: Any, folder: Path, facts: dict[str, Any] | None, dtype: str
     return module
 
 
-TRUSTING_NOTHING = {"use_safetensors": True, "local_files_only": True}
+def read_other(cls: Any, folder: Path) -> Any:
+    """A scheduler, tokenizer, processor or the like."""
+    return cls.from_pretrained(folder, **(LOCAL if _library(cls) == "transformers" else {"local_files_only": True}))
+
+
+def _library(cls: Any) -> str:
+    return str(cls.__module__.partition(".")[0])
 
 
 def skeleton(cls: Any, folder: Path) -> Any:
@@ -84,7 +93,7 @@ def skeleton(cls: Any, folder: Path) -> Any:
 
     with torch.random.fork_rng(devices=[]), _parameters_without_storage():
         if hasattr(cls, "from_config"):
-            return cls.from_config(cls.load_config(folder)).eval()
+            return cls.from_config(cls.load_config(folder, local_files_only=True)).eval()
         made = cls(cls.config_class.from_pretrained(folder, local_files_only=True)).eval()
     if (folder / "generation_config.json").is_file():
         made.generation_config = type(made.generation_config).from_pretrained(folder, local_files_only=True)
@@ -132,13 +141,6 @@ def fill(module: Any, folder: Path, facts: dict[str, Any] | None) -> None:
         module.tie_weights()
     if facts is not None:
         read_exact(module, module, facts["dtype"], True, folder)
-
-
-def own(module: Any) -> None:
-    """Copy weights out of the mapped file: how memory is aligned can decide the last bits of a matrix product."""
-    for tensor in (*module.parameters(), *module.buffers()):
-        if tensor.device.type == "cpu":
-            tensor.data = tensor.data.clone()
 
 
 def _write_config(module: Any, folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,12 @@ def tensors_of(module: Any) -> dict[str, Any]:
 
 
 def facts_of(module: Any, noun: str) -> dict[str, Any]:
-    """The type that most of a module's floats have, and the tensors that are not finite.
+    """The type that most of a module's floats have, tensors that are not finite, and unusual strides.
 
     Raises:
         GearshiftError: if values are elsewhere, as with offloading to a disk.
     """
-    found, sizes, odd = tensors_of(module), Counter[str](), []
+    found, sizes, odd, strides = tensors_of(module), Counter[str](), [], {}
     for name, tensor in found.items():
         if tensor.is_meta:
             raise GearshiftError(
@@ -36,8 +37,39 @@ def facts_of(module: Any, noun: str) -> dict[str, Any]:
             sizes[str(tensor.dtype).removeprefix("torch.")] += tensor.numel()
         if not is_finite(tensor):
             odd.append(name)
+        usual = tensor.new_empty(tensor.shape, device="meta").stride()
+        if tensor.stride() != usual and _is_dense(tensor.shape, tensor.stride()):
+            strides[name] = list(tensor.stride())
     most = sizes.most_common(1)
-    return {"dtype": most[0][0] if most else None, "not_finite": odd}
+    return {"dtype": most[0][0] if most else None, "not_finite": odd, "strides": strides}
+
+
+def own(module: Any, strides: dict[str, list[int]]) -> None:
+    """Copy tensors out of the mapped file, with the strides that they had: memory's layout can decide last bits.
+
+    Raises:
+        Misfit: for strides that no tensor of the shape has.
+    """
+    import torch
+
+    for name, tensor in tensors_of(module).items():
+        its = strides.get(name)
+        if its is not None:
+            if len(its) != tensor.ndim or not _is_dense(tensor.shape, its):
+                raise Misfit(f"{name} cannot have the strides {its}")
+            tensor.data = torch.empty_strided(tensor.shape, its, dtype=tensor.dtype).copy_(tensor.data)
+        elif tensor.device.type == "cpu":
+            tensor.data = tensor.data.clone()
+
+
+def _is_dense(shape: Sequence[int], strides: Sequence[int]) -> bool:
+    """Whether a tensor with such strides has one place in memory for each value, and no other places."""
+    expected = 1
+    for stride, size in sorted((s, n) for s, n in zip(strides, shape, strict=True) if n != 1):
+        if stride != expected:
+            return False
+        expected *= size
+    return True
 
 
 def write_exact(module: Any, made: Any, dtype: str | None, state: bool, folder: Path) -> None:

@@ -72,7 +72,16 @@ SHAPE = fields(
         "files": dict_of(text(r"[0-9a-f]{64}", "a SHA-256"), key=relative),
     },
     {
-        "tensors": dict_of(fields({"dtype": maybe(one_of(*FLOATS)), "not_finite": list_of(text())}), key=PART),
+        "tensors": dict_of(
+            fields(
+                {
+                    "dtype": maybe(one_of(*FLOATS)),
+                    "not_finite": list_of(text()),
+                    "strides": dict_of(list_of(whole(), most=64)),
+                }
+            ),
+            key=PART,
+        ),
         "fused": list_of(text(), most=10_000),
     },
 )

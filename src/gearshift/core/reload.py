@@ -10,11 +10,11 @@ from gearshift.core.adapter_files import put_on
 from gearshift.core.boundary import reading
 from gearshift.core.building import within_bounds
 from gearshift.core.classes import component_classes, find_class
-from gearshift.core.component import TRUSTING_NOTHING, fill, own, read_module, skeleton
+from gearshift.core.component import TRUSTING_NOTHING, fill, read_module, read_other, skeleton
 from gearshift.core.context import Context
 from gearshift.core.devices import refuse_absent
 from gearshift.core.errors import BrokenFolder, GearshiftError, told
-from gearshift.core.exact import refuse_incomplete
+from gearshift.core.exact import own, refuse_incomplete
 from gearshift.core.facts import Persist
 from gearshift.core.files import place_of, put_back
 from gearshift.core.manifest import INDEX, MANIFEST, kept_name, only_listed, read_manifest
@@ -25,13 +25,18 @@ from gearshift.core.scratch import locked_parent
 from gearshift.core.store import FUSED
 from gearshift.core.target import Baked
 
+DATA = (".json", ".safetensors")  # files that are read; any other kind may hold code
 
-def load(folder: str | os.PathLike[str], device: str | None = None, verify: bool = True) -> Any:
+
+def load(
+    folder: str | os.PathLike[str], device: str | None = None, verify: bool = True, trust_compiled: bool = False
+) -> Any:
     """The model of a folder that `save` wrote, with everything that was done to it.
 
     Args:
         device: where to put it; None: the CPU.
-        verify: compare every file with its hash first.
+        verify: compare every file with its hash first. Hashes find damage; who wrote a folder can write any hash.
+        trust_compiled: run the compiled code that the folder may hold; else it is compiled anew where it is needed.
 
     Raises:
         BrokenFolder: for a folder that is incomplete, altered, or not gearshift's; it names the file.
@@ -42,14 +47,14 @@ def load(folder: str | os.PathLike[str], device: str | None = None, verify: bool
     put_back(root)
     before = _identity(root)
     try:
-        model = _load(root, device, verify)
+        model = _load(root, device, verify, trust_compiled)
         if _identity(root) == before:
             return model
     except Exception:
         if _identity(root) == before:
             raise
     with locked_parent(root):  # another save took the folder's place meanwhile; the next one waits
-        return _load(root, device, verify)
+        return _load(root, device, verify, trust_compiled)
 
 
 def _identity(folder: Path) -> tuple[int, ...] | None:
@@ -61,14 +66,14 @@ def _identity(folder: Path) -> tuple[int, ...] | None:
     return place.st_dev, place.st_ino, manifest.st_ino, manifest.st_mtime_ns
 
 
-def _load(root: Path, device: str | None, verify: bool) -> Any:
+def _load(root: Path, device: str | None, verify: bool, trust_compiled: bool) -> Any:
     manifest = read_manifest(root, verify)
     files = (root / name for name in manifest["files"])
     with only_listed(root, manifest) as place, reading(root, "a saved model"), within_bounds(files):
-        return _made(place, manifest, device)
+        return _made(place, manifest, device, trust_compiled)
 
 
-def _made(root: Path, manifest: dict[str, Any], device: str | None) -> Any:
+def _made(root: Path, manifest: dict[str, Any], device: str | None, trust_compiled: bool) -> Any:
     """The model of a folder whose files were checked."""
     algorithms = _algorithms(manifest, root)
     cls = find_class(manifest["model"], root)
@@ -85,7 +90,7 @@ def _made(root: Path, manifest: dict[str, Any], device: str | None) -> Any:
         facts = manifest["tensors"].get(name)
         if name in manifest["changed"]:
             fill(part, root / name, facts)
-        own(part)
+        own(part, facts["strides"] if facts else {})
         refuse_incomplete(part, facts, root / name)
         put_on(part, root / name)
     if manifest["fused"]:
@@ -93,7 +98,14 @@ def _made(root: Path, manifest: dict[str, Any], device: str | None) -> Any:
     if device is not None:
         model.to(device)
     for applied in algorithms[len(weights) :]:
+        untrusted = [] if trust_compiled else [name for name in applied.files if Path(name).suffix not in DATA]
+        applied.files = {name: file for name, file in applied.files.items() if name not in untrusted}
         _again(applied, model, context, applied.algorithm.apply)
+        if untrusted:
+            context.warn(
+                f"{applied.algorithm.name} compiles anew: the folder's {len(untrusted)} files of compiled code would "
+                "run as they are, which load(..., trust_compiled=True) allows."
+            )
     attach(model, context.record)
     return model
 
@@ -116,8 +128,8 @@ def _pipeline(cls: Any, root: Path, manifest: dict[str, Any]) -> Any:
         elif issubclass(its, torch.nn.Module):
             components[name] = _module(its, root / name, name, manifest)
         else:
-            components[name] = its.from_pretrained(root / name, local_files_only=True)  # type: ignore[attr-defined]
-    return cls.from_pretrained(root, **components, **TRUSTING_NOTHING)
+            components[name] = read_other(its, root / name)
+    return cls.from_pretrained(root, **components, **TRUSTING_NOTHING, trust_remote_code=False)
 
 
 def _context(manifest: dict[str, Any]) -> Context:

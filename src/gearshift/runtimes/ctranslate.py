@@ -13,6 +13,7 @@ from typing import Any, ClassVar, TypeVar
 
 import torch
 
+from gearshift.core.classes import LOCAL
 from gearshift.core.context import Context
 from gearshift.core.errors import BadValue, BrokenFolder, GearshiftWarning
 from gearshift.core.extras import installed
@@ -49,8 +50,8 @@ class CTranslateModel(Runtime):
         from transformers import AutoConfig, GenerationConfig
 
         self.folder, self.tokenizer, self._owner = Path(folder), tokenizer, owner
-        self.config = AutoConfig.from_pretrained(self.folder / ORIGINAL)
-        self.generation_config = GenerationConfig.from_pretrained(self.folder / ORIGINAL)
+        self.config = AutoConfig.from_pretrained(self.folder / ORIGINAL, **LOCAL)
+        self.generation_config = GenerationConfig.from_pretrained(self.folder / ORIGINAL, local_files_only=True)
         self.components: dict[str, Any] = {}
         self.engine: Any = None
         self._read()
@@ -88,7 +89,9 @@ class CTranslateModel(Runtime):
 
         if not (folder / "tokenizer_config.json").is_file():
             return None
-        return AutoTokenizer.from_pretrained(folder, config=AutoConfig.from_pretrained(folder / ORIGINAL))
+        return AutoTokenizer.from_pretrained(
+            folder, config=AutoConfig.from_pretrained(folder / ORIGINAL, **LOCAL), **LOCAL
+        )
 
     @staticmethod
     def names(generation_config: Any) -> dict[int, str]:

@@ -11,6 +11,7 @@ import torch
 from transformers import GenerationMixin
 from transformers.models.whisper.generation_whisper import WhisperGenerationMixin
 
+from gearshift.core.classes import LOCAL
 from gearshift.core.errors import BadValue
 from gearshift.core.facts import Kind
 from gearshift.runtimes.conversion import SPEECH, engine
@@ -111,7 +112,7 @@ class WhisperGenerator(CTranslateModel):
         from transformers import WhisperProcessor
 
         found = [folder / name for name in ("processor_config.json", "preprocessor_config.json")]
-        return WhisperProcessor.from_pretrained(folder) if any(path.is_file() for path in found) else None
+        return WhisperProcessor.from_pretrained(folder, **LOCAL) if any(path.is_file() for path in found) else None
 
     @staticmethod
     def names(generation_config: Any) -> dict[int, str]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from gearshift.core.classes import LOCAL
 from gearshift.core.record import Record, attach, record_of
 from gearshift.core.reload import load
 from gearshift.core.store import save
@@ -92,7 +93,7 @@ class TorchTranscriber(Transcriber):
         model = load(Path(folder) / MODEL)
         return cls(
             model,
-            WhisperProcessor.from_pretrained(folder),
+            WhisperProcessor.from_pretrained(folder, **LOCAL),
             settings["weight_bits"],
             getattr(torch, settings["dtype"]),
             settings["batch_size"],

@@ -70,7 +70,9 @@ def load(name: str = "text-to-image", dtype: torch.dtype | None = None, **kwargs
     with quiet():
         from diffusers import DiffusionPipeline
 
-        pipeline = DiffusionPipeline.from_pretrained(folder, local_files_only=True, **kwargs)
+        pipeline = DiffusionPipeline.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, **kwargs
+        )
         pipeline.to(torch.float32 if dtype is None else dtype)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

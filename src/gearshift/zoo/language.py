@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..core.classes import LOCAL
 from ..core.errors import BadValue, BrokenFolder, UnknownName
 
 if TYPE_CHECKING:
@@ -60,8 +61,8 @@ def load_language(
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         wanted = torch.float32 if dtype is None else dtype
-        model = AutoModelForCausalLM.from_pretrained(place, local_files_only=True, dtype=wanted)
-        tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(place, use_safetensors=True, dtype=wanted, **LOCAL)
+        tokenizer = AutoTokenizer.from_pretrained(place, **LOCAL)
     return model.eval(), tokenizer
 
 

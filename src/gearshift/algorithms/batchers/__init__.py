@@ -62,7 +62,9 @@ def _processor(model: Any, context: Context) -> Any:
         return found
     from transformers import WhisperProcessor
 
+    from gearshift.core.classes import LOCAL
+
     try:
-        return WhisperProcessor.from_pretrained(place, local_files_only=True)
+        return WhisperProcessor.from_pretrained(place, **LOCAL)
     except (OSError, ValueError):
         return None
