@@ -87,10 +87,15 @@ class Written:
 
     def put(self, parameter: Any, value: Any = None) -> None:
         """Give a parameter another value, in its own type; None: the same in other storage, to be written in place."""
-        own, self.used = parameter.data, True
+        own = parameter.data
         parameter.data = own.clone() if value is None else value.detach().to(own.dtype)
+        self.took(parameter, own)
+
+    def took(self, parameter: Any, before: Any) -> None:
+        """Take in a parameter that was given another value already, and the tensor that it held before."""
+        self.used = True
         if self.keep:
-            self.held.setdefault(parameter, own)
+            self.held.setdefault(parameter, before)
 
     def lay(self) -> None:
         if not self.on:

@@ -13,6 +13,7 @@ from torch import nn
 
 from gearshift.core.errors import BadRecipe
 from gearshift.core.model import parts
+from gearshift.core.progress import track
 from gearshift.models.diffusers import denoisers
 from gearshift.models.example import silent
 from gearshift.models.sibling import taking
@@ -127,7 +128,7 @@ def lessons(pipe: Any, calls: list[dict[str, Any]], seed: int) -> list[Lesson]:
     """
     found: list[Lesson] = []
     with _listening(pipe, found), silent(pipe), torch.random.fork_rng():
-        for number, call in enumerate(calls):
+        for number, call in enumerate(track(calls, "recording what the original answers")):
             generator = torch.Generator().manual_seed(seed + number)
             given = {"num_inference_steps": OWN_STEPS, "output_type": "latent", "generator": generator}
             target = taking(pipe, call)

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from gearshift.core.errors import BadRecipe
+from gearshift.core.progress import track
 from gearshift.models.diffusers import denoisers, describe_denoiser
 from gearshift.models.example import silent
 from gearshift.steps.tree import mapped, tensors
@@ -70,7 +71,7 @@ def segments(pipe: Any, calls: list[dict[str, Any]], steps: int, seed: int) -> l
     """
     found: list[Segment] = []
     with silent(pipe), torch.random.fork_rng():
-        for number, call in enumerate(calls):
+        for number, call in enumerate(track(calls, "recording where the original's steps end")):
             path = _path(pipe, call, steps * SHORT, seed + number)
             ends = [path[(k + 1) * SHORT - 1] for k in range(steps)]
             found += _forced(pipe, {**call, **unguided(pipe)}, ends, seed + number)

@@ -15,7 +15,7 @@ from torch import nn
 
 from gearshift.core.errors import BadRecipe, quoted
 from gearshift.core.model import evaluating
-from gearshift.core.progress import Progress, progress
+from gearshift.core.progress import Progress, progress, track
 from gearshift.models.texts import positions, texts
 
 WINDOW = 256
@@ -76,7 +76,7 @@ def next_logs(model: Any, tokens: torch.Tensor) -> torch.Tensor:
 def answers(model: Any, batches: Iterable[torch.Tensor]) -> list[Answers]:
     """What a model says to batches of windows, kept on the CPU."""
     device, found = next(model.parameters()).device, []
-    for tokens in batches:
+    for tokens in track(batches, "recording what the original answers"):
         logs = next_logs(model, tokens.to(device))
         top = logs.topk(min(LIKELY, logs.shape[-1]))
         found.append(Answers(tokens, top.indices.cpu(), top.values.cpu()))

@@ -12,6 +12,7 @@ from gearshift.core.context import Context
 from gearshift.core.errors import BadRecipe
 from gearshift.core.facts import Facts, Family, Kind, Persist, Stage, Trait
 from gearshift.core.param import param
+from gearshift.core.target import Written
 from gearshift.models.calls import Hook, Hooked
 
 SOURCE = "GEARSHIFT_HYPER"  # environment variable: a published adapter's file, or 'owner/name:file' on the hub
@@ -103,8 +104,10 @@ class Hyper(Algorithm):
         given = adapter(source)
         family = given.family or UNKNOWN
         scale = self.adapter_scale or family.scale
-        changed = merge(model, given, scale)
-        context.change(Fused(self.name, changed if context.keep_original else None))
+        change = Written(self.name, context.keep_original, "merged an adapter into the weights")
+        for parameter, before in merge(model, given, scale):
+            change.took(parameter, before)
+        context.change(change)
         named = family.name if given.family else "of a method that its name does not tell"
         context.note(f"The adapter is {source} ({named}), merged at scale {scale:g}.")
         self._reschedule(model, context, family)
@@ -178,38 +181,6 @@ class Rescheduled:
 
     def why_not(self) -> None:
         return None
-
-
-@dataclass(eq=False)
-class Fused:
-    """An adapter that is merged into the weights.
-
-    Attributes:
-        others: parameters, each with the tensor that it held before (or, while this is lifted, after) the merging;
-            None where they were not kept.
-    """
-
-    by: str
-    others: list[tuple[Any, Any]] | None
-    merged: bool = True
-
-    def lay(self) -> None:
-        self._exchange(True)
-
-    def lift(self) -> None:
-        self._exchange(False)
-
-    def why_not(self) -> str | None:
-        if self.others is not None:
-            return None
-        return f"{self.by} merged an adapter into the weights; keep_original=True would have kept them without it."
-
-    def _exchange(self, merged: bool) -> None:
-        if merged is not self.merged:
-            for n, (parameter, data) in enumerate(self.others or ()):
-                self.others[n] = (parameter, parameter.data)  # type: ignore[index]
-                parameter.data = data.to(parameter.device)
-        self.merged = merged
 
 
 def trailing(scheduler: Any) -> Any:

@@ -8,6 +8,7 @@ from gearshift.algorithms.quantizers import DIFFUSION, LayerQuantizer, Place, qu
 from gearshift.algorithms.quantizers.higgs import Higgs
 from gearshift.core.context import Context
 from gearshift.core.param import param
+from gearshift.core.progress import track
 
 
 class DiffusersHiggs(Higgs):
@@ -39,7 +40,8 @@ class DiffusersHiggs(Higgs):
         from gearshift.algorithms.quantizers import harm
 
         super().prepare(model, context, places)
-        made = {str(place): super(DiffusersHiggs, self).twin(place.layer, place, None, context) for place in places}
+        shown = track(places, f"{self.name} makes layers")
+        made = {str(place): super(DiffusersHiggs, self).twin(place.layer, place, None, context) for place in shown}
         there = [place for place in places if not isinstance(made[str(place)], str)]
         count = round(len(there) * self.skip_layers / 100)
         if not count:
