@@ -41,6 +41,21 @@ def distance(a, b):
     return float((a - b).norm() / b.norm())
 
 
+def test_layers_within_fused_ones_go_back_from_under_adapters():
+    tiny = build("flux")
+    tiny.pipe.transformer.add_adapter(LoraConfig(r=4, target_modules=PROJECTIONS), "one")
+    adapted(tiny.pipe.transformer)
+    exact = tiny.run(steps=2)
+    tiny = build("flux")
+    gs.optimize(tiny.pipe, "qkv_diffusers, hqq_diffusers", keep_original=True)
+    tiny.pipe.transformer.add_adapter(LoraConfig(r=4, target_modules=PROJECTIONS), "one")
+    adapted(tiny.pipe.transformer)
+    beside = tiny.run(steps=2)
+    with gs.disabled(tiny.pipe):
+        assert torch.equal(tiny.run(steps=2), exact)
+    assert torch.equal(tiny.run(steps=2), beside) and not torch.equal(beside, exact)
+
+
 def by_data(layer, change):
     layer.weight.data = layer.weight.data + change
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
-from gearshift.core.adapters import base_name, beneath
+from gearshift.core.adapters import base_name, base_of, beneath
 
 
 def select(
@@ -32,8 +32,10 @@ def matches(path: str, globs: Sequence[str]) -> bool:
 
 def put(root: Any, path: str, module: Any) -> None:
     """Set the submodule at a dotted path; adapters that stand there stand on it then."""
-    parent, _, name = path.rpartition(".")
-    holder = root.get_submodule(parent)
+    *parents, name = path.split(".")
+    holder = root
+    for parent in parents:
+        holder = base_of(getattr(holder, parent))
     while inner := base_name(holder._modules.get(name)):
         holder, name = holder._modules[name], inner
     if name in holder._modules:

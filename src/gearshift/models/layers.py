@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from gearshift.core.adapters import beneath
 from gearshift.core.target import matches
 from gearshift.kernels.linear_view import matrix
 
@@ -21,9 +22,9 @@ def replaceable(
 ) -> Iterator[tuple[str, Any, str | None]]:
     """(path, module, None or why it is left) of the layers of these types whose path fits the globs.
 
-    A subclass of nn.Linear is taken like one if its forward is, or answers the same.
+    A subclass of nn.Linear is taken like one if its forward is, or answers the same. Adapters' own layers are none.
     """
-    for path, module in root.named_modules():
+    for path, module in beneath(root):
         if matches(path, include) and not matches(path, exclude):
             linear = nn.Linear in types and isinstance(module, nn.Linear) and not _ours(module)
             if type(module) in types or linear:
@@ -36,7 +37,7 @@ def other_weights(
     """(path, reason) of the modules that multiply by large weights of their own and are no layer of any known kind."""
     least = SHARE * sum(p.numel() for p in root.parameters())
     known = (nn.Linear, nn.modules.conv._ConvNd, nn.Embedding, nn.EmbeddingBag)
-    for path, module in root.named_modules():
+    for path, module in beneath(root):
         fits = matches(path, include) and not matches(path, exclude)
         if not fits or isinstance(module, known) or type(module).__name__ == "Conv1D":
             continue
