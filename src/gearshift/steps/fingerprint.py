@@ -108,6 +108,11 @@ class Fingerprint:
         """Whether the state has lasted long enough for a graph, as states of this module do."""
         return self._calls >= self.patience
 
+    def watch_weights(self, on: bool) -> None:
+        """Whether weights count from the next call on."""
+        if on != self.with_weights:
+            self.with_weights, self._state = on, None
+
     def forgive(self) -> State:
         """Take what was changed since the last call for the module's own doing, and look past it from now on."""
         before, kept = self._state, (self.changed, self.patience, self._calls)

@@ -54,6 +54,10 @@ class Tally:
             self.functions[key] = own
         return self.functions[key]
 
+    def forget(self, module: Any, gear: Any, structure: str) -> None:
+        """Give a module's forward a code object anew, whose graphs torch counts from none."""
+        self.functions.pop((type(module), getattr(module, "filled", None), gear, structure), None)
+
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "functions": {}}
 

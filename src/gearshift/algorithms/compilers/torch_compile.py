@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
 from gearshift.algorithms.compilers import compile_behind, compiler_facts
 from gearshift.algorithms.compilers.tally import Tally, name_of
-from gearshift.algorithms.compilers.tracing import STATES, prepare
+from gearshift.algorithms.compilers.tracing import STATES, prepare, traced_gates
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.context import Context
 from gearshift.core.errors import GearshiftError
@@ -115,6 +116,18 @@ class TorchCompile(Algorithm):
             context.warn(f"{self.backend} converts the model anew for each shape; it has no modes or dynamic shapes.")
 
 
+class Held(NamedTuple):
+    """A compiled forward.
+
+    Attributes:
+        call: what torch.compile gave.
+        form: of the module when it was given to torch.compile (`fingerprint.Mark`).
+    """
+
+    call: Callable[..., Any]
+    form: str
+
+
 class Compiled:
     """A module's forward, compiled at its first call in each gear; copies and pickles compile anew.
 
@@ -130,7 +143,8 @@ class Compiled:
 
         self.module, self.options, self.tally = module, options, tally
         self.fingerprint = Fingerprint(module, weights=False)
-        self._calls: dict[Any, Any] = {}
+        self._calls: dict[Any, Held] = {}
+        self._prepared: dict[Any, Any] = {}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         from gearshift.steps.run import current
@@ -140,40 +154,56 @@ class Compiled:
             self.tally.tell_hooks(self.module, state.hooks, self.word)
             return type(self.module).forward(self.module, *args, **kwargs)
         key = (None if run is None else run.gear, state.mark.structure)
-        new = key not in self._calls
-        if new:
-            self._add(key)
-        output = self._counted(self._calls[key], new, args, kwargs)
+        held = self._calls.get(key)
+        new = held is None
+        if held is None:
+            held = self._add(key, state)
+        if self._prepared.get(key) != state.mark:
+            prepare(self.module)
+            self._prepared[key] = state.mark
+        output = self._output(held, new, key, state, args, kwargs)
         if self.options["mode"] in ("reduce-overhead", "max-autotune") or self.options["backend"] == "cudagraphs":
             from gearshift.steps.tree import replaced, tensors
 
             output = replaced(output, [t.clone() for t in tensors(output)])
         return output
 
-    def _add(self, key: tuple[Any, str]) -> None:
-        """Have the module compiled for a gear in its structure of now; one that it had long ago is dropped."""
+    def _add(self, key: tuple[Any, str], state: Any) -> Held:
+        """Have the module compiled for a gear as it is now; a structure that it had long ago is dropped."""
         import torch
 
         if any(structure != key[1] for _, structure in self._calls):
             self.tally.tell_changed(self.module, self.fingerprint.changed, self.word)
-        prepare(self.module)
+        self.fingerprint.watch_weights(any(traced_gates(self.module)))  # torch does not know what those make of them
         own = self.tally.function(self.module, *key)
         structures = list(dict.fromkeys([key[1], *(structure for _, structure in reversed(self._calls))]))[:STATES]
-        self._calls = {k: call for k, call in self._calls.items() if k[1] in structures}
-        self._calls[key] = torch.compile(own.__get__(self.module), **self.options)
+        kept = {k: held for k, held in self._calls.items() if k[1] in structures}
+        held = Held(torch.compile(own.__get__(self.module), **self.options), state.mark.form)
+        self._calls = {**kept, key: held}
+        return held
 
-    def _counted(self, call: Any, new: bool, args: tuple, kwargs: dict[str, Any]) -> Any:
+    def _output(self, held: Held, new: bool, key: tuple[Any, str], state: Any, args: tuple, kwargs: dict) -> Any:
+        """The compiled call's output; attributes that were set too often for torch to keep up are compiled apart."""
+        from torch._dynamo.exc import FailOnRecompileLimitHit
+
+        try:
+            return self._counted(held.call, new, args, kwargs)
+        except FailOnRecompileLimitHit:
+            if held.form == state.mark.form:
+                raise GearshiftError(
+                    f"{name_of(self.module)} was compiled for as many shapes as torch allows "
+                    "(torch._dynamo.config.recompile_limit); take dynamic=True, or fewer shapes."
+                ) from None
+        self.tally.forget(self.module, *key)
+        return self._counted(self._add(key, state).call, False, args, kwargs)
+
+    def _counted(self, call: Callable[..., Any], new: bool, args: tuple, kwargs: dict[str, Any]) -> Any:
         """The compiled call's output; graphs that it made are counted."""
         from torch._dynamo import exc, utils
 
         before = utils.counters["stats"]["unique_graphs"]
         try:
             return call(*args, **kwargs)
-        except exc.FailOnRecompileLimitHit:
-            raise GearshiftError(
-                f"{name_of(self.module)} was compiled for as many shapes as torch allows "
-                "(torch._dynamo.config.recompile_limit); take dynamic=True, or fewer shapes."
-            ) from None
         except (exc.Unsupported, exc.UserError) as error:
             explanation = " ".join(str(error).partition("Hint:")[0].split())
             raise GearshiftError(
@@ -186,4 +216,4 @@ class Compiled:
                 self.tally.count(graphs, again=not new)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_calls": {}}
+        return {**vars(self), "_calls": {}, "_prepared": {}}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from gearshift.algorithms.compilers.tally import Tally, listed, name_of
@@ -55,12 +55,13 @@ class Traced:
             return self._own(*args, **kwargs)
         state = self.fingerprint.now()
         key = Key(_call(args, kwargs), state.mark)
-        if key not in self._graphs:
+        graphs = self._graphs
+        if key not in graphs:
             if state.hooks or not self.fingerprint.lasts:
                 self._say_why_not(state.hooks)
                 return self._own(*args, **kwargs)
-            key = self._add(key, args, kwargs)
-        graph = self._graphs[key]
+            key, graphs = self._add(key, args, kwargs)
+        graph = graphs[key]
         if graph is None:
             return self._own(*args, **kwargs)
         output = graph(args, kwargs)
@@ -79,16 +80,16 @@ class Traced:
     def _own(self, *args: Any, **kwargs: Any) -> Any:
         return type(self.module).forward(self.module, *args, **kwargs)
 
-    def _add(self, key: Key, args: tuple, kwargs: dict[str, Any]) -> Key:
-        """Make a graph for a call, in place of one that was used less lately; the key it has in the end."""
+    def _add(self, key: Key, args: tuple, kwargs: dict[str, Any]) -> tuple[Key, dict[Key, Graph | None]]:
+        """Make a graph for a call, in place of an older one: the key it has in the end, and all graphs."""
         if any(each.call == key.call and each.mark != key.mark for each in self._graphs):
             self.tally.tell_changed(self.module, self.fingerprint.changed, self.word)
         graph = self._made(key, args, kwargs)
         key = Key(key.call, self.fingerprint.forgive().mark)
         marks = list(dict.fromkeys([key.mark, *(each.mark for each in reversed(self._graphs))]))[:STATES]
         kept = [(k, g) for k, g in self._graphs.items() if k.mark in marks and k != key]
-        self._graphs = dict([*kept, (key, graph)][-KEPT:])
-        return key
+        self._graphs = graphs = dict([*kept, (key, graph)][-KEPT:])
+        return key, graphs
 
     def _say_why_not(self, hooks: str) -> None:
         if hooks:
@@ -181,13 +182,20 @@ def flat(module: Any, own: Callable[..., Any], args: tuple, kwargs: dict[str, An
 
 def prepare(module: Any) -> None:
     """Tell the gates that a graph looks into that it is about to be made, for the current run."""
-    from gearshift.steps.gate import gate_of
     from gearshift.steps.run import current
+
+    for gate in traced_gates(module):
+        gate.prepare(current())
+
+
+def traced_gates(module: Any) -> Iterator[Any]:
+    """The gates inside of a module that graphs look into."""
+    from gearshift.steps.gate import gate_of
 
     for inner in module.modules():
         gate = gate_of(inner)
         if gate is not None and gate.traced:
-            gate.prepare(current())
+            yield gate
 
 
 def _traced(holder: Any, example: tuple) -> Callable[..., Any]:
