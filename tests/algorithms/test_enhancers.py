@@ -52,6 +52,7 @@ def test_latents_are_left_alone_and_it_is_said(tinies, recipe):
     gs.optimize(tiny.pipe, recipe)
     with pytest.warns(GearshiftWarning, match=f"{recipe} did nothing: the call asked for latents"):
         assert torch.equal(tiny.run(steps=8), plain)
+    gs.warm_up(tiny.pipe, data=[tiny.parts.call(1) | {"num_inference_steps": 2}])  # such calls are not the user's
 
 
 def test_strength_nought_does_nothing(tinies):

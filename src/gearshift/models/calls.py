@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from gearshift.core.errors import GearshiftWarning
 
 HOOKS = "_gearshift_hooks"
+SILENT: ContextVar[bool] = ContextVar("silent", default=False)  # the call is gearshift's own, not the user's
 
 
 class Hook:
@@ -97,7 +99,7 @@ def _empty(cls: type) -> Any:
 def _tell_of_latents(hooks: list[Hook]) -> None:
     """Say which hooks had no images to work on."""
     idle = [hook.name for hook in hooks if type(hook).after is not Hook.after]
-    if idle:
+    if idle and not SILENT.get():
         warnings.warn(
             f"{' and '.join(idle)} did nothing: the call asked for latents (output_type='latent'), and images are what "
             "is worked on. Ask for 'pil', 'np' or 'pt'.",

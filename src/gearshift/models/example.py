@@ -12,6 +12,7 @@ from gearshift.core.boundary import calling
 from gearshift.core.errors import BadRecipe
 from gearshift.core.examples import examples
 from gearshift.core.model import evaluating
+from gearshift.models.calls import SILENT
 from gearshift.models.sibling import taking
 from gearshift.models.texts import fitted, texts
 
@@ -101,16 +102,18 @@ def quietly(pipe: Any, call: Mapping[str, Any]) -> Any:
 
 @contextmanager
 def silent(pipe: Any) -> Iterator[None]:
-    """Without the pipeline's own progress bar, where it has one."""
-    if not hasattr(pipe, "set_progress_bar_config"):
-        yield
-        return
+    """For calls of gearshift's own: without the pipeline's progress bar, and without a word about latents."""
     shown = dict(getattr(pipe, "_progress_bar_config", {}))
-    pipe.set_progress_bar_config(**{**shown, "disable": True})
+    able = hasattr(pipe, "set_progress_bar_config")
+    told = SILENT.set(True)
     try:
+        if able:
+            pipe.set_progress_bar_config(**{**shown, "disable": True})
         yield
     finally:
-        pipe.set_progress_bar_config(**shown)
+        SILENT.reset(told)
+        if able:
+            pipe.set_progress_bar_config(**shown)
 
 
 def reads_prompts(pipe: Any) -> bool:
