@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from gearshift.core.errors import BadRecipe
 from gearshift.core.extras import installed, missing
+from gearshift.core.readers import READERS
 from gearshift.core.recipe import SAVED_SETTINGS, Recipe
 from gearshift.core.registry import registry
 from gearshift.core.rules import clashes
@@ -78,6 +79,7 @@ def applied(model: M, wanted: Recipe, keep_original: bool, saved: dict[str, Any]
     record = record_of(model) or Record()
     record.refuse_lifted("optimized")
     record.settings.update({k: getattr(wanted, k) for k in SAVED_SETTINGS if getattr(wanted, k) is not None})
+    record.readers.update({k: getattr(wanted, k) for k in READERS if getattr(wanted, k) is not None})
     context = Context(wanted, record, keep_original, saved)
     for algorithm in wanted:
         with aside_for(algorithm, model):

@@ -110,6 +110,30 @@ def test_the_shipped_model_is_optimized_and_generates_from_the_command_line(caps
     assert red > 4 * green
 
 
+def test_a_few_step_folder_generates_in_its_own_steps_and_without_guidance(monkeypatch, tmp_path, capsys):
+    import diffusers
+    import peft
+
+    from gearshift import zoo
+
+    pipe = zoo.load("text-to-image")
+    pipe.unet.add_adapter(peft.LoraConfig(r=2, target_modules=["to_q"]))
+    state = peft.get_peft_model_state_dict(pipe.unet)
+    file = tmp_path / "Hyper-4steps-lora.safetensors"
+    pipe.save_lora_weights(tmp_path, unet_lora_layers=state, weight_name=file.name)
+    monkeypatch.setenv("GEARSHIFT_HYPER", str(file))
+    gs.save(gs.optimize(zoo.load("text-to-image"), "hyper"), tmp_path / "few")
+    own, batches = diffusers.UNet2DConditionModel.forward, []
+
+    def counted(self, sample, *args, **kwargs):
+        batches.append(len(sample))
+        return own(self, sample, *args, **kwargs)
+
+    monkeypatch.setattr(diffusers.UNet2DConditionModel, "forward", counted)
+    assert main(["generate", str(tmp_path / "few"), "a red bag", "--out", str(tmp_path / "images")]) == 0
+    assert batches == [1] * 4
+
+
 def test_a_language_model_is_opened_with_its_head(tmp_path):
     from transformers import LlamaConfig, LlamaForCausalLM
 

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from gearshift.core.boundary import calling, path_of, reading, refuse_unwritable
-from gearshift.core.classes import component_classes
+from gearshift.core.classes import LOCAL, component_classes
 from gearshift.core.devices import refuse_absent
 from gearshift.core.errors import BadRecipe, GearshiftError, quoted
 from gearshift.core.extras import need
 from gearshift.core.files import replacing_file
+from gearshift.core.readers import readers_of
 from gearshift.core.recipe import Recipe
 
 MOST_SEED = 2**63 - 1
@@ -46,7 +47,8 @@ def optimize(arguments: argparse.Namespace) -> int:
     refuse_foreign(out)
     refuse_absent(arguments.device)
     model = open_model(arguments.model, arguments.device)
-    model = gs.optimize(model, recipe, **({"device": arguments.device} if arguments.device else {}))
+    settings = {"device": arguments.device} if arguments.device else {}
+    model = gs.optimize(model, recipe, **settings, **readers_of(model))
     gs.save(model, out)
     print(gs.status(model))
     print(f'Saved. In Python: gearshift.load("{arguments.out}")')
@@ -102,6 +104,14 @@ def _check_call(arguments: argparse.Namespace) -> None:
         raise GearshiftError("A prompt has no words; write what is to be shown.")
 
 
+def _read(model: Any, folder: Path, transformers: Any) -> None:
+    """Give a model the processor, or else the tokenizer, that lies in its folder."""
+    if (folder / "preprocessor_config.json").is_file() or (folder / "processor_config.json").is_file():
+        model.processor = transformers.AutoProcessor.from_pretrained(folder, **LOCAL)
+    elif (folder / "tokenizer_config.json").is_file():
+        model.tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **LOCAL)
+
+
 def open_model(where: str, device: str | None = None) -> Any:
     """A model from a folder or a hub id: gearshift's own, a diffusers pipeline or a transformers model.
 
@@ -119,9 +129,11 @@ def open_model(where: str, device: str | None = None) -> Any:
     with reading(where, "a model"):
         if (folder / "config.json").exists():
             transformers = need("transformers", "transformers", f"Opening {where}")
-            config = transformers.AutoConfig.from_pretrained(where, trust_remote_code=False)
+            config = transformers.AutoConfig.from_pretrained(where, **LOCAL)
             (architecture, *_) = config.architectures or ["AutoModel"]
-            return getattr(transformers, architecture).from_pretrained(where, **given)
+            model = getattr(transformers, architecture).from_pretrained(where, local_files_only=True, **given)
+            _read(model, folder, transformers)
+            return model
         need("diffusers", "diffusers", f"Opening {where}")
         import torch
         from diffusers import DiffusionPipeline

@@ -83,6 +83,7 @@ SHAPE = fields(
             key=PART,
         ),
         "fused": list_of(text(), most=10_000),
+        "readers": dict_of(text(r"\w+:\w+", "the name of a class", most=200), key=NAME, most=10),
     },
 )
 
@@ -114,7 +115,7 @@ def manifest_of(plain: Any) -> dict[str, Any]:
     version = plain.get("format") if isinstance(plain, dict) else None
     if isinstance(version, int) and not isinstance(version, bool) and version != FORMAT:
         raise Misfit(f"it has format {quoted(version)}, and this gearshift reads format {FORMAT}")
-    manifest = {"tensors": {}, "fused": [], **SHAPE(plain, "")}
+    manifest = {"tensors": {}, "fused": [], "readers": {}, **SHAPE(plain, "")}
     for applied in manifest["applied"]:
         for name in applied.get("files", []):
             if kept_name(applied["name"], name) not in manifest["files"]:

@@ -60,6 +60,7 @@ class Record:
         applied: algorithms in the order of application.
         on: how many of them are on; fewer than all inside of `lifted`.
         settings: the settings that the recipes carried.
+        readers: the tokenizer and processor that they carried.
         figures: what was measured of the model as a whole.
         last_run: the decisions of the newest finished sampling run, by rule name.
         closed: everything was taken off for good.
@@ -68,6 +69,7 @@ class Record:
     applied: list[Applied] = field(default_factory=list)
     on: int = 0
     settings: dict[str, Any] = field(default_factory=dict)
+    readers: dict[str, Any] = field(default_factory=dict)
     figures: dict[str, float] = field(default_factory=dict)
     last_run: Any = None
     closed: bool = False

@@ -19,6 +19,7 @@ from gearshift.core.facts import Persist
 from gearshift.core.files import place_of, put_back
 from gearshift.core.manifest import INDEX, MANIFEST, kept_name, only_listed, read_manifest
 from gearshift.core.model import Runtime, parts
+from gearshift.core.readers import read_readers
 from gearshift.core.recipe import SAVED_SETTINGS, Recipe
 from gearshift.core.record import Applied, Record, attach
 from gearshift.core.scratch import locked_parent
@@ -93,6 +94,9 @@ def _made(root: Path, manifest: dict[str, Any], device: str | None, trust_compil
         own(part, facts["strides"] if facts else {})
         refuse_incomplete(part, facts, root / name)
         put_on(part, root / name)
+    context.record.readers = read_readers(manifest["readers"], root)
+    for name, reader in context.record.readers.items():
+        setattr(model, name, reader)
     if manifest["fused"]:
         setattr(model, FUSED, set(manifest["fused"]))
     if device is not None:

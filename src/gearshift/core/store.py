@@ -18,6 +18,7 @@ from gearshift.core.facts import Persist
 from gearshift.core.files import place_of, replacing_folder
 from gearshift.core.manifest import FORMAT, KEPT, MANIFEST, sha256
 from gearshift.core.model import Runtime, parts
+from gearshift.core.readers import write_readers
 from gearshift.core.record import Record, record_of
 from gearshift.core.transaction import Transaction
 
@@ -78,6 +79,7 @@ def _write(model: Any, folder: Path) -> None:
         "settings": record.settings,
         "dtypes": {name: f["dtype"] for name, f in facts.items() if name not in changed and f["dtype"]},
         "tensors": facts,
+        "readers": write_readers(model, record.readers, folder),
         "fused": sorted(getattr(model, FUSED, ())),
         "files": {p.relative_to(folder).as_posix(): sha256(p) for p in _files(folder)},
     }
