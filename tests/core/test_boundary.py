@@ -1,5 +1,7 @@
 """Errors of other libraries become sentences where data comes in; faults of our own code stay what they are."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from support.tiny import build
@@ -59,6 +61,8 @@ def test_places_that_cannot_be_written_are_known_before(tmp_path):
     for place in (tmp_path / "file" / "x", tmp_path / ("a" * 300)):
         with pytest.raises(BrokenFolder, match="cannot be written"):
             refuse_unwritable(place)
+    with pytest.raises(BrokenFolder, match=r"/proc/x cannot be written: nothing can be made in /proc "):
+        refuse_unwritable(Path("/proc/x"))
     refuse_unwritable(tmp_path / "new" / "folder")
     refuse_unwritable(tmp_path / "file")
     assert [p.name for p in tmp_path.iterdir()] == ["file"]

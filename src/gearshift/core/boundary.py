@@ -104,7 +104,10 @@ def refuse_unwritable(path: Path) -> None:
         holder = there.parent if there == path and not there.is_dir() else there
         if not holder.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, f"{_shown(holder)} is not a folder")
-        os.rmdir(tempfile.mkdtemp(prefix=".gearshift-", dir=holder))
+        try:
+            os.rmdir(tempfile.mkdtemp(prefix=".gearshift-", dir=holder))
+        except OSError as error:
+            raise OSError(error.errno, f"nothing can be made in {_shown(holder)} ({error.strerror})") from error
 
 
 def _shown(path: Any) -> str:

@@ -62,7 +62,12 @@ def _ours(folder: Path) -> set[str] | None:
         return None if any(folder.iterdir()) else set()
     try:
         return {MANIFEST, *json.loads(manifest.read_text())["files"]}
-    except (ValueError, KeyError, TypeError):  # damaged: whatever lies where saved models have their files
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        RecursionError,
+    ):  # damaged: whatever lies where saved models have their files
         return {p.relative_to(folder).as_posix() for p in _files(folder) if p.suffix in (".json", ".safetensors")}
 
 

@@ -55,7 +55,7 @@ class Timings:
                 }
                 for machine, works in found.items()
             }
-        except (OSError, ValueError, TypeError, AttributeError):
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError):
             return {}
 
 
