@@ -69,8 +69,7 @@ def _identity(folder: Path) -> tuple[int, ...] | None:
 
 def _load(root: Path, device: str | None, verify: bool, trust_compiled: bool) -> Any:
     manifest = read_manifest(root, verify)
-    files = (root / name for name in manifest["files"])
-    with only_listed(root, manifest) as place, reading(root, "a saved model"), within_bounds(files):
+    with only_listed(root, manifest) as place, reading(root, "a saved model"):
         return _made(place, manifest, device, trust_compiled)
 
 
@@ -78,9 +77,10 @@ def _made(root: Path, manifest: dict[str, Any], device: str | None, trust_compil
     """The model of a folder whose files were checked."""
     algorithms = _algorithms(manifest, root)
     cls = find_class(manifest["model"], root)
-    if issubclass(cls, Runtime):
-        return _runtime(cls, root, algorithms, manifest, device)
-    model = _pipeline(cls, root, manifest) if (root / INDEX).is_file() else _module(cls, root, "", manifest)
+    with within_bounds(root / name for name in manifest["files"]):
+        if issubclass(cls, Runtime):
+            return _runtime(cls, root, algorithms, manifest, device)
+        model = _pipeline(cls, root, manifest) if (root / INDEX).is_file() else _module(cls, root, "", manifest)
     context = _context(manifest)
     weights = [a for a in algorithms if type(a.algorithm).facts.persist is Persist.WEIGHTS]
     for applied in weights:
