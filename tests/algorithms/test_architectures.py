@@ -49,3 +49,14 @@ def test_a_subclass_is_replaced_with_what_it_computes():
     assert named and not any(type(model.get_submodule(path)) is nn.Linear for path in named)
     gs.optimize(model, "fp8")
     assert all(isinstance(model.get_submodule(path), QuantizedLayer) for path in named)
+
+
+@pytest.mark.parametrize("name", ["hqq", "fp8", "quanto"])
+def test_a_head_that_shared_the_embeddings_weight_keeps_its_own_after_loading(name, tmp_path):
+    model = causal("gpt2")
+    assert model.config.tie_word_embeddings
+    gs.optimize(model, name, include=["lm_head"])
+    output = logits(model)
+    assert isinstance(model.lm_head, QuantizedLayer) and not model.config.tie_word_embeddings
+    gs.save(model, tmp_path / "model")
+    assert torch.equal(logits(gs.load(tmp_path / "model")), output)

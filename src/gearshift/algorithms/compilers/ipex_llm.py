@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from gearshift.algorithms.quantizers import LANGUAGE, sqnr, tell_activations
+from gearshift.algorithms.quantizers.tied import shares_weight, untie
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.context import Context
 from gearshift.core.facts import Facts, Family, Persist, Slot, Stage, Trait
@@ -49,7 +49,7 @@ class IpexLlm(Algorithm):
         from gearshift.models.describe import passed_over
 
         size, seconds, noise = size_bytes(model), token_seconds(model), []
-        tied = _shares_weight(model)
+        tied = shares_weight(model)
         paths: dict[str, int] = {}
         twins: list[Any] = []
         for path, bits in track(self._layers(model, context.recipe), f"{self.name} makes layers"):
@@ -61,9 +61,7 @@ class IpexLlm(Algorithm):
             context.change(Swap(model, path, twin, layer if context.keep_original else None, self.name))
             paths[path] = made.bits
             twins.append(made)
-        if tied and not _shares_weight(model):
-            context.change(Untied(model.config))
-            context.note("The output head got a weight of its own; it had that of the embedding.")
+        untie(model, context, tied)
         context.save(parts=[""], paths=paths)
         context.measured(left=passed_over(model, linear_types(), context.recipe))
         context.measured(layers=len(paths), size_before=size, size_after=size_bytes(model))
@@ -111,22 +109,6 @@ class IpexLlm(Algorithm):
             )
 
 
-@dataclass
-class Untied:
-    """The configuration of a model whose head has its own weight now, beside that of the embedding."""
-
-    config: Any
-
-    def lay(self) -> None:
-        self.config.tie_word_embeddings = False
-
-    def lift(self) -> None:
-        self.config.tie_word_embeddings = True
-
-    def why_not(self) -> None:
-        return None
-
-
 def token_seconds(model: Any) -> float:
     """The least seconds of one token through the model; CPU time where torch has one thread, else wall clock."""
     import torch
@@ -150,8 +132,3 @@ def _head(model: Any) -> str | None:
 
     head = model.get_output_embeddings()
     return next((path for path, module in model.named_modules() if module is head and type(head) is nn.Linear), None)
-
-
-def _shares_weight(model: Any) -> bool:
-    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
-    return getattr(head, "weight", None) is getattr(embedding, "weight", ())

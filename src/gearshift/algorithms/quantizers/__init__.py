@@ -106,13 +106,14 @@ class LayerQuantizer(Algorithm, base=True):
         raise NotImplementedError
 
     def apply(self, model: Any, context: Context) -> None:
+        from gearshift.algorithms.quantizers.tied import shares_weight, untie
         from gearshift.core.model import size_bytes
         from gearshift.core.target import Swap
         from gearshift.kernels.linear_view import inside
         from gearshift.models.describe import passed_over
         from gearshift.models.in_place import in_turns
 
-        started, before = time.perf_counter(), size_bytes(model)
+        started, before, tied = time.perf_counter(), size_bytes(model), shares_weight(model)
         report = Report()
         places = self.places(model, context)
         report.left.update(passed_over(model, self.types(), context.recipe))
@@ -125,6 +126,7 @@ class LayerQuantizer(Algorithm, base=True):
             report.take(place, layer, twin)
             kept[place.part][path] = self.keepsake(inside(twin))
             context.change(Swap(root, path, twin, layer if context.keep_original else None, self.name))
+        untie(model, context, tied)
         context.save(parts=list(kept), paths=kept)
         context.measured(size_before=before, size_after=size_bytes(model), seconds=time.perf_counter() - started)
         report.tell(context, self.name, timed)
@@ -178,16 +180,19 @@ class LayerQuantizer(Algorithm, base=True):
         return [Place(part, root, path, seen.get(root.get_submodule(path))) for part, root, path in found]
 
     def rebuild(self, model: Any, context: Context) -> None:
+        from gearshift.algorithms.quantizers.tied import shares_weight, untie
         from gearshift.core.model import parts
         from gearshift.core.target import Swap
         from gearshift.kernels.linear_view import as_linear, in_place_of
 
+        tied = shares_weight(model)
         for part, paths in context.saved["paths"].items():
             root = parts(model)[part]
             for path, kept in paths.items():
                 layer = root.get_submodule(path)
                 twin = in_place_of(layer, self.skeleton(as_linear(layer), kept))
                 context.change(Swap(root, path, twin, None, self.name))
+        untie(model, context, tied)
 
 
 def least_int8_speed(layer: Any) -> float | None:
