@@ -13,6 +13,7 @@ from gearshift.core.boundary import Misfit
 from gearshift.core.errors import quoted
 
 MOST_BYTES = 1 << 17
+DEEPEST = 50  # lists and dicts inside of each other
 PLAIN = ("null", "bool", "int", "float", "str", "seq", "map")
 TAG = "tag:yaml.org,2002:"
 FLOAT = re.compile(r"[-+]?(?:\d[\d_]*\.?\d*|\.\d+)[eE][-+]?\d+$")
@@ -34,10 +35,18 @@ class _Loader(_Plain, yaml.SafeLoader):
         if tag is None or tag.removeprefix(TAG) in PLAIN
     }
 
+    depth = 0
+
     def compose_node(self, parent: Any, index: Any) -> Any:
+        line = self.peek_event().start_mark.line + 1
         if self.check_event(yaml.AliasEvent):
-            raise Misfit(f"line {self.peek_event().start_mark.line + 1} has an alias, and none are read")
-        return super().compose_node(parent, index)
+            raise Misfit(f"line {line} has an alias, and none are read")
+        self.depth += 1
+        if self.depth > DEEPEST:  # PyYAML's time grows with the square of the depth
+            raise Misfit(f"line {line} is nested too deeply")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen = set()
