@@ -3,8 +3,10 @@
 A sample; tools/hook_orders.py walks through all orders of up to so many actions, with more recipes.
 """
 
+import gc
 import random
 import warnings
+import weakref
 
 import pytest
 from support.hooks import ACTIONS, HOOKS, STEPS, Walk
@@ -14,7 +16,7 @@ from support.tiny import build
 import gearshift as gs
 from gearshift.core.errors import GearshiftWarning
 from gearshift.steps.chain import links
-from gearshift.steps.gate import Gate
+from gearshift.steps.gate import Gate, gate_of
 
 RECIPES = ["taylor(start_step=1)", "fora(start_step=1)", "flux_caching(start_step=1)"]
 CASES = [(name, RECIPES[place % len(RECIPES)]) for place, name in enumerate(HOOKS)]
@@ -85,3 +87,14 @@ def test_a_pipeline_that_shares_parts_with_an_optimized_one_is_told_nothing():
     other.pipe.vae = tiny.pipe.vae
     other.run(steps=STEPS)
     assert all("replaced" not in note for entry in gs.status(other.pipe).applied for note in entry["notes"])
+
+
+def test_a_hook_keeps_nothing_of_a_gate_that_left():
+    tiny = build("dit")
+    gs.optimize(tiny.pipe, "stable_fast")
+    tiny.run(steps=STEPS)
+    HOOKS["model offloading"].on(tiny.pipe, tiny.pipe.transformer)
+    graphs = weakref.ref(gate_of(tiny.pipe.transformer).compiled)
+    gs.restore(tiny.pipe)
+    gc.collect()
+    assert graphs() is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from gearshift.steps.chain import Link, innermost, is_own, links, slots
@@ -84,6 +85,16 @@ class Gate(Link):
         for slot in slots(self.module):
             if slot.held is self:
                 slot.put(self.behind, self.module)
+            elif isinstance(slot.held, partial):
+                self._forget_in(slot.held)
+
+    def _forget_in(self, hook: partial[Any]) -> None:
+        """Let a hook that was put around this gate keep none of its attributes, which functools copied to it."""
+        copied = vars(hook)
+        if copied.get("__wrapped__") is self:
+            for name in vars(self):
+                copied.pop(name, None)
+            copied["__wrapped__"] = self.behind or self.own.__get__(self.module)
 
     @property
     def is_reached(self) -> bool:
