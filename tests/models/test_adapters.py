@@ -159,3 +159,13 @@ def test_what_is_no_adapter_is_one_sentence_with_its_path(monkeypatch, tmp_path,
     monkeypatch.setenv(SOURCE, source)
     with pytest.raises(BadRecipe, match=source):
         gs.optimize(build("sd").pipe, "hyper")
+
+
+@pytest.mark.parametrize("source", ["owner/name", "owner/name:file.safetensors"])
+def test_what_the_hub_does_not_give_is_one_sentence_with_its_name(monkeypatch, source):
+    tiny = build("sd")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(tiny.pipe, "load_lora_weights", lambda *_, **__: (_ for _ in ()).throw(OSError("no such file")))
+    monkeypatch.setenv(SOURCE, source)
+    with pytest.raises(GearshiftError, match=f"{source} is no file here, and cannot be had from the hub"):
+        gs.optimize(tiny.pipe, "hyper")

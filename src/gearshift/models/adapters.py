@@ -105,6 +105,11 @@ def merge(pipe: Any, given: Adapter, scale: float) -> list[tuple[Any, Any]]:
         if not isinstance(error, Exception):
             raise
         reason = " ".join(str(error).split())[:200]
+        if not Path(given.source).exists() and isinstance(error, OSError | ValueError):
+            raise GearshiftError(
+                f"The adapter {given.source} is no file here, and cannot be had from the hub as 'owner/name:file': "
+                f"{reason}"
+            ) from error
         raise GearshiftError(
             f"The adapter {given.source} does not fit this {type(pipe).__name__}, or cannot be read: {reason}"
         ) from error
@@ -123,7 +128,7 @@ def _fuse(pipe: Any, given: Adapter, scale: float) -> None:
     """Load and merge; the merged weights are other tensors than those before."""
     _load(pipe, given.source)
     if not any(NAME in names for names in pipe.get_list_adapters().values()):
-        raise ValueError("none of its tensors belongs to a layer of this pipeline")
+        raise GearshiftError("none of its tensors belongs to a layer of this pipeline")
     pipe.fuse_lora(adapter_names=[NAME], lora_scale=scale, safe_fusing=True)
 
 
