@@ -10,9 +10,9 @@ from typing import Any
 
 from gearshift.core.boundary import Misfit, reading
 
-PER_TENSOR = 20  # modules that a model has for each tensor of its files, at most: activations, dropouts, holders
+PER_TENSOR = 8  # modules that a model has for each tensor of its files, at most: activations, dropouts, holders
 PER_BYTE = 100  # numbers for each byte: a quarter of one holds a number, and a pruned model is built whole at first
-FREE_MODULES, FREE_NUMBERS = 2000, 1 << 24
+FREE_MODULES, FREE_NUMBERS = 1000, 1 << 24
 
 
 @contextmanager
