@@ -172,7 +172,7 @@ def test_tensors_that_do_not_fit_are_named(pack, told, words, tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"num_hidden_layers": 10**7}, "far more layers than"),
+        ({"num_hidden_layers": 10**7}, "far more modules than"),
         ({"hidden_size": 10**9}, "cannot be read as a transformers model"),
         ({"hidden_size": -1}, "cannot be read as a transformers model"),
         ({"vocab_size": "x"}, "cannot be read as a transformers model"),
