@@ -15,7 +15,7 @@ from gearshift.steps.clock import Clock, is_heard, is_scheduler, is_set
 from gearshift.steps.gate import Gate
 from gearshift.steps.loop import callers
 from gearshift.steps.opened import sweep, use
-from gearshift.steps.run import Run, open_run, opened
+from gearshift.steps.run import Run, only, open_run, opened
 from gearshift.steps.times import Reading, Way
 
 CLOCKS_KEPT = 8
@@ -75,12 +75,18 @@ class Backbone(Gate):
 
     def _run(self, frame: FrameType, args: tuple, kwargs: dict[str, Any]) -> Run | None:
         """The run that this call belongs to: the nearest one among the callers whose step this can be."""
+        run = only()
+        if run is not None and run.loop.settled:  # nearly always
+            depth = run.loop.depth(frame)
+            if depth is not None and run.loop.usual(depth) and self._is_at(run, args, kwargs):
+                self.direct = 0
+                return run
         for depth, run in _calling(frame):
             if not run.loop.usual(depth):
                 found = self._found(frame, depth, args, kwargs)
                 if found is not None:
                     return found
-            if not run.marked_by_caller and not run.is_at(self._values(args, kwargs, not run.located), self.reading):
+            if not self._is_at(run, args, kwargs):
                 continue
             if not run.loop.settled:
                 run.loop.settle(frame)
@@ -88,6 +94,10 @@ class Backbone(Gate):
             self.direct = 0
             return run
         return self._found(frame, sys.maxsize, args, kwargs)
+
+    def _is_at(self, run: Run, args: tuple, kwargs: dict[str, Any]) -> bool:
+        """Whether this can be a call of the run's current step."""
+        return run.marked_by_caller or run.is_at(self._values(args, kwargs, not run.located), self.reading)
 
     def _found(self, frame: FrameType, depth: int, args: tuple, kwargs: dict[str, Any]) -> Run | None:
         """A run of a scheduler that was not heard so far, found in one of so many callers.

@@ -58,12 +58,13 @@ class Loop:
             return next((d for d, f in enumerate(callers(call)) if self._opened.get(id(f)) is f.f_code), None)
         if self._code is None:
             return sys.maxsize
-        number, code, depth = self._number, self._code, 0
+        number, depth = self._number, 0
         frame: FrameType | None = call
         while frame is not None:
-            if id(frame) == number and frame.f_code is code:
+            if id(frame) == number and frame.f_code is self._code:
                 return depth
-            frame, depth = frame.f_back, depth + 1
+            frame = frame.f_back
+            depth += 1
         return None
 
     def usual(self, depth: int) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -21,6 +21,7 @@ class Held:
     """What a run keeps for one rule.
 
     Attributes:
+        rule: a weak reference to it.
         state: the trigger's.
         memories: by place and branch.
         log: its decisions.
@@ -29,6 +30,7 @@ class Held:
         decisions: by branch.
     """
 
+    rule: Callable[[], Any]
     state: dict[str, Any] = field(default_factory=dict)
     memories: dict[Hashable, Memory] = field(default_factory=dict)
     log: RunLog | None = None
@@ -127,18 +129,19 @@ class Kept:
     def goes_with(self, other: Kept) -> bool:
         """Whether two outputs can be mixed: they have equal shapes, and everything but floating-point numbers equal."""
         if isinstance(self.output, torch.Tensor) and isinstance(other.output, torch.Tensor):
-            pairs = [(self.tensors[0], other.tensors[0])]
-        elif alike(structure(self.output), structure(other.output)):
-            pairs = list(zip(self.tensors, other.tensors, strict=True))
-        else:
+            return _mix(self.tensors[0], other.tensors[0])
+        if not alike(structure(self.output), structure(other.output)):
             return False
-        return all(
-            a.shape == b.shape and (a.is_floating_point() or a.is_complex() or torch.equal(a, b)) for a, b in pairs
-        )
+        return all(map(_mix, self.tensors, other.tensors))
 
     def was_written(self) -> bool:
         """Whether a tensor was changed in place since."""
         return any(t._version != v for t, v in zip(self.tensors, self.versions, strict=False))
+
+
+def _mix(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether two tensors can be mixed."""
+    return a.shape == b.shape and (a.is_floating_point() or a.is_complex() or torch.equal(a, b))
 
 
 def blend(history: deque[Kept], weights: Sequence[float], latent: Any = None) -> Any:

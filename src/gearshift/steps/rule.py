@@ -91,8 +91,9 @@ class Rule(ABC):
 
     def _planned(self, run: Run, branch: int) -> Decision:
         """The decision for a step and branch, noted in the log."""
-        reason = self._reason(run)
-        decisions = run.held(self).decisions
+        held = run.held(self)
+        reason = held.reason if held.step == run.step else self._reason(run)
+        decisions = held.decisions
         if branch not in decisions:
             action = Action.COMPUTE if reason else Action.FILL
             decisions[branch] = Decision(run.step, self.site, branch, action, reason=reason or "")
@@ -125,7 +126,7 @@ class OutputRule(Rule):
             return memory.filling
         output = self._compute(run, gate, args, kwargs)
         if gate is place.gates[-1]:
-            self.keep(run, [(place, output)])
+            self._keep_in(memory, run, output)
         return output
 
     def foresee(self, run: Run, places: list[Place], args: tuple, kwargs: dict[str, Any]) -> list[Any] | None:
@@ -139,10 +140,12 @@ class OutputRule(Rule):
 
     def keep(self, run: Run, outputs: list[tuple[Place, Any]]) -> None:
         """Keep what places put out."""
+        for place, output in outputs:
+            self._keep_in(run.memory(self, place, self.predictor.depth), run, output)
+
+    def _keep_in(self, memory: Memory, run: Run, output: Any) -> None:
         if self._keeps(run):
-            for place, output in outputs:
-                memory = run.memory(self, place, self.predictor.depth)
-                memory.keep(run.x, run.share(output) if run.share else output)
+            memory.keep(run.x, run.share(output) if run.share else output)
 
     def _compute(self, run: Run, gate: Gate, args: tuple, kwargs: dict[str, Any]) -> Any:
         if run.recording is None:

@@ -40,6 +40,12 @@ def current() -> Run | None:
     return runs[-1] if not runs[-1].over else next(reversed(opened()), None)
 
 
+def only() -> Run | None:
+    """The open run where there is just one."""
+    runs = _current.get()
+    return runs[0] if runs is not None and len(runs) == 1 and not runs[0].over else None
+
+
 @contextmanager
 def sampling(coordinates: Sequence[float] = ()) -> Iterator[Run]:
     """Mark one run of a sampling loop that gearshift cannot see; call `tick()` on what it gives after each step.
@@ -115,7 +121,7 @@ class Run(Course):
         self.guided = False
         self.share: Callable[[Any], Any] | None = None
         self.trained = False
-        self._held: weakref.WeakKeyDictionary[Rule, Held] = weakref.WeakKeyDictionary()
+        self._held: dict[int, Held] = {}  # by the rule's number, for as long as the rule is there
         self._calls: dict[Hashable, int] = {}
         self._handed: tuple[weakref.ref[Any], ...] = ()
 
@@ -202,7 +208,8 @@ class Run(Course):
     @property
     def logs(self) -> dict[Rule, RunLog]:
         """The decisions so far, by rule."""
-        return {rule: held.log for rule, held in list(self._held.items()) if held.log is not None}
+        found = [(held.rule(), held.log) for held in list(self._held.values())]
+        return {rule: log for rule, log in found if rule is not None and log is not None}
 
     def count(self, what: Hashable) -> int:
         """How often this was called before within the step."""
@@ -212,9 +219,10 @@ class Run(Course):
 
     def held(self, rule: Rule) -> Held:
         """What is kept for a rule."""
-        found = self._held.get(rule)
+        found = self._held.get(id(rule))
         if found is None:
-            found = self._held[rule] = Held()
+            gone = partial(_let_go, self._held, id(rule))
+            found = self._held[id(rule)] = Held(weakref.ref(rule, gone))
         return found
 
     def memory(self, rule: Rule, place: Any, depth: int, branch: int | None = None) -> Memory:
@@ -224,6 +232,10 @@ class Run(Course):
         if memory is None:
             memory = memories[key] = Memory(depth)
         return memory
+
+
+def _let_go(held: dict[int, Held], number: int, gone: Any) -> None:
+    held.pop(number, None)
 
 
 def _freed(reference: weakref.ref[Run], gone: Any) -> None:
