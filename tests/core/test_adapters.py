@@ -151,8 +151,12 @@ def test_adapters_on_convolutions_of_a_unet_are_kept(tmp_path):
     loaded_gives_the_same(tiny, tmp_path / "x")
 
 
-def test_an_adapter_of_a_language_model_is_kept(tmp_path):
+@pytest.mark.parametrize("recipe", [None, "hqq", "torch_unstructured"])
+@pytest.mark.filterwarnings("ignore::gearshift.core.errors.GearshiftWarning")
+def test_an_adapter_of_a_language_model_is_kept(recipe, tmp_path):
     tiny = build("llama")
+    if recipe:
+        gs.optimize(tiny.pipe, recipe)
     add(tiny.pipe, peft.LoraConfig(**LANGUAGE))
     again = loaded_gives_the_same(tiny, tmp_path / "x")
     again.disable_adapters()

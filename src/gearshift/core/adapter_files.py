@@ -11,7 +11,7 @@ from typing import Any
 
 from gearshift.core.adapters import CONFIGS, FLAG, _set, adapters_on, base_name, base_of
 from gearshift.core.boundary import Misfit, reading
-from gearshift.core.errors import GearshiftError, quoted
+from gearshift.core.errors import GearshiftError, quoted, told
 from gearshift.core.extras import need
 from gearshift.core.plain import anything, dict_of, fields, flag, list_of, number, read_json, text
 from gearshift.core.tensors import read_tensors, write_tensors
@@ -61,7 +61,7 @@ def keep_adapters(root: Any, noun: str) -> Any:
         again = _made({path: _base(layer) for path, layer in layers.items()}, settings, tensors)
         different = next((p for p in layers if not _alike(layers[p], again[p])), None)
     except Exception as error:
-        raise GearshiftError(f"{refused}{error} Merge them into the weights first.") from error
+        raise GearshiftError(f"{refused}{told(error)}. Merge them into the weights first.") from error
     if different is not None:
         why = f"the one on {different} would not come back as it is"
         raise GearshiftError(f"{refused}{why}. Merge them into the weights first.")
@@ -130,9 +130,11 @@ def _made(bases: dict[str, Any], settings: dict[str, Any], tensors: dict[str, An
 
 
 def _tree(bases: dict[str, Any]) -> Any:
+    import torch
     from torch import nn
 
     tree = nn.Module()
+    tree.register_parameter("place", nn.Parameter(torch.empty(0)))  # peft asks a parameter where the model is
     for path, base in bases.items():
         holder = tree
         *parents, name = path.split(".")
@@ -173,7 +175,7 @@ def _paths_of(adapter: str, settings: dict[str, Any], tensors: dict[str, Any]) -
 def _base(layer: Any) -> Any:
     base = layer._modules[base_name(layer)]
     if base is not base_of(layer):
-        raise Misfit("an adapter stands on another adapter's layer.")
+        raise Misfit("an adapter stands on another adapter's layer")
     return base
 
 
