@@ -150,6 +150,21 @@ def test_initializers_of_several_steps_are_rounded_once_from_their_result():
         assert sqnr(init(torch.empty(64, 128)), layer.weight) > 35
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_weight_that_was_set_aside_for_a_call_comes_back(turned):
+    real = Conv1D(48, 64) if turned else nn.Linear(64, 48)
+    layer, x = in_place_of(real, Int8Linear.from_float(as_linear(real))), torch.randn(3, 64)
+    first, other = bits(layer), torch.randn(real.weight.shape)
+    want = layer(x)
+    given = torch.func.functional_call(layer, {"weight": other}, x)
+    assert sqnr(x @ (other if turned else other.T) + real.bias, given) > 25
+    assert same(bits(layer), first) and torch.equal(layer(x), want)
+    layer.weight += 1
+    assert not same(bits(layer), first)
+    with pytest.raises(ValueError, match="read-only"):
+        layer.weight.numpy()[0] = 0
+
+
 def test_writes_that_follow_each_other_are_told_once(monkeypatch):
     monkeypatch.setattr("gearshift.kernels.quantized_layer._newest", -1e9)
     layer = Int8Linear.from_float(nn.Linear(16, 8))

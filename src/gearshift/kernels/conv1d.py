@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from gearshift.kernels.lazy_weight import Source
 from gearshift.kernels.quantized_layer import QuantizedLayer
 
 
@@ -40,6 +41,10 @@ class QuantizedConv1D(QuantizedLayer, Conv1D):
     @property
     def writes(self) -> int:  # type: ignore[override]
         return self.linear.writes
+
+    def _put_back(self, source: Source) -> None:
+        self.linear.replaced = self.replaced
+        self.linear._put_back(source)
 
     def weight_shape(self) -> tuple[int, ...]:
         return self.nx, self.nf

@@ -39,8 +39,9 @@ class Source:
     """
 
     def __init__(self, owner: Owner) -> None:
-        self.owner, self.seen = owner, -1
+        self.owner, self.seen, self.born = owner, -1, owner.writes
         self.copy: torch.Tensor | None = None
+        self.kept: Any = None  # what the owner held when this was read, if it notes that
 
     def hold(self) -> torch.Tensor:
         """The working copy, as new as the weight."""
@@ -170,7 +171,9 @@ class LazyWeight(torch.Tensor):
         return self.source.hold().untyped_storage()
 
     def numpy(self, *, force: bool = False) -> Any:
-        return self.real().numpy(force=force)
+        array = self.real().numpy(force=force)
+        array.flags.writeable = False  # what is written to an array reaches nobody
+        return array
 
     def tolist(self) -> Any:
         return self.real().tolist()

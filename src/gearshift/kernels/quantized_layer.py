@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from gearshift.core.errors import BadValue, GearshiftWarning
-from gearshift.kernels.lazy_weight import LazyWeight, real
+from gearshift.kernels.lazy_weight import LazyWeight, Source, real
 
 SLACK = 1.5  # times the squared error of rounding that a weight which was put back may be off
 BURST = 1.0  # seconds between writes that are told apart
@@ -47,10 +47,12 @@ class QuantizedLayer(nn.Module):
         dtype: of the float layer that this one replaces, and of `weight`.
         bias: [out] or None; trainable if asked to be.
         writes: how often the weight was written to.
+        replaced: what `writes` was when another weight was last set in this one's place.
     """
 
     dtype: torch.dtype
     writes = 0
+    replaced = 0
     origin: Origin | None = None
 
     def dequantized(self, dtype: torch.dtype) -> torch.Tensor:
@@ -81,7 +83,9 @@ class QuantizedLayer(nn.Module):
         if torch.compiler.is_compiling():
             return self.read_weight()
         place = next(b.device for b in self._buffers.values() if b is not None)
-        return LazyWeight(self, torch.Size(self.weight_shape()), self.dtype, place)
+        lazy = LazyWeight(self, torch.Size(self.weight_shape()), self.dtype, place)
+        lazy.source.kept = dict(self._buffers)
+        return lazy
 
     def read_weight(self) -> torch.Tensor:
         return self.dequantized(self.dtype)
@@ -128,6 +132,12 @@ class QuantizedLayer(nn.Module):
         exact = float(first.float().square().sum()) * torch.finfo(self.dtype).eps ** 2
         return _squared(weight, first) <= roundings + exact
 
+    def _put_back(self, source: Source) -> None:
+        """Take a weight of this layer again that another was set in place of, as torch.func.functional_call does."""
+        if source.born < self.replaced:
+            self._put(source.kept)
+            self.origin, self.writes = None, self.writes + 1
+
     def _put(self, buffers: dict[str, torch.Tensor | None]) -> None:
         """Put buffers back; one may have been made on another device."""
         place = next(b.device for b in self._buffers.values() if b is not None)
@@ -136,8 +146,11 @@ class QuantizedLayer(nn.Module):
     def __setattr__(self, name: str, value: Any) -> None:
         if name != "weight":
             super().__setattr__(name, value)
+        elif isinstance(value, LazyWeight) and value.source.owner is self:
+            self._put_back(value.source)
         elif isinstance(value, torch.Tensor):
             self.weight.data = value
+            self.replaced = self.writes
         else:
             raise TypeError(f"The weight of a layer is a tensor. Got {type(value).__name__} instead.")
 
