@@ -12,7 +12,10 @@ import numpy as np
 import torch
 
 import gearshift
+from gearshift.core.context import Context
 from gearshift.core.model import parts
+from gearshift.core.snapshot import Snapshot
+from gearshift.core.transaction import Transaction
 
 HOME = str(Path(gearshift.__file__).parent)
 AROUND = ("transaction.py", "snapshot.py", "surroundings.py")  # signals wait there
@@ -79,6 +82,30 @@ def look(model, same=True):
     scheduler = getattr(model, "scheduler", None)
     if scheduler is not None:
         found["scheduler"] = id(scheduler), sorted(vars(scheduler)), json.dumps(str(scheduler.config))
+    return found
+
+
+def back_and_on_at_every_change(monkeypatch, model, before):
+    """Let every change that is put on a model be followed by going all the way back, which is looked at, and on again.
+
+    Returns:
+        A list that is given what was not as before, of each change.
+    """
+    enter, change, transactions, found = Transaction.__enter__, Context.change, [], []
+
+    def entered(self):
+        transactions.append(self)
+        return enter(self)
+
+    def changed(self, made):
+        change(self, made)
+        here = Snapshot(model, self)
+        transactions[0]._snapshot.back()
+        found.append(apart(before, look(model)))
+        here.back()
+
+    monkeypatch.setattr(Transaction, "__enter__", entered)
+    monkeypatch.setattr(Context, "change", changed)
     return found
 
 
