@@ -44,6 +44,19 @@ def waited(thread, stop):
             pass
 
 
+def broken_off(tiny, cls, thread, stop):
+    """Whether a storm kept an algorithm from being applied."""
+    try:
+        thread.start()
+        try:
+            optimized(tiny, cls)
+        finally:
+            stop.set()
+    except KeyboardInterrupt:
+        return True
+    return False
+
+
 def tried(cls, rounds, chance):
     """How often an algorithm was broken off, and how often the model was not as it was then."""
     name = tiny_for(cls)
@@ -58,12 +71,8 @@ def tried(cls, rounds, chance):
         stop = threading.Event()
         thread = threading.Thread(target=storm, args=(chance, 1.1 * within, stop))
         try:
-            thread.start()
-            try:
-                optimized(tiny, cls)
-            finally:
-                stop.set()
-        except KeyboardInterrupt:
+            broken += broken_off(tiny, cls, thread, stop)
+        except KeyboardInterrupt:  # the last press of a storm, after its end
             broken += 1
         waited(thread, stop)
         applied = bool(gs.status(tiny.pipe).applied)
