@@ -34,10 +34,18 @@ def odd_values(model):
         first.data.view(-1)[:2] = torch.tensor([float("nan"), float("inf")])
 
 
+def eight_bits(model):
+    for part in parts(model).values():
+        for name, parameter in part.named_parameters():
+            if parameter.ndim == 2 and "embed" not in name:
+                parameter.data = parameter.data.to(torch.float8_e4m3fn)
+
+
 EDITS = {
     "as it is": lambda model: None,
     "bfloat16": lambda model: model.to(torch.bfloat16),
     "mixed": every_third,
+    "8-bit floats": eight_bits,
     "not finite": odd_values,
 }
 

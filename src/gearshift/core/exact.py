@@ -33,7 +33,7 @@ def facts_of(module: Any, noun: str) -> dict[str, Any]:
                 f"{noun} cannot be saved: {name} has no values here, as with weights that are offloaded; "
                 "take the offloading off first."
             )
-        if tensor.is_floating_point():
+        if tensor.is_floating_point() and tensor.element_size() > 1:  # no library loads a model in 8-bit floats
             sizes[str(tensor.dtype).removeprefix("torch.")] += tensor.numel()
         if not is_finite(tensor):
             odd.append(name)

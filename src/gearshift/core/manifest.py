@@ -74,11 +74,8 @@ SHAPE = fields(
     {
         "tensors": dict_of(
             fields(
-                {
-                    "dtype": maybe(one_of(*FLOATS)),
-                    "not_finite": list_of(text()),
-                    "strides": dict_of(list_of(whole(), most=64)),
-                }
+                {"dtype": maybe(one_of(*FLOATS)), "not_finite": list_of(text())},
+                {"strides": dict_of(list_of(whole(), most=64))},
             ),
             key=PART,
         ),

@@ -91,7 +91,7 @@ def _made(root: Path, manifest: dict[str, Any], device: str | None, trust_compil
         facts = manifest["tensors"].get(name)
         if name in manifest["changed"]:
             fill(part, root / name, facts)
-        own(part, facts["strides"] if facts else {})
+        own(part, facts.get("strides", {}) if facts else {})
         refuse_incomplete(part, facts, root / name)
         put_on(part, root / name)
     context.record.readers = read_readers(manifest["readers"], root)
