@@ -53,6 +53,8 @@ def test_keywords_yaml_file_and_round_trips(tmp_path):
         ({"batchsize": 3, "taylor": None}, "did you mean 'batch_size'"),
         ({"algorithms": 5}, "algorithms of a recipe are a list"),
         ({"taylor": None, "device": 5}, "device must be a name"),
+        ({"taylor": None, "device": 10**5000}, "device must be a name"),
+        ({"taylor": None, "device": "cuda:-1"}, "device must be a name"),
         ({"taylor": None, "data": 5}, "data must be a list"),
         ({"taylor": None, "seed": 10**40}, "seed must be an int"),
         ({1: {}}, "no algorithm or setting 1"),

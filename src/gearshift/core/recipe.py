@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from gearshift.core.algorithm import Algorithm
@@ -83,10 +84,10 @@ class Recipe:
             problems.append(f"batch_size must be an int of 1 or more. Got {quoted(self.batch_size)} instead.")
         if not isinstance(self.seed, int) or isinstance(self.seed, bool) or not -(2**63) <= self.seed < 2**64:
             problems.append(f"seed must be an int of at most 64 bits. Got {quoted(self.seed)} instead.")
-        if self.device is not None and not re.fullmatch(r"[a-z]+(:\d+)?", str(self.device)[:30]):
+        device = self.device if isinstance(self.device, (str, NoneType)) else _name_of_device(self.device)
+        if device is not None and not re.fullmatch(r"[a-z]+(:\d{1,4})?", device):
             problems.append(f"device must be a name such as 'cpu' or 'cuda:0'. Got {quoted(self.device)} instead.")
-        elif self.device is not None:
-            object.__setattr__(self, "device", str(self.device))
+        object.__setattr__(self, "device", device)
         try:
             object.__setattr__(self, "data", examples(self.data))
         except BadRecipe as error:
@@ -135,6 +136,11 @@ class Recipe:
         """As `of` reads it back, unless there is a tokenizer, a processor or data."""
         settings = [f"{k}={written(v)}" for k, v in self._changed().items()]
         return ", ".join([_short(a) for a in self] + settings)
+
+
+def _name_of_device(device: Any) -> str:
+    """The name of a torch.device; none of anything else."""
+    return str(device) if type(device).__name__ == "device" else ""
 
 
 def _short(algorithm: Algorithm) -> str:
