@@ -27,6 +27,12 @@ def examples(data: Any) -> Iterable[Any] | None:
     return data
 
 
+def first(data: Any) -> Any:
+    """The first example; None if there is none."""
+    found = examples(data)
+    return None if found is None else next(iter(found), None)
+
+
 class Replayed:
     """An iterator that can be gone through again."""
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from gearshift.core.boundary import calling
 from gearshift.core.errors import BadRecipe
-from gearshift.core.examples import examples
+from gearshift.core.examples import first
 from gearshift.core.model import evaluating
 from gearshift.models.calls import SILENT
 from gearshift.models.sibling import taking
@@ -28,7 +28,7 @@ def example_call(model: Any, data: Any = None, batch_size: int = 1) -> Callable[
         batch_size: images or texts at once, where `data` leaves that open.
     """
     speaks = hasattr(model, "generate") and hasattr(model, "get_input_embeddings")
-    given = next(iter(fitted(model, islice(texts(data), 1)) if speaks else examples(data) or ()), None)
+    given = first(fitted(model, islice(texts(data), 1)) if speaks else data)
     if not hasattr(model, "forward"):
         if given is None:
             given = {"prompt": ""} if reads_prompts(model) else None

@@ -50,7 +50,8 @@ def texts(data: Any) -> Iterator[Any]:
     Raises:
         BadRecipe: for data that cannot be gone through, or lists of anything but token ids.
     """
-    found = examples(data) or ()
+    given = examples(data)
+    found: Iterable[Any] = () if given is None else given
     if isinstance(found, Sequence) and found and isinstance(found[0], int):
         found = [found]
     for item in found:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from gearshift.core.errors import BadValue, quoted
-from gearshift.core.examples import examples
+from gearshift.core.examples import first
 from gearshift.core.progress import progress
 from gearshift.core.record import record_of
 from gearshift.models.example import quietly, reads_prompts
@@ -87,8 +87,8 @@ def _of_pipeline(
     pipe: Any, resolutions: Iterable[tuple[int, int]] | None, batches: list[int], steps: int | None, data: Any
 ) -> Iterator[tuple[str, Callable[[], Any]]]:
     known = inspect.signature(type(pipe).__call__).parameters
-    empty = [{"prompt": ""}] if reads_prompts(pipe) else ()
-    given = next(iter(empty if data is None else examples(data) or ()), None)
+    empty = {"prompt": ""} if reads_prompts(pipe) else None
+    given = empty if data is None else first(data)
     if not isinstance(given, Mapping):
         raise BadValue(f"{type(pipe).__name__} is warmed up with `data`: a list of one dict of the call's arguments.")
     if resolutions is not None and not {"height", "width"} <= set(known):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from gearshift.core.boundary import calling
-from gearshift.core.examples import examples
+from gearshift.core.examples import first
 
 
 def rehearsal(model: Any, given: Any) -> Callable[[int], None] | None:
@@ -15,7 +15,7 @@ def rehearsal(model: Any, given: Any) -> Callable[[int], None] | None:
     Args:
         given: a list whose first item is a dict of the pipeline's arguments.
     """
-    call = next(iter(examples(given) or ()), None)
+    call = first(given)
     if not isinstance(call, Mapping) or hasattr(model, "forward"):
         return None
     import torch
