@@ -175,3 +175,32 @@ def test_the_gate_of_a_copy_reads_for_itself():
     sample(net, scheduler, WAYS["rising share"])
     twin = pickle.loads(pickle.dumps(copy.deepcopy(gate_of(net).reading)))
     assert twin == gate_of(net).reading and twin.sure
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_two_schedulers_that_are_set_before_either_runs(together):
+    """Two stages one after the other, or two schedulers that step side by side for one denoiser."""
+    net, one, two = own(), SCHEDULERS["DDIM"](), SCHEDULERS["flow"]()
+    gs.optimize(net, "periodic")
+    [sample(net, scheduler, WAYS["timestep"]) for scheduler in (one, two)]
+
+    def stage(scheduler, x, other=None):
+        with torch.no_grad():
+            for i, t in enumerate(scheduler.timesteps):
+                output = net(x, t)
+                x = scheduler.step(output, t, x).prev_sample
+                if other is not None:
+                    other.step(output, other.timesteps[i], x)
+        return x
+
+    for _ in range(2):
+        one.set_timesteps(STEPS)
+        two.set_timesteps(STEPS)
+        net.calls = 0
+        stage(one, torch.ones(2, 6), two if together else None)
+        assert net.calls < STEPS and filled(net)
+        if not together:
+            net.calls = 0
+            stage(two, torch.ones(2, 6))
+            assert net.calls < STEPS and filled(net)
+        assert current() is None
