@@ -112,4 +112,10 @@ def layers_to_leave(model: Any) -> dict[str, tuple[Any, tuple[str, ...]]]:
     found = denoisers(model)
     if found:
         return {name: (module, describe_denoiser(module).keep) for name, module in found.items()}
-    return {name: (module, HEADS) for name, module in parts(model).items()}
+    return {name: (module, (*HEADS, *_output_head(module))) for name, module in parts(model).items()}
+
+
+def _output_head(module: Any) -> tuple[str, ...]:
+    """The path of a language model's output head, whatever it is called."""
+    head = module.get_output_embeddings() if hasattr(module, "get_output_embeddings") else None
+    return tuple(path for path, found in module.named_modules() if found is head and path)
