@@ -13,7 +13,7 @@ from gearshift.kernels.quantized_layer import QuantizedLayer
 SAMPLE = {
     "falcon": "gptq",  # a subclass of nn.Linear with a forward of its own
     "gpt2": "ipex_llm",  # Conv1D
-    "openai-gpt": "torch_dynamic",
+    "openai-gpt": "gptq",  # blocks that answer with lists
     "bloom": "awq",
     "gpt_neox": "fp8",
     "mpt": "hqq",

@@ -182,4 +182,4 @@ def _given(call: Call, hidden: Any) -> Call:
 def _first(output: Any) -> Any:
     if isinstance(output, torch.Tensor):
         return output
-    return output[0] if isinstance(output, tuple) else output.logits
+    return output[0] if isinstance(output, (tuple, list)) else output.logits
