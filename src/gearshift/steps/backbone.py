@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from gearshift.core.progress import say
 from gearshift.models.denoiser import Denoiser
 from gearshift.steps.clock import Clock, is_heard, is_scheduler, is_set
 from gearshift.steps.gate import Gate
@@ -123,10 +124,9 @@ class Backbone(Gate):
             self.direct += 1
             if self.direct == PROBES + 1:
                 name = type(self.module).__name__
-                print(
-                    f"gearshift: {name} was called {self.direct} times outside of a sampling run; so called, it "
-                    "computes in full. In a loop of your own mark the steps with gearshift.sampling.",
-                    file=sys.stderr,
+                say(
+                    f"{name} was called {self.direct} times outside of a sampling run; so called, it computes in full. "
+                    "In a loop of your own mark the steps with gearshift.sampling."
                 )
         return self.compute(*args, **kwargs)
 
