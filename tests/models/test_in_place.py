@@ -76,6 +76,14 @@ def test_small_layers_that_are_slower_in_int8_and_convolutions_that_are_not_fast
     assert figures["linear_speed_over_float"] == 2.0 and figures["layers"] == len(layers)
 
 
+def test_small_layers_that_hold_most_of_the_weights_are_replaced_for_their_memory(monkeypatch):
+    monkeypatch.setattr(in_place, "in_turns", as_if(0.5))
+    net = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64))
+    with pytest.warns(gs.core.errors.GearshiftWarning, match=r"its layers run at 0\.50 times"):
+        gs.optimize(net, "torch_dynamic", data=[torch.ones(2, 64)])
+    assert all(isinstance(layer, Int8Linear) for layer in net)
+
+
 def test_large_linear_layers_are_replaced_for_their_memory_and_being_slower_is_said(monkeypatch):
     monkeypatch.setattr(in_place, "in_turns", as_if(0.5, whole=0.8))
     net = nn.Sequential(nn.Linear(512, 512))

@@ -150,11 +150,16 @@ class LayerQuantizer(Algorithm, base=True):
     def _worth_it(self, call: Any, found: list[tuple[Place, Pair]], report: Report) -> list[tuple[Place, Pair]]:
         """Those that are replaced, some of them only if they are fast enough in their places.
 
-        One that was not timed is taken unless it would have to be faster than float.
+        One that was not timed is taken unless it would have to be faster than float; so are slower ones that hold most
+        of the weights, for their memory.
         """
         from gearshift.models.in_place import in_turns
 
         least = [self.least_speed(pair.before) for _, pair in found]
+        sizes = [pair.before.weight.numel() for _, pair in found]
+        spared = [wanted is not None and wanted <= 1 for wanted in least]
+        if sum(size for size, small in zip(sizes, spared, strict=True) if small) > sum(sizes) / 2:
+            least = [None if small else wanted for wanted, small in zip(least, spared, strict=True)]
         if call is None or not any(least):
             kinds: dict[Any, Any] = {}
         else:
