@@ -6,7 +6,7 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from gearshift.core.errors import BrokenFolder
+from gearshift.core.errors import BrokenFolder, told
 from gearshift.core.extras import installed, need
 from gearshift.core.manifest import read_index
 
@@ -27,7 +27,7 @@ def find_class(name: str, folder: Path) -> type:
     try:
         found = getattr(module, cls)
     except (ImportError, AttributeError) as error:
-        raise BrokenFolder(f"{folder} needs {library}.{cls}, which is not available here: {error}") from None
+        raise BrokenFolder(f"{folder} needs {library}.{cls}, which is not available here: {told(error)}") from None
     if not isinstance(found, type) or not (hasattr(found, "from_pretrained") and hasattr(found, "save_pretrained")):
         raise BrokenFolder(f"{folder} names {name!r}, which is not a model class.")
     return found

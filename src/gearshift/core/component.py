@@ -11,7 +11,7 @@ from threading import RLock, get_ident
 from typing import Any
 
 from gearshift.core.classes import LOCAL
-from gearshift.core.errors import BrokenFolder, GearshiftError
+from gearshift.core.errors import BrokenFolder, GearshiftError, told
 from gearshift.core.exact import facts_of, read_exact, write_exact
 from gearshift.core.tensors import read_tensors, write_tensors
 
@@ -46,7 +46,9 @@ def write_module(module: Any, folder: Path, changed: bool) -> dict[str, Any]:
     try:
         made = skeleton(type(module), folder)
     except Exception as error:
-        raise GearshiftError(f"{noun} cannot be saved: its configuration does not make it again: {error}") from error
+        raise GearshiftError(
+            f"{noun} cannot be saved: its configuration does not make it again: {told(error)}"
+        ) from error
     if not changed:
         _refuse_other_shapes(noun, module.state_dict(), made.state_dict())
     write_exact(module, made, facts["dtype"], changed, folder)
@@ -134,7 +136,7 @@ def fill(module: Any, folder: Path, facts: dict[str, Any] | None) -> None:
     try:
         missing, extra = module.load_state_dict(state, strict=False, assign=True)
     except RuntimeError as error:
-        raise BrokenFolder(f"{file} does not fit the model: {' '.join(str(error).split())}") from None
+        raise BrokenFolder(f"{file} does not fit the model: {told(error)}") from None
     if missing or extra:
         raise BrokenFolder(f"{file} does not fit the model: {len(missing)} tensors missing, {len(extra)} too many.")
     if hasattr(module, "tie_weights"):

@@ -6,7 +6,7 @@ import importlib
 from importlib.util import find_spec
 from typing import Any
 
-from gearshift.core.errors import MissingExtra
+from gearshift.core.errors import MissingExtra, told
 
 
 def need(package: str, extra: str, what: str) -> Any:
@@ -22,7 +22,7 @@ def need(package: str, extra: str, what: str) -> Any:
             raise MissingExtra(missing(package, extra, what)) from None
         raise MissingExtra(f"{what} needs {package}, which is installed but lacks {error.name}.") from error
     except Exception as error:
-        raise MissingExtra(f"{what} needs {package}, which is installed but does not import: {error}") from error
+        raise MissingExtra(f"{what} needs {package}, which is installed but does not import: {told(error)}") from error
 
 
 def installed(package: str) -> bool:

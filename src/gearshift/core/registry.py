@@ -11,7 +11,7 @@ from importlib.metadata import entry_points
 from types import ModuleType
 
 from gearshift.core.algorithm import Algorithm
-from gearshift.core.errors import GearshiftWarning, UnknownName
+from gearshift.core.errors import GearshiftWarning, UnknownName, told
 from gearshift.core.rules import conflict
 
 ENTRY_POINTS = "gearshift.algorithms"
@@ -66,7 +66,7 @@ def registry() -> Registry:
         try:
             filled.add(point.load())
         except Exception as error:  # a foreign package must not take the others down
-            warnings.warn(f"The algorithm {point.name!r} was left out: {error}", GearshiftWarning, stacklevel=2)
+            warnings.warn(f"The algorithm {point.name!r} was left out: {told(error)}", GearshiftWarning, stacklevel=2)
     return filled
 
 

@@ -16,7 +16,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from gearshift.core.errors import GearshiftWarning
+from gearshift.core.errors import GearshiftWarning, told
 from gearshift.core.extras import installed
 from gearshift.kernels.grouped import Grouped, dequantize, multiply, unpack
 
@@ -115,7 +115,7 @@ def _proven(grouped: Grouped, kernel: Backend, name: str) -> Product | None:
         off = float((made(rows).float() - wanted).norm() / wanted.norm().clamp_min(1e-30))
         problem = "" if off < CLOSE else f"answers with a relative error of {off:.2g}"
     except Exception as error:
-        problem = f"fails: {' '.join(str(error).split())[:200]}"
+        problem = f"fails: {told(error)}"
     if problem:
         warnings.warn(f"The kernel {name} {problem}; the plain product is used.", GearshiftWarning, stacklevel=2)
         return None

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gearshift.core.errors import BadValue, GearshiftError
+from gearshift.core.errors import BadValue, GearshiftError, told
 from gearshift.core.model import parts
 
 NAME = "gearshift_few_steps"  # diffusers' name for the adapter while it is merged
@@ -104,7 +104,7 @@ def merge(pipe: Any, given: Adapter, scale: float) -> list[tuple[Any, Any]]:
             parameter.data = data
         if not isinstance(error, Exception):
             raise
-        reason = " ".join(str(error).split())[:200]
+        reason = told(error)
         if not Path(given.source).exists() and isinstance(error, OSError | ValueError):
             raise GearshiftError(
                 f"The adapter {given.source} is no file here, and cannot be had from the hub as 'owner/name:file': "
@@ -151,5 +151,5 @@ def _metadata(place: Path) -> list[str]:
         with safe_open(str(place), "pt") as file:
             found = file.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise BadValue(f"The adapter {place} cannot be read as safetensors: {error}") from None
+        raise BadValue(f"The adapter {place} cannot be read as safetensors: {told(error)}") from None
     return [str(value)[:200] for value in found.values()]

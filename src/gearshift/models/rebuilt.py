@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from gearshift.core.errors import GearshiftError
+from gearshift.core.errors import GearshiftError, told
 from gearshift.core.extras import installed
 from gearshift.models.example import example_call, silent
 
@@ -48,7 +48,7 @@ class Proof:
         try:
             return _run(self.root, self.call)
         except Exception as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = told(error)
             raise GearshiftError(
                 f"{type(self.root).__name__} does not run with what would be left of it: {reason}. It was left as it "
                 "was."

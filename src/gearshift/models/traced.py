@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from gearshift.core.errors import BadValue, WrongModel
+from gearshift.core.errors import BadValue, WrongModel, told
 from gearshift.core.extras import need
 from gearshift.core.record import record_of
 from gearshift.models.structure import BATCH_NORMS, CONVOLUTIONS, Group, Side, place, shrink, state, staying
@@ -54,7 +54,7 @@ def channels(root: nn.Module, data: Any = None) -> list[Group]:
             warnings.simplefilter("ignore")
             found = list(_found(package, copy, run))
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = told(error)
         raise WrongModel(f"{type(root).__name__} could not be traced to find its channels: {reason}") from error
     return [group for group in found if _goes_without_a_trace(copy, group, run)]
 

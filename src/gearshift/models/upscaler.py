@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from gearshift.core.errors import BadValue, BrokenFolder
+from gearshift.core.errors import BadValue, BrokenFolder, told
 
 SLOPE = 0.2
 SHRUNK = 0.2  # what a residual branch is scaled by
@@ -77,7 +77,7 @@ class Upscaler(nn.Module):
             made = cls(scale, width, growth, len(blocks))
             made.load_state_dict(found)
         except (KeyError, RuntimeError, AttributeError) as error:
-            reason = " ".join(str(error).split())[:120]
+            reason = told(error)
             raise BrokenFolder(f"{source} does not hold the weights of a Real-ESRGAN generator: {reason}") from None
         return made.float().eval().requires_grad_(False)
 
@@ -185,7 +185,7 @@ def read_upscaler(source: str | os.PathLike[str]) -> Upscaler:
     try:
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise BrokenFolder(f"{path} cannot be read as tensors: {' '.join(str(error).split())[:120]}") from None
+        raise BrokenFolder(f"{path} cannot be read as tensors: {told(error)}") from None
     return Upscaler.of(state, str(path))
 
 
@@ -197,4 +197,4 @@ def _from_hub(source: str) -> str:
     try:
         return hub.hf_hub_download(repo, file)
     except Exception as error:
-        raise BrokenFolder(f"{source} could not be fetched: {' '.join(str(error).split())[:120]}") from None
+        raise BrokenFolder(f"{source} could not be fetched: {told(error)}") from None

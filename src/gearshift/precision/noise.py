@@ -7,6 +7,7 @@ from copy import deepcopy
 from functools import lru_cache
 from typing import Any
 
+from gearshift.core.errors import told
 from gearshift.precision.errors import ScheduleError
 
 TRAIN_STEPS = 1000
@@ -45,7 +46,9 @@ def log_snr_of(scheduler: Any, steps: int) -> tuple[float, ...]:
         try:
             scheduler.set_timesteps(steps)
         except (TypeError, ValueError) as error:
-            raise ScheduleError(f"Call set_timesteps of {kind} with {steps} steps first: {error}", steps) from error
+            raise ScheduleError(
+                f"Call set_timesteps of {kind} with {steps} steps first: {told(error)}", steps
+            ) from error
     times = [float(t) for t in scheduler.timesteps]
     if len(times) != steps:
         ask = f"call its set_timesteps first and give total_steps={len(times)}."

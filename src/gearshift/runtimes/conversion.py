@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from gearshift.core.errors import GearshiftError
+from gearshift.core.errors import GearshiftError, told
 from gearshift.core.extras import need
 from gearshift.core.model import parts
 from gearshift.core.record import ATTRIBUTE
@@ -108,7 +108,7 @@ def convert(model: Any, folder: Path, weight_bits: int, names: dict[int, str]) -
         spec.save(str(folder))
     except Exception as error:
         raise GearshiftError(
-            f"CTranslate2 {package.__version__} cannot convert this {type(model).__name__}: {error}"
+            f"CTranslate2 {package.__version__} cannot convert this {type(model).__name__}: {told(error)}"
         ) from error
 
 

@@ -15,7 +15,7 @@ import torch
 
 from gearshift.core.classes import LOCAL
 from gearshift.core.context import Context
-from gearshift.core.errors import BadValue, BrokenFolder, GearshiftWarning
+from gearshift.core.errors import BadValue, BrokenFolder, GearshiftWarning, told
 from gearshift.core.extras import installed
 from gearshift.core.model import Runtime, size_bytes
 from gearshift.core.target import Replaced
@@ -204,7 +204,7 @@ class CTranslateModel(Runtime):
         try:
             return run()
         except RuntimeError as error:
-            raise BadValue(f"{type(self).__name__}.generate cannot run this call: {error}.") from error
+            raise BadValue(f"{type(self).__name__}.generate cannot run this call: {told(error)}.") from error
 
     def lengths(self, name: str) -> list[int]:
         """Tokens of the calls that the converted model is tried with, for an algorithm of this name."""

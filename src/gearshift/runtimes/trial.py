@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from gearshift.core.errors import GearshiftError
+from gearshift.core.errors import GearshiftError, told
 
 SHORT, LONG = 16, 512  # tokens that every model is tried with; positions end some sooner
 PAST = 32  # tokens past a bound from which on something else is computed
@@ -60,7 +60,7 @@ def agreement(made: Any, model: Any, seed: int, tokens: int) -> float:
         exact, rounded = made.difference(model, seed, tokens)
     except (RuntimeError, ValueError) as error:
         raise GearshiftError(
-            f"CTranslate2 converted {type(model).__name__}, but cannot run it on {tokens} tokens: {error}"
+            f"CTranslate2 converted {type(model).__name__}, but cannot run it on {tokens} tokens: {told(error)}"
         ) from error
     seen = exact.isfinite() & rounded.isfinite()
     noise = (rounded[seen] - exact[seen]).square().mean().clamp(min=1e-12)

@@ -114,8 +114,8 @@ class Planned:
         except Exception as error:
             taken = range(first, run.position, 2)
             warnings.warn(
-                f"No plan could be made from this run ({type(error).__name__}: {error}); every second step is computed "
-                "in runs like it.",
+                f"No plan could be made from this run ({type(error).__name__}: {error!s:.200}); "
+                "every second step is computed in runs like it.",
                 GearshiftWarning,
                 stacklevel=2,
             )

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from gearshift.core.errors import told
 from gearshift.core.extras import installed
 
 EIGHT_BIT = {"AdamW8bit": "AdamW8bit", "PagedAdamW8bit": "PagedAdamW8bit"}
@@ -32,7 +33,7 @@ def optimizer(
 
                 return getattr(bitsandbytes.optim, EIGHT_BIT[name])(groups, lr=rate)
             except Exception as error:
-                tell(f"{name} does not run here ({' '.join(str(error).split())[:100]}); AdamW in 32 bits is used.")
+                tell(f"{name} does not run here ({told(error)}); AdamW in 32 bits is used.")
         else:
             tell(f"{name} needs the package bitsandbytes, which is not installed; AdamW in 32 bits is used.")
     kind = torch.optim.Adam if name == "Adam" else torch.optim.AdamW

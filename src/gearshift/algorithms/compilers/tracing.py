@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from gearshift.algorithms.compilers.tally import Tally, listed, name_of
+from gearshift.core.errors import told
 from gearshift.core.surroundings import surroundings
 
 CLOSE = 1e-2  # relative distance of a traced output from the module's own, above which the trace is dropped
@@ -130,7 +131,7 @@ class Traced:
                 warnings.simplefilter("ignore")
                 graph = self._make(key, args, kwargs)
         except Exception as error:  # whatever tracing stumbles over, the module itself still runs
-            self._say(f"it could not be {self.word} ({' '.join(str(error).split())[:120]})")
+            self._say(f"it could not be {self.word} ({told(error)})")
             return None
         self.tally.count(1, again=any(self._graphs.values()))
         return graph

@@ -10,7 +10,7 @@ from typing import Any
 
 from gearshift.core.boundary import calling
 from gearshift.core.context import Context
-from gearshift.core.errors import BadRecipe, GearshiftError
+from gearshift.core.errors import BadRecipe, GearshiftError, told
 from gearshift.core.model import evaluating
 from gearshift.core.progress import track
 
@@ -80,7 +80,7 @@ def trial(model: Any, item: Any) -> None:
         _run(model, item, 1)
     except (TypeError, ValueError, RuntimeError) as error:
         raise BadRecipe(
-            [f"Calibration needs `data`: what was made up for {type(model).__name__} it does not take ({error})."]
+            [f"Calibration needs `data`: what was made up for {type(model).__name__} it does not take ({told(error)})."]
         ) from None
 
 

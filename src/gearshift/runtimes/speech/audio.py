@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from gearshift.core.errors import BadValue, MissingExtra
+from gearshift.core.errors import BadValue, MissingExtra, told
 from gearshift.core.extras import installed
 
 RATE = 16_000
@@ -72,7 +72,7 @@ def read_audio(path: str | os.PathLike[str]) -> np.ndarray:
             try:
                 return read(path)
             except Exception as error:
-                raise BadValue(f"{str(path)!r} cannot be read as sound: {error}") from error
+                raise BadValue(f"{str(path)!r} cannot be read as sound: {told(error)}") from error
     raise MissingExtra(
         f"{str(path)!r} is not a WAV file of whole numbers; reading it needs the package soundfile or av. "
         "Install one with: pip install 'gearshift[speech]'"
