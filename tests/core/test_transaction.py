@@ -16,6 +16,15 @@ from gearshift.core.snapshot import Snapshot
 from gearshift.core.surroundings import surroundings
 from gearshift.core.transaction import Transaction
 
+
+@pytest.fixture(autouse=True)
+def interrupts_are_heard():
+    """A suite that a shell started in the background ignores them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 RECIPES = ("", "qkv_diffusers, fora", "adaptive_precision(profile=performance), taylor")
 
 
