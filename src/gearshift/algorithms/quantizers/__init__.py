@@ -116,7 +116,8 @@ class LayerQuantizer(Algorithm, base=True):
         started, before, tied = time.perf_counter(), size_bytes(model), shares_weight(model)
         report = Report()
         places = self.places(model, context)
-        report.left.update(passed_over(model, self.types(), context.recipe))
+        for path, reason in passed_over(model, self.types(), context.recipe).items():
+            report.leave(path, reason)
         call = self.timed_call(model, context)
         found = self._twins(model, context, places, report)
         stay = self._worth_it(call, found, report)
@@ -168,7 +169,8 @@ class LayerQuantizer(Algorithm, base=True):
         for wanted, (place, pair) in zip(least, found, strict=True):
             seconds = kinds.get(pair.kind)
             if wanted is not None and seconds is not None and seconds.speed < wanted:
-                report.leave(place, f"it would run at {seconds.speed:.2f} times the speed of the float layer here")
+                speed = f"at {seconds.speed:.2f} times the speed of the float layer"
+                report.leave(place, "it would be no faster in calls of the model here", speed)
             elif wanted is not None and seconds is None and wanted > 1:
                 report.leave(place, "no example call reached it, so its speed could not be measured")
             else:
@@ -215,10 +217,12 @@ class Report:
     def __init__(self) -> None:
         self.sqnr: dict[str, float] = {}
         self.left: dict[str, str] = {}
+        self.reasons: dict[str, None] = {}
         self.twins: list[Any] = []
 
-    def leave(self, place: Place, reason: str) -> None:
-        self.left[str(place)] = reason
+    def leave(self, place: Place | str, reason: str, detail: str = "") -> None:
+        self.left[str(place)] = f"{reason}, {detail}" if detail else reason
+        self.reasons[reason] = None
 
     def take(self, place: Place, layer: Any, twin: Any) -> None:
         self.sqnr[str(place)] = sqnr(layer.weight, twin.weight)
@@ -228,7 +232,8 @@ class Report:
         """Put it on the record; warn where the layers, or calls as a whole, are slower than before."""
         context.measured(layers=len(self.sqnr), left=self.left)
         if not self.sqnr:
-            context.warn(f"{name} replaced no layer: {_reasons(self.left)}.")
+            reasons = "; ".join(self.reasons) or "no layer of the model fits what was asked for"
+            context.warn(f"{name} replaced no layer: {reasons}.")
             return
         context.measured(sqnr_mean=sum(self.sqnr.values()) / len(self.sqnr), sqnr=self.sqnr)
         tell_activations(context, self.twins)
@@ -262,8 +267,3 @@ def sqnr(exact: Any, rounded: Any) -> float:
     exact = exact.detach().float()
     noise = (rounded.detach().float().to(exact.device) - exact).square().sum()
     return 200.0 if not noise else float(10 * (exact.square().sum() / noise).log10())
-
-
-def _reasons(left: dict[str, str]) -> str:
-    found: Iterable[str] = dict.fromkeys(left.values())
-    return "; ".join(found) or "no layer of the model fits what was asked for"
