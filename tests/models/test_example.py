@@ -6,6 +6,7 @@ from support.tiny import build
 from torch import nn
 
 import gearshift as gs
+from gearshift.core.errors import BadRecipe
 from gearshift.models.example import example_call
 
 
@@ -27,3 +28,10 @@ def test_nothing_is_known_of_encoder_decoders_without_arguments(name, data):
 def test_any_module_takes_the_first_item():
     assert example_call(nn.Linear(3, 2), [torch.zeros(5, 3)])().shape == (5, 2)
     assert example_call(nn.Linear(3, 2)) is None
+
+
+@pytest.mark.parametrize("verb", ["plan", "warm_up"])
+def test_arguments_without_names_are_refused(verb):
+    model, given = build("dit").pipe, {"data": [{1: 2}], **({"speed": 2.0} if verb == "plan" else {})}
+    with pytest.raises(BadRecipe, match="by their names"):
+        getattr(gs, verb)(model, **given)

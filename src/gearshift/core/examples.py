@@ -28,9 +28,16 @@ def examples(data: Any) -> Iterable[Any] | None:
 
 
 def first(data: Any) -> Any:
-    """The first example; None if there is none."""
+    """The first example; None if there is none.
+
+    Raises:
+        BadRecipe: as in `examples`, and for a dict whose keys are not names of arguments.
+    """
     found = examples(data)
-    return None if found is None else next(iter(found), None)
+    one = None if found is None else next(iter(found), None)
+    if isinstance(one, Mapping) and not all(isinstance(name, str) for name in one):
+        raise BadRecipe([f"An example in data is a dict of arguments by their names. Got {quoted(one)} instead."])
+    return one
 
 
 class Replayed:
