@@ -10,7 +10,7 @@ demo: $(VENV)/.demo
 	$(BIN)/gearshift demo
 
 test: $(VENV)/.dev lint
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses logical --dist loadfile
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

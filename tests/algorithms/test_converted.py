@@ -1,5 +1,6 @@
 """torch_compile's openvino and onnxrt: the same numbers from another runtime, behind the gates of others."""
 
+import subprocess
 import sys
 
 import pytest
@@ -79,3 +80,29 @@ def test_threads_share_a_converted_model(backend):
     with ThreadPoolExecutor(4) as pool:
         for got, wanted in zip(pool.map(model, inputs), plain, strict=True):
             torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_an_interrupt_is_an_interrupt_after_converted_models_are_gone():
+    pytest.importorskip("openvino")
+    code = """if True:
+        import faulthandler, gc, signal
+        import torch
+        import gearshift as gs
+
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        faulthandler.enable()  # Python's handlers run on the stack for signals, if there is one
+        held = [torch.nn.Sequential(torch.nn.Linear(size, size)) for size in (3, 4)]
+        for size, model in zip((3, 4), held):
+            gs.optimize(model, "torch_compile(backend=openvino)")
+            model(torch.ones(1, size))
+        del model
+        while held:
+            gs.restore(held.pop(0))
+            gc.collect()
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            print("heard")
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.endswith("heard\n"), done.stderr[-2000:]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import threading
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def _openvino(holder: Any, example: tuple) -> Callable[..., Any]:
 
     converted = openvino.convert_model(holder, example_input=example, input=[list(t.shape) for t in example])
     options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-    compiled, requests = openvino.compile_model(converted, "CPU", options), threading.local()
+    compiled, requests = _openvino_core().compile_model(converted, "CPU", options), threading.local()
 
     def run(*given: Any) -> tuple:
         if not hasattr(requests, "own"):
@@ -48,6 +49,18 @@ def _openvino(holder: Any, example: tuple) -> Callable[..., Any]:
         return tuple(torch.from_numpy(outputs[i]) for i in range(len(outputs)))
 
     return run
+
+
+@cache
+def _openvino_core() -> Any:
+    """The one core of the process, which is never given up.
+
+    A core's CPU plugin gives its thread a stack for signal handlers and frees it when it goes; of two that go in the
+    order in which they came, the second puts the freed stack back, and the next Ctrl-C is a segmentation fault.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 def _onnxruntime(holder: Any, example: tuple) -> Callable[..., Any]:

@@ -279,5 +279,6 @@ def _distance(exact: Any, other: Any) -> float:
     pairs = list(zip(tensors(exact), tensors(other), strict=True))
     if any(a.shape != b.shape for a, b in pairs):
         return float("inf")
-    found = [float((a.float() - b.float()).norm() / a.float().norm().clamp_min(1e-12)) for a, b in pairs]
+    exact_and_other = [(a.detach().float(), b.detach().float()) for a, b in pairs]
+    found = [float((a - b).norm() / a.norm().clamp_min(1e-12)) for a, b in exact_and_other]
     return max(found, default=0.0)
