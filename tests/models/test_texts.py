@@ -73,7 +73,6 @@ class Config:
         ),
         ({"hidden_size": 64}, None),
     ],
-    ids=str,
 )
 def test_positions_have_several_names(config, most):
     model = type("Model", (), {"config": Config(**config)})()
