@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
+from gearshift.core.adapters import aside_for
 from gearshift.core.errors import BadRecipe
 from gearshift.core.extras import installed, missing
 from gearshift.core.readers import READERS
@@ -46,7 +47,8 @@ def problems(model: Any, recipe: Any = None, /, **keywords: Any) -> list[str]:
         elif lacks:
             found.append(f"{algorithm.name} needs {' and '.join(lacks)}; {type(model).__name__} has none.")
         else:
-            found += algorithm.check_model(model, context)
+            with aside_for(algorithm, model):
+                found += algorithm.check_model(model, context)
         if device not in facts.devices:
             found.append(f"{algorithm.name} runs on {', '.join(facts.devices)}, not on {device}.")
         found += [missing(p, facts.extra or "", algorithm.name) for p in facts.packages if not installed(p)]
@@ -67,7 +69,6 @@ def planner_recipe(model: Any, mode: str, gears: bool = False, **settings: Any) 
 
 def applied(model: M, wanted: Recipe, keep_original: bool, saved: dict[str, Any]) -> M:
     """Apply a recipe inside of a transaction; `saved` is what its algorithms find as if they were loaded."""
-    from gearshift.core.adapters import aside_for
     from gearshift.core.context import Context
     from gearshift.core.record import Applied, Record, attach, record_of
 

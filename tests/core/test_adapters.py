@@ -144,11 +144,58 @@ def test_sizes_that_adapters_do_not_fit_are_refused_and_they_stand_where_they_st
     assert model.model.layers[0].mlp.down_proj is layer and "one" in model.peft_config
 
 
+def test_a_pruner_finds_what_lies_beneath_an_adapter_and_says_that_it_does_not_fit():
+    tiny = build("llama")
+    add(tiny.pipe, peft.LoraConfig(**LANGUAGE))
+    before = tiny.run()
+    with pytest.raises(GearshiftError, match="has another size now, which the adapter on it does not fit; merge"):
+        gs.optimize(tiny.pipe, "torch_structured(sparsity=0.3)")
+    assert torch.equal(tiny.run(), before)
+
+
 def test_adapters_on_convolutions_of_a_unet_are_kept(tmp_path):
     tiny = build("sd")
     gs.optimize(tiny.pipe, "deepcache, qkv_diffusers")
     add(tiny.pipe.unet, peft.LoraConfig(r=4, init_lora_weights=False, target_modules=["conv1", "to_q"]))
     loaded_gives_the_same(tiny, tmp_path / "x")
+
+
+def with_controlnet(pipe):
+    """A pipeline of the same components and a ControlNet that has its say."""
+    import diffusers
+
+    torch.manual_seed(3)
+    sizes = {"conditioning_channels": 3, "conditioning_embedding_out_channels": (8, 16)}
+    net = diffusers.ControlNetModel.from_unet(pipe.unet, **sizes).eval()
+    for name, parameter in net.named_parameters():
+        if name.startswith(("controlnet_down", "controlnet_mid")):
+            torch.nn.init.normal_(parameter, std=0.1)
+    names = ("safety_checker", "feature_extractor", "image_encoder")
+    components = {**pipe.components, **dict.fromkeys(names)}
+    made = diffusers.StableDiffusionControlNetPipeline(**components, controlnet=net, requires_safety_checker=False)
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+@pytest.mark.parametrize(
+    "recipe", ["taylor(start_step=1)", "deepcache", "fora, torch_dynamic", "qkv_diffusers", "half", "quanto"]
+)
+@pytest.mark.filterwarnings("ignore::gearshift.core.errors.GearshiftWarning")
+def test_a_controlnet_and_adapters_on_both_networks_are_kept(recipe, tmp_path):
+    tiny = build("sd")
+    pipe = with_controlnet(tiny.pipe)
+    size = pipe.unet.config.sample_size * pipe.vae_scale_factor
+    image = torch.rand(1, 3, size, size)
+    plain = tiny.run(steps=3, pipe=pipe, image=image)
+    for part in (pipe.unet, pipe.controlnet):
+        add(part, peft.LoraConfig(r=4, init_lora_weights=False, target_modules=["to_q", "to_v"]))
+    adapted = tiny.run(steps=3, pipe=pipe, image=image)
+    gs.optimize(pipe, recipe, keep_original=True)
+    changed = tiny.run(steps=3, pipe=pipe, image=image)
+    gs.save(pipe, tmp_path / "x")
+    assert torch.equal(tiny.run(steps=3, pipe=gs.load(tmp_path / "x"), image=image), changed)
+    gs.restore(pipe)
+    assert torch.equal(tiny.run(steps=3, pipe=pipe, image=image), adapted) and not torch.equal(adapted, plain)
 
 
 @pytest.mark.parametrize("recipe", [None, "hqq", "torch_unstructured"])

@@ -9,8 +9,11 @@ import torch
 from support.tiny import build
 
 import gearshift as gs
+from gearshift.core.context import Context
 from gearshift.core.errors import BrokenFolder
 from gearshift.core.manifest import MANIFEST, read_manifest
+from gearshift.core.recipe import Recipe
+from gearshift.core.record import Applied, Record
 
 
 @pytest.fixture
@@ -85,6 +88,30 @@ def test_every_field_has_a_shape_and_a_sentence_with_its_place(saved, change, pl
     listed_again(saved, change)
     with pytest.raises(BrokenFolder, match=place):
         gs.load(saved)
+
+
+@pytest.mark.filterwarnings("ignore::gearshift.core.errors.GearshiftWarning")
+@pytest.mark.parametrize(
+    ("recipe", "saved", "place"),
+    [
+        ("fora", {"more": 1}, r"applied\[0\]\.saved has 'more', which is unknown here"),
+        ("half", {"wide": 1}, r"applied\[0\]\.saved\.wide must be a list"),
+        ("fp8", {"paths": {"transformer": {"x": {"format": 1}}}}, r"\.saved\.paths\.transformer\.x\.format must be"),
+        ("taylor_auto", {"schedules": {"x": 1}}, r"\.saved\.schedules\.x must be a dict"),
+    ],
+)
+def test_what_an_algorithm_keeps_has_the_shape_that_it_declares(tmp_path, recipe, saved, place):
+    folder = tmp_path / "model"
+    gs.save(gs.optimize(build("dit").pipe, recipe), folder)
+    listed_again(folder, lambda m: m["applied"][0]["saved"].update(saved))
+    with pytest.raises(BrokenFolder, match=place):
+        gs.load(folder)
+
+
+def test_an_algorithm_keeps_nothing_that_it_does_not_declare():
+    context = Context(Recipe.of("fora"), Record(), applied=Applied(Recipe.of("fora").algorithms[0]))
+    with pytest.raises(TypeError, match="fora saves 'more', which its saved_fields do not declare"):
+        context.save(more=1)
 
 
 @pytest.mark.parametrize(

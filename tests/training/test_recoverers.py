@@ -172,3 +172,12 @@ def test_an_update_over_a_pruned_layer_merges_to_what_it_computed():
 def test_strings_need_a_tokenizer():
     with pytest.raises(BadRecipe, match="takes a `tokenizer`"):
         gs.optimize(build("llama").pipe, "text_to_text_perp", data=["In the beginning"])
+
+
+@pytest.mark.filterwarnings("ignore::gearshift.core.errors.GearshiftWarning")
+def test_a_model_without_layers_to_train_is_refused_in_a_sentence():
+    tiny = build("gpt2")
+    before = tiny.run()
+    with pytest.raises(BadRecipe, match=r"finds nothing to train: the recipe leaves it no layer of type nn\.Linear"):
+        gs.optimize(tiny.pipe, "text_to_text_lora", data=[tiny.call(256)])
+    assert torch.equal(tiny.run(), before)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from gearshift.core.errors import BadRecipe, BadValue, UnknownName
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from typing_extensions import dataclass_transform
 
     from gearshift.core.context import Context
+    from gearshift.core.plain import Shape
 else:
 
     def dataclass_transform(**_: Any) -> Any:
@@ -28,6 +30,7 @@ class Algorithm:
     with `base=True`, is no algorithm in itself.
 
     Attributes:
+        saved_fields: what it may keep in a saved folder with `Context.save`, and of which shape; nothing by default.
         reversible: it persists in the weights, and what `rebuild` changes can be taken off bit for bit all the same.
 
     Raises:
@@ -39,6 +42,7 @@ class Algorithm:
     facts: ClassVar[Facts]
     is_base: ClassVar[bool] = True
     reversible: ClassVar[bool] = False
+    saved_fields: ClassVar[Mapping[str, Shape]] = {}
 
     def __init_subclass__(cls, base: bool = False) -> None:
         cls.is_base = base

@@ -55,8 +55,15 @@ class Context:
         self.applied.figures.update(figures)
 
     def save(self, **values: Any) -> None:
-        """Plain data that `rebuild` will find in `saved`."""
+        """Plain data that `rebuild` will find in `saved`.
+
+        Raises:
+            TypeError: for what the algorithm's `saved_fields` do not declare.
+        """
         assert self.applied is not None
+        algorithm = self.applied.algorithm
+        if undeclared := values.keys() - algorithm.saved_fields.keys():
+            raise TypeError(f"{algorithm.name} saves {min(undeclared)!r}, which its saved_fields do not declare")
         self.applied.saved.update(values)
 
     def keep_file(self, name: str, path: Path) -> None:

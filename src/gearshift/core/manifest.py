@@ -16,6 +16,7 @@ from gearshift.core.boundary import Misfit, path_of, reading
 from gearshift.core.errors import BrokenFolder, quoted
 from gearshift.core.folders import scratch
 from gearshift.core.plain import (
+    Shape,
     anything,
     dict_of,
     fields,
@@ -48,6 +49,8 @@ PART = text(r"(?:[A-Za-z_]\w*)?", "the name of a part", most=100)
 CLASS = text(r"[A-Za-z_]\w*", "the name of a class", most=200)
 GLOBS = list_of(text(), most=10_000)
 
+PARTS = list_of(PART, most=1000)
+
 APPLIED = fields(
     {"name": NAME, "params": dict_of(anything), "saved": dict_of(anything), "figures": dict_of(anything)},
     {"notes": list_of(text(), most=10_000), "files": list_of(relative, most=10_000)},
@@ -56,7 +59,7 @@ SHAPE = fields(
     {
         "format": whole(FORMAT, FORMAT),
         "model": text(r"\w+:\w+", "the name of a model class", most=200),
-        "changed": list_of(PART, most=1000),
+        "changed": PARTS,
         "applied": list_of(APPLIED, most=1000),
         "settings": fields(
             {},
@@ -83,6 +86,11 @@ SHAPE = fields(
         "readers": dict_of(text(r"\w+:\w+", "the name of a class", most=200), key=NAME, most=10),
     },
 )
+
+
+def saved_layers(kept: Shape) -> dict[str, Shape]:
+    """What algorithms keep of the layers that they replaced: parts, and of each part's layers what `kept` allows."""
+    return {"parts": PARTS, "paths": dict_of(dict_of(kept), key=PART)}
 
 
 def read_manifest(folder: str | os.PathLike[str], verify: bool = True) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from gearshift.core.facts import Persist
 from gearshift.core.files import place_of, put_back
 from gearshift.core.manifest import INDEX, MANIFEST, kept_name, only_listed, read_manifest
 from gearshift.core.model import Runtime, parts
+from gearshift.core.plain import fields
 from gearshift.core.readers import read_readers
 from gearshift.core.recipe import SAVED_SETTINGS, Recipe
 from gearshift.core.record import Applied, Record, attach
@@ -157,13 +158,15 @@ def _runtime(cls: Any, root: Path, algorithms: list[Applied], manifest: dict[str
 def _algorithms(manifest: dict[str, Any], root: Path) -> list[Applied]:
     """What is to be applied again, from the manifest's plain data."""
     found = []
-    for entry in manifest["applied"]:
+    for number, entry in enumerate(manifest["applied"]):
         try:
             (algorithm,) = Recipe.of({entry["name"]: entry["params"]}).algorithms
         except (GearshiftError, KeyError, TypeError) as error:
             raise BrokenFolder(
                 f"{root / MANIFEST} has a recipe that cannot be carried out here: {told(error)}"
             ) from None
+        with reading(root / MANIFEST, "a manifest"):
+            fields({}, algorithm.saved_fields)(entry["saved"], f"applied[{number}].saved")
         files = {name: root / kept_name(algorithm.name, name) for name in entry.get("files", [])}
         notes, figures = list(entry.get("notes", [])), entry["figures"]
         found.append(Applied(algorithm, notes=notes, figures=figures, saved=entry["saved"], files=files))

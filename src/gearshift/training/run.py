@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from gearshift.core.context import Context
+from gearshift.core.errors import BadRecipe
 from gearshift.core.target import Swap, Written, matches
 from gearshift.models.describe import layers_to_leave
 from gearshift.steps.tree import tensors
@@ -65,9 +66,14 @@ def trained(
 
     Args:
         parameters: with the factors of their learning rates.
+
+    Raises:
+        BadRecipe: if there are none.
     """
     assert context.applied is not None
     algorithm = context.applied.algorithm
+    if not parameters:
+        raise BadRecipe([f"{algorithm.name} finds nothing to train: the recipe leaves it no layer of type nn.Linear."])
     values = Written(algorithm.name, keep=True)  # they are few
     context.change(values)
     for parameter in parameters:

@@ -6,8 +6,10 @@ from typing import Any
 
 from gearshift.core.facts import Facts, Family, Kind, Slot, Stage, Trait
 from gearshift.core.param import param
+from gearshift.core.plain import anything, dict_of, text
 
 VOUCHED = frozenset({Trait.DENOISES})
+PLAN_FIELDS = {"schedules": dict_of(dict_of(anything)), "plan": text()}  # a schedule reads its own data
 
 
 def cacher_facts(*needs: Trait) -> Facts:

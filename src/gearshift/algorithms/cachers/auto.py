@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from gearshift.algorithms.cachers import VOUCHED, cacher_facts, custom_param, mode_param, speed_param
+from gearshift.algorithms.cachers import PLAN_FIELDS, VOUCHED, cacher_facts, custom_param, mode_param, speed_param
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.context import Context
 from gearshift.core.facts import Trait
@@ -19,6 +19,7 @@ class Auto(Algorithm):
     """
 
     follows_plans: ClassVar[bool] = True
+    saved_fields: ClassVar = PLAN_FIELDS
     facts = cacher_facts()
     speed_factor: float = speed_param()
     cache_mode: str = mode_param()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
-from gearshift.algorithms.cachers import cacher_facts, speed_param
+from gearshift.algorithms.cachers import PLAN_FIELDS, cacher_facts, speed_param
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.context import Context
 from gearshift.core.param import param
@@ -20,6 +20,7 @@ class TaylorAuto(Algorithm):
     recorded, and calls after it follow a schedule that is told from the recording alone.
     """
 
+    saved_fields: ClassVar = PLAN_FIELDS
     facts = cacher_facts()
     speed_factor: float = speed_param()
     order: int = param(1, choices=range(1, 5), help="order of the expansion")

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 from gearshift.algorithms.quantizers import LANGUAGE, sqnr, tell_activations
 from gearshift.algorithms.quantizers.tied import shares_weight, untie
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.context import Context
 from gearshift.core.facts import Facts, Family, Persist, Slot, Stage, Trait
+from gearshift.core.manifest import PARTS
 from gearshift.core.param import param
+from gearshift.core.plain import dict_of, whole
 from gearshift.core.progress import track
 from gearshift.core.recipe import Recipe
 
@@ -39,6 +41,8 @@ class IpexLlm(Algorithm):
         devices=("cpu",),
     )
     weight_bits: int = param(8, choices=(8, 4), help="width of the weights")
+
+    saved_fields: ClassVar = {"parts": PARTS, "paths": dict_of(whole(1, 8))}
 
     def apply(self, model: Any, context: Context) -> None:
         from gearshift.core.model import size_bytes

@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Callable
 from itertools import count
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from gearshift.algorithms.compilers import compile_behind, compiler_facts
 from gearshift.algorithms.compilers.tally import Tally, name_of
@@ -16,6 +16,7 @@ from gearshift.core.context import Context
 from gearshift.core.errors import GearshiftError
 from gearshift.core.extras import installed
 from gearshift.core.param import param
+from gearshift.core.plain import text
 
 LENGTHS = (100, 200, 400, 512, 800, 1600, 3200, 6400, 12800, 25600, 51200, 102400)
 BACKENDS = ("inductor", "cudagraphs", "onnxrt", "tvm", "openvino", "openxla")
@@ -83,6 +84,8 @@ class TorchCompile(Algorithm):
         if self.backend == "inductor" and not (shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++")):
             found.append("torch_compile: inductor needs a C++ compiler, and none was found (install g++ or set CXX).")
         return found
+
+    saved_fields: ClassVar = {"machine": text(most=1000)}
 
     def apply(self, model: Any, context: Context) -> None:
         if self.backend in CONVERTED:

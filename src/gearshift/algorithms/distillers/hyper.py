@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.context import Context
 from gearshift.core.errors import BadRecipe
 from gearshift.core.facts import Facts, Family, Kind, Persist, Stage, Trait
+from gearshift.core.manifest import PARTS
 from gearshift.core.param import param
+from gearshift.core.plain import flag, whole
 from gearshift.core.target import Written
 from gearshift.models.calls import Hook, Hooked
 
@@ -79,6 +81,8 @@ class Hyper(Algorithm):
         except BadValue as error:
             return [f"{self.name}: {error}"]
         return []
+
+    saved_fields: ClassVar = {"parts": PARTS, "steps": whole(1, 10_000), "guided": flag}
 
     def apply(self, model: Any, context: Context) -> None:
         source, guided = os.environ.get(SOURCE), False

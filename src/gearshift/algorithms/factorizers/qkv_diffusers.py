@@ -10,6 +10,7 @@ from gearshift.core.algorithm import Algorithm
 from gearshift.core.context import Context
 from gearshift.core.errors import GearshiftError
 from gearshift.core.facts import Facts, Family, Kind, Persist, Stage, Trait
+from gearshift.core.manifest import PARTS
 
 
 class QkvDiffusers(Algorithm):
@@ -28,6 +29,8 @@ class QkvDiffusers(Algorithm):
     )
 
     reversible: ClassVar[bool] = True
+
+    saved_fields: ClassVar = {"parts": PARTS}
 
     def apply(self, model: Any, context: Context) -> None:
         from gearshift.models.diffusers import denoisers

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 from gearshift.algorithms.pruners.shrunk import Shrunk, resized
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.context import Context
 from gearshift.core.errors import GearshiftError
 from gearshift.core.facts import Facts, Family, Persist, Stage, Trait
+from gearshift.core.manifest import PART, PARTS
 from gearshift.core.param import param
+from gearshift.core.plain import dict_of, either, list_of, text, whole
 
 CRITERIA = ("RandomImportance", "MagnitudeImportance", "LAMPImportance", "TaylorImportance", "HessianImportance")
 
@@ -65,6 +67,12 @@ class TorchStructured(Algorithm):
             return [f"{self.type} reads gradients and needs `data`: a list whose items are {needed}."]
         return []
 
+    saved_fields: ClassVar = {
+        "parts": PARTS,
+        "sizes": dict_of(dict_of(list_of(whole(), most=8)), key=PART),
+        "attributes": dict_of(list_of(list_of(either(str, text(), whole()), 3, 3)), key=PART),
+    }
+
     def apply(self, model: Any, context: Context) -> None:
         import torch
 
@@ -87,8 +95,8 @@ class TorchStructured(Algorithm):
                 smaller.append((part, shrunk))
             if missing := [k for k in self._shares() if k not in shrunk.taken and k.startswith("head")]:
                 context.note(f"No {' or '.join(missing)} were found that can be taken out.")
-            for kind, (left, whole) in shrunk.taken.items():
-                context.measured(**{f"{kind} left": f"{left} of {whole}"})
+            for kind, (left, total) in shrunk.taken.items():
+                context.measured(**{f"{kind} left": f"{left} of {total}"})
         context.save(
             parts=sorted(part for part, _ in smaller),
             sizes={part: shrunk.sizes() for part, shrunk in smaller},

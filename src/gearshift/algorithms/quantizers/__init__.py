@@ -9,11 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.context import Context
 from gearshift.core.facts import ANY_KIND, Facts, Family, Kind, Persist, Slot, Stage, Trait
+from gearshift.core.manifest import saved_layers
+from gearshift.core.plain import one_of
 from gearshift.core.progress import track
 
 if TYPE_CHECKING:
@@ -97,6 +99,8 @@ class LayerQuantizer(Algorithm, base=True):
     def least_speed(self, layer: Any) -> float | None:
         """How many times as fast as the float layer its twin has to be in its place to be taken; None: it always is."""
         return None
+
+    saved_fields: ClassVar = saved_layers(one_of(None))
 
     def keepsake(self, twin: Any) -> Any:
         """Plain data that `skeleton` needs besides the float layer's sizes; None by default."""

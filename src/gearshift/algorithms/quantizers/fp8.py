@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from gearshift.algorithms.quantizers import LayerQuantizer, Place, quantizer_facts, sqnr
 from gearshift.core.context import Context
+from gearshift.core.manifest import saved_layers
+from gearshift.core.plain import fields, text
 
 LOST = 1e-3  # share of a layer's weights that e4m3fn may round to zero before e5m2 is tried
 
@@ -39,6 +41,8 @@ class Fp8(LayerQuantizer):
             return twin
         wider = Fp8Linear.from_float(layer, "e5m2")
         return max(twin, wider, key=lambda candidate: _nearness(layer, candidate, place.input))
+
+    saved_fields: ClassVar = saved_layers(fields({"format": text(r"\w+", "the name of a format", most=20)}))
 
     def keepsake(self, twin: Any) -> dict[str, str]:
         from gearshift.kernels.fp8 import FORMATS

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from gearshift.algorithms.quantizers import LANGUAGE, LayerQuantizer, Place, quantizer_facts
 from gearshift.algorithms.quantizers.calibrating import made_up, readable, samples
 from gearshift.core.context import Context
 from gearshift.core.errors import BadRecipe
+from gearshift.core.manifest import saved_layers
+from gearshift.core.plain import fields, flag, whole
 
 MOST, BATCH = 128, 8  # windows that are read, and those that are run at a time
 SHORT = 32  # tokens
@@ -30,6 +32,8 @@ class Grouping(LayerQuantizer, base=True):
 
         more = {k: v for k, v in self.layout().items() if k not in ("bits", "group")}
         return GroupedLinear.of(layer, grouped, input_scale, **more)
+
+    saved_fields: ClassVar = saved_layers(fields({"bits": whole(1, 8), "group": whole(1), "scaled_input": flag}))
 
     def keepsake(self, twin: Any) -> dict[str, Any]:
         return {"bits": twin.bits, "group": twin.group, "scaled_input": twin.input_scale is not None}

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.context import Context
 from gearshift.core.errors import GearshiftError
 from gearshift.core.facts import Facts, Family, Persist, Slot, Stage, Trait
+from gearshift.core.manifest import PARTS
 from gearshift.core.model import parts
 
 
@@ -29,6 +30,8 @@ class Half(Algorithm):
         occupies={Slot.WEIGHT_FORMAT},
         needs={Trait.FLOAT_WEIGHTS},
     )
+
+    saved_fields: ClassVar = {"parts": PARTS, "wide": PARTS}
 
     def check_model(self, model: Any, context: Context) -> list[str]:
         found = [f"{path} reaches {most:.3g}" for path, most in _too_large(model)]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from gearshift.algorithms.quantizers import LANGUAGE, LayerQuantizer, Place, quantizer_facts
 from gearshift.core.context import Context
+from gearshift.core.manifest import saved_layers
 from gearshift.core.param import param
+from gearshift.core.plain import fields, whole
 
 
 class Higgs(LayerQuantizer):
@@ -59,6 +61,8 @@ class Higgs(LayerQuantizer):
         sizes = self.group_size, self.hadamard_size
         twin = HiggsLinear.from_float(layer, self.weight_bits, self.p, *sizes, rows, context.recipe.seed)
         return twin or f"its inputs come in no Hadamard blocks of {LEAST} or more"
+
+    saved_fields: ClassVar = saved_layers(fields({"block": whole(1), "group": whole(1), "rows": whole(1)}))
 
     def keepsake(self, twin: Any) -> dict[str, int]:
         return {"block": twin.block, "group": twin.group, "rows": twin.rows}

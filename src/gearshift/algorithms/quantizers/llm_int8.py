@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from gearshift.algorithms.quantizers import LANGUAGE, LayerQuantizer, Place, quantizer_facts
 from gearshift.core.context import Context
+from gearshift.core.manifest import saved_layers
 from gearshift.core.param import param
+from gearshift.core.plain import fields, flag, maybe
 
 ROOM = 0.9  # share of the free GPU memory that weights may fill
 
@@ -50,6 +52,8 @@ class LlmInt8(LayerQuantizer):
         if layer.in_features % 2:
             return "bitsandbytes packs two inputs a byte, and a layer has an odd number of them"
         return FourBitLinear.from_float(layer, self.quant_type, self.double_quant)
+
+    saved_fields: ClassVar = saved_layers(maybe(fields({"on_host": flag})))
 
     def keepsake(self, twin: Any) -> Any:
         from gearshift.kernels.bitsandbytes_linear import HostLinear

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from gearshift.algorithms.quantizers import LayerQuantizer, Place, quantizer_facts
 from gearshift.algorithms.quantizers.calibrating import readable, samples, watch_inputs
 from gearshift.core.context import Context
+from gearshift.core.manifest import saved_layers
 from gearshift.core.param import param
+from gearshift.core.plain import fields, flag
 
 ROUNDS_INPUTS = ("qint8", "qfloat8")  # below 8 bits the product is one of floats whatever the inputs are
 
@@ -57,6 +59,8 @@ class Quanto(LayerQuantizer):
         step = prepared.get(place.layer)
         step = step if step is not None and step > 0 else None
         return self._kernels().QuantoLinear.from_float(layer, self.weight_bits, step)
+
+    saved_fields: ClassVar = saved_layers(fields({"calibrated": flag}))
 
     def keepsake(self, twin: Any) -> dict[str, bool]:
         return {"calibrated": twin.input_scale is not None}

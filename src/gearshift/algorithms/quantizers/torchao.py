@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from gearshift.algorithms.quantizers import LayerQuantizer, Place, quantizer_facts
 from gearshift.core.context import Context
+from gearshift.core.manifest import saved_layers
 from gearshift.core.param import param
+from gearshift.core.plain import fields, flag
 from gearshift.core.target import matches
 
 TYPES = ("int4dq", "int4wo", "int8dq", "int8wo", "fp8wo", "fp8dq", "fp8dqrow")
@@ -67,6 +69,8 @@ class Torchao(LayerQuantizer):
         if self.quant_type.startswith("int4") and group_of(layer.in_features) is None:
             return f"4-bit weights need a multiple of {min(GROUPS)} inputs, and a layer has {layer.in_features}"
         return TorchaoLinear.from_float(layer, self.quant_type)
+
+    saved_fields: ClassVar = saved_layers(fields({"tiled": flag}))
 
     def keepsake(self, twin: Any) -> dict[str, bool]:
         return {"tiled": twin.tiled}

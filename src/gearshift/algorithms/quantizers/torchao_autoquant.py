@@ -6,12 +6,14 @@ import os
 import shutil
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from gearshift.algorithms.quantizers import LayerQuantizer, quantizer_facts, sqnr, tell_activations
 from gearshift.core.context import Context
 from gearshift.core.facts import ANY_KIND, Slot
+from gearshift.core.manifest import saved_layers
 from gearshift.core.param import param
+from gearshift.core.plain import text
 from gearshift.core.progress import track
 
 LEAST_SQNR = 25.0  # dB of a layer's output for the input it was seen to have; 8-bit floats reach 28, int8 35 to 42
@@ -31,6 +33,8 @@ class TorchaoAutoquant(LayerQuantizer):
 
     facts = quantizer_facts(ANY_KIND, Slot.RUNTIME)
     compile: bool = param(True, choices=(True, False), help="compile after quantizing")
+
+    saved_fields: ClassVar = saved_layers(text(most=100))
 
     def apply(self, model: Any, context: Context) -> None:
         from gearshift.core.model import size_bytes

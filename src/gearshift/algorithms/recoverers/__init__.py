@@ -13,7 +13,9 @@ from typing import Any, ClassVar
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.context import Context
 from gearshift.core.facts import Facts, Family, Kind, Persist, Slot, Stage, Trait
+from gearshift.core.manifest import PART, PARTS
 from gearshift.core.param import param
+from gearshift.core.plain import dict_of, list_of, number, text, whole
 
 
 def recoverer_facts(kind: Kind) -> Facts:
@@ -102,6 +104,13 @@ class Recoverer(Algorithm, base=True):
                 )
         with record.lifted(sum(type(applied.algorithm).facts.stage <= Stage.RECOVER for applied in record.applied)):
             context.seen[self.name] = self.lessons(model, context, False), reason
+
+    saved_fields: ClassVar = {
+        "parts": PARTS,
+        "paths": dict_of(list_of(text()), key=PART),
+        "rank": whole(0),
+        "scale": number(),
+    }
 
     def apply(self, model: Any, context: Context) -> None:
         from gearshift.training.run import adapted, merged, trained, updates
