@@ -38,8 +38,8 @@ __all__ = [
 
 
 def save(model: Any, folder: str | os.PathLike[str]) -> None:
-    """Write a model and everything done to it: safetensors and JSON. See `gearshift.core.store.save`."""
-    from gearshift.core import store
+    """Write a model and everything done to it: safetensors and JSON. See `gearshift.persist.store.save`."""
+    from gearshift.persist import store
 
     with surroundings():
         store.save(model, folder)
@@ -48,8 +48,8 @@ def save(model: Any, folder: str | os.PathLike[str]) -> None:
 def load(
     folder: str | os.PathLike[str], device: str | None = None, verify: bool = True, trust_compiled: bool = False
 ) -> Any:
-    """The model of a saved folder, on a device. See `gearshift.core.reload.load`."""
-    from gearshift.core import reload
+    """The model of a saved folder, on a device. See `gearshift.persist.reload.load`."""
+    from gearshift.persist import reload
 
     with surroundings():
         return reload.load(folder, device, verify, trust_compiled)

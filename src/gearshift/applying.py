@@ -7,10 +7,10 @@ from typing import Any, TypeVar
 from gearshift.core.adapters import aside_for
 from gearshift.core.errors import BadRecipe
 from gearshift.core.extras import installed, missing
-from gearshift.core.readers import READERS
 from gearshift.core.recipe import SAVED_SETTINGS, Recipe
 from gearshift.core.registry import registry
 from gearshift.core.rules import clashes
+from gearshift.persist.readers import READERS
 
 M = TypeVar("M")
 

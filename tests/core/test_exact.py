@@ -10,8 +10,8 @@ from support.tiny import build
 
 import gearshift as gs
 from gearshift.core.errors import BrokenFolder, GearshiftError
-from gearshift.core.manifest import sha256
 from gearshift.core.model import parts
+from gearshift.persist.manifest import sha256
 
 HALF = torch.float16
 

@@ -11,9 +11,9 @@ from support.tiny import build
 import gearshift as gs
 from gearshift.core.context import Context
 from gearshift.core.errors import BrokenFolder
-from gearshift.core.manifest import MANIFEST, read_manifest
 from gearshift.core.recipe import Recipe
 from gearshift.core.record import Applied, Record
+from gearshift.persist.manifest import MANIFEST, read_manifest
 
 
 @pytest.fixture

@@ -97,7 +97,7 @@ def test_saving_again_replaces_and_leaves_no_scratch(copy):
 
 
 def test_a_failing_save_leaves_what_was_there(copy, monkeypatch):
-    from gearshift.core import component
+    from gearshift.persist import component
 
     def fail(*_):
         raise OSError("disk full")

@@ -117,7 +117,7 @@ OWN = {"WhisperGenerator"}  # gearshift's own classes, which read files by name
 
 @pytest.mark.parametrize("place, call", [pytest.param(p, c, id=p) for p, c in calls()])
 def test_every_loading_says_that_nothing_is_trusted(place, call):
-    if getattr(call.func.value, "id", "") in OWN or (place.startswith("core/reload.py") and len(call.args) == 1):
+    if getattr(call.func.value, "id", "") in OWN or (place.startswith("persist/reload.py") and len(call.args) == 1):
         return
     said = {k.arg for k in call.keywords}
     assert None in said or said & {"local_files_only", "trust_remote_code"}

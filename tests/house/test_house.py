@@ -14,18 +14,19 @@ from gearshift.precision.kinds import Precision
 
 ROOT = Path(gearshift.__file__).parent
 FILES = sorted(p for p in ROOT.rglob("*.py"))
-ROOMS = {"core", "kernels", "models", "steps", "precision", "planner", "runtimes", "training", "algorithms"}
+ROOMS = {"core", "persist", "kernels", "models", "steps", "precision", "planner", "runtimes", "training", "algorithms"}
 ROOMS |= {"evaluate", "tune", "cli"}
 MAY_IMPORT = {
     "core": set(),
+    "persist": {"core"},
     "kernels": {"core"},
     "models": {"core", "kernels"},
     "steps": {"core", "kernels", "models", "precision"},
     "precision": {"core", "kernels", "models", "steps"},
     "planner": {"core", "kernels", "models", "steps", "precision"},
-    "runtimes": {"core", "kernels", "models"},
+    "runtimes": {"core", "persist", "kernels", "models"},
     "training": {"core", "kernels", "models", "steps"},
-    "algorithms": {"core", "kernels", "models", "steps", "precision", "planner", "runtimes", "training"},
+    "algorithms": {"core", "persist", "kernels", "models", "steps", "precision", "planner", "runtimes", "training"},
 }
 HEAVY = {"torch", "diffusers", "transformers", "accelerate", "peft", "torchao"}
 

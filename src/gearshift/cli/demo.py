@@ -11,7 +11,7 @@ from typing import Any
 from gearshift.core.boundary import path_of, refuse_unwritable
 from gearshift.core.errors import GearshiftError
 from gearshift.core.extras import need
-from gearshift.core.store import refuse_foreign
+from gearshift.persist.store import refuse_foreign
 
 STEPS, GUIDANCE, BATCH = 50, 5.0, 8
 WIDTH = 100

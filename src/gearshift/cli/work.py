@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from gearshift.core.boundary import calling, path_of, reading, refuse_unwritable
-from gearshift.core.classes import LOCAL, component_classes
 from gearshift.core.devices import refuse_absent
 from gearshift.core.errors import BadRecipe, GearshiftError, quoted
 from gearshift.core.extras import need
 from gearshift.core.files import replacing_file
-from gearshift.core.readers import readers_of
 from gearshift.core.recipe import Recipe
+from gearshift.persist.classes import LOCAL, component_classes
+from gearshift.persist.readers import readers_of
 
 MOST_SEED = 2**63 - 1
 
@@ -39,7 +39,7 @@ def check(arguments: argparse.Namespace) -> int:
 def optimize(arguments: argparse.Namespace) -> int:
     """Open, optimize, save."""
     import gearshift as gs
-    from gearshift.core.store import refuse_foreign
+    from gearshift.persist.store import refuse_foreign
 
     recipe = _recipe(arguments.recipe)
     out = path_of(arguments.out, "--out")
@@ -118,7 +118,7 @@ def open_model(where: str, device: str | None = None) -> Any:
     A pipeline comes in float32 for the CPU and in bfloat16 for any other device.
     """
     import gearshift as gs
-    from gearshift.core.manifest import INDEX, MANIFEST
+    from gearshift.persist.manifest import INDEX, MANIFEST
 
     folder = path_of(where, "A model")
     if (folder / MANIFEST).exists():

@@ -122,6 +122,15 @@ def fields(required: Mapping[str, Shape], optional: Mapping[str, Shape] | None =
     return check
 
 
+PART = text(r"(?:[A-Za-z_]\w*)?", "the name of a part", most=100)
+PARTS = list_of(PART, most=1000)
+
+
+def saved_layers(kept: Shape) -> dict[str, Shape]:
+    """What algorithms keep of the layers that they replaced: parts, and of each part's layers what `kept` allows."""
+    return {"parts": PARTS, "paths": dict_of(dict_of(kept), key=PART)}
+
+
 def read_json(path: Path, shape: Shape = anything, what: str = "JSON", most: int = MOST_BYTES) -> Any:
     """The JSON of a file, if it is of this shape; `what` says of what.
 

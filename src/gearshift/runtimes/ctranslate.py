@@ -13,13 +13,13 @@ from typing import Any, ClassVar, TypeVar
 
 import torch
 
-from gearshift.core.classes import LOCAL
 from gearshift.core.context import Context
 from gearshift.core.errors import BadValue, BrokenFolder, GearshiftWarning, told
 from gearshift.core.extras import installed
 from gearshift.core.model import Runtime, size_bytes
 from gearshift.core.target import Replaced
 from gearshift.kernels.int8_pack import saturates
+from gearshift.persist.classes import LOCAL
 from gearshift.runtimes.conversion import EXTRA, architectures, convert, engine, has_adapters, opened
 from gearshift.runtimes.decoding import NEVER, Decoding, beyond, refuse_unknown
 from gearshift.runtimes.trial import lengths, tried

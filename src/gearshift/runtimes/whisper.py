@@ -11,9 +11,9 @@ import torch
 from transformers import GenerationMixin
 from transformers.models.whisper.generation_whisper import WhisperGenerationMixin
 
-from gearshift.core.classes import LOCAL
 from gearshift.core.errors import BadValue
 from gearshift.core.facts import Kind
+from gearshift.persist.classes import LOCAL
 from gearshift.runtimes.conversion import SPEECH, engine
 from gearshift.runtimes.ctranslate import CTranslateModel
 from gearshift.runtimes.decoding import MOST, refuse_unknown

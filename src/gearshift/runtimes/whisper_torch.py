@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from gearshift.core.classes import LOCAL
 from gearshift.core.record import Record, attach, record_of
-from gearshift.core.reload import load
-from gearshift.core.store import save
+from gearshift.persist.classes import LOCAL
+from gearshift.persist.reload import load
+from gearshift.persist.store import save
 from gearshift.runtimes.speech.torch_engine import TorchEngine
 from gearshift.runtimes.speech.voice import Span, by_energy
 from gearshift.runtimes.transcriber import SETTINGS, Transcriber

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.classes import LOCAL
 from ..core.errors import BadValue, BrokenFolder, UnknownName
+from ..persist.classes import LOCAL
 
 if TYPE_CHECKING:
     import torch

@@ -19,7 +19,7 @@ from support.fuzz.mutations import ODD, mutated, scribbled, spoilt, written
 from support.tiny import build
 
 import gearshift as gs
-from gearshift.core.manifest import MANIFEST
+from gearshift.persist.manifest import MANIFEST
 from gearshift.precision import quick_schedule
 from gearshift.steps.planned import Schedule
 

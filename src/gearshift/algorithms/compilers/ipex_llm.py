@@ -11,9 +11,8 @@ from gearshift.algorithms.quantizers.tied import shares_weight, untie
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.context import Context
 from gearshift.core.facts import Facts, Family, Persist, Slot, Stage, Trait
-from gearshift.core.manifest import PARTS
 from gearshift.core.param import param
-from gearshift.core.plain import dict_of, whole
+from gearshift.core.plain import PARTS, dict_of, whole
 from gearshift.core.progress import track
 from gearshift.core.recipe import Recipe
 

@@ -11,9 +11,8 @@ from gearshift.core.algorithm import Algorithm
 from gearshift.core.context import Context
 from gearshift.core.errors import BadRecipe
 from gearshift.core.facts import Facts, Family, Kind, Persist, Stage, Trait
-from gearshift.core.manifest import PARTS
 from gearshift.core.param import param
-from gearshift.core.plain import flag, whole
+from gearshift.core.plain import PARTS, flag, whole
 from gearshift.core.target import Written
 from gearshift.models.calls import Hook, Hooked
 

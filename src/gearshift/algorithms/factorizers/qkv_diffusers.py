@@ -10,7 +10,7 @@ from gearshift.core.algorithm import Algorithm
 from gearshift.core.context import Context
 from gearshift.core.errors import GearshiftError
 from gearshift.core.facts import Facts, Family, Kind, Persist, Stage, Trait
-from gearshift.core.manifest import PARTS
+from gearshift.core.plain import PARTS
 
 
 class QkvDiffusers(Algorithm):

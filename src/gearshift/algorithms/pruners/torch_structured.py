@@ -10,9 +10,8 @@ from gearshift.core.algorithm import Algorithm
 from gearshift.core.context import Context
 from gearshift.core.errors import GearshiftError
 from gearshift.core.facts import Facts, Family, Persist, Stage, Trait
-from gearshift.core.manifest import PART, PARTS
 from gearshift.core.param import param
-from gearshift.core.plain import dict_of, either, list_of, text, whole
+from gearshift.core.plain import PART, PARTS, dict_of, either, list_of, text, whole
 
 CRITERIA = ("RandomImportance", "MagnitudeImportance", "LAMPImportance", "TaylorImportance", "HessianImportance")
 

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.context import Context
 from gearshift.core.facts import ANY_KIND, Facts, Family, Kind, Persist, Slot, Stage, Trait
-from gearshift.core.manifest import saved_layers
-from gearshift.core.plain import one_of
+from gearshift.core.plain import one_of, saved_layers
 from gearshift.core.progress import track
 
 if TYPE_CHECKING:

@@ -6,8 +6,7 @@ from typing import Any, ClassVar
 
 from gearshift.algorithms.quantizers import LayerQuantizer, Place, quantizer_facts, sqnr
 from gearshift.core.context import Context
-from gearshift.core.manifest import saved_layers
-from gearshift.core.plain import fields, text
+from gearshift.core.plain import fields, saved_layers, text
 
 LOST = 1e-3  # share of a layer's weights that e4m3fn may round to zero before e5m2 is tried
 

@@ -9,8 +9,7 @@ from gearshift.algorithms.quantizers import LANGUAGE, LayerQuantizer, Place, qua
 from gearshift.algorithms.quantizers.calibrating import made_up, readable, samples
 from gearshift.core.context import Context
 from gearshift.core.errors import BadRecipe
-from gearshift.core.manifest import saved_layers
-from gearshift.core.plain import fields, flag, whole
+from gearshift.core.plain import fields, flag, saved_layers, whole
 
 MOST, BATCH = 128, 8  # windows that are read, and those that are run at a time
 SHORT = 32  # tokens

@@ -11,8 +11,8 @@ from gearshift.core.algorithm import Algorithm
 from gearshift.core.context import Context
 from gearshift.core.errors import GearshiftError
 from gearshift.core.facts import Facts, Family, Persist, Slot, Stage, Trait
-from gearshift.core.manifest import PARTS
 from gearshift.core.model import parts
+from gearshift.core.plain import PARTS
 
 
 class Half(Algorithm):

@@ -6,9 +6,8 @@ from typing import Any, ClassVar
 
 from gearshift.algorithms.quantizers import LANGUAGE, LayerQuantizer, Place, quantizer_facts
 from gearshift.core.context import Context
-from gearshift.core.manifest import saved_layers
 from gearshift.core.param import param
-from gearshift.core.plain import fields, whole
+from gearshift.core.plain import fields, saved_layers, whole
 
 
 class Higgs(LayerQuantizer):

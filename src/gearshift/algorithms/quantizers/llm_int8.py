@@ -6,9 +6,8 @@ from typing import Any, ClassVar
 
 from gearshift.algorithms.quantizers import LANGUAGE, LayerQuantizer, Place, quantizer_facts
 from gearshift.core.context import Context
-from gearshift.core.manifest import saved_layers
 from gearshift.core.param import param
-from gearshift.core.plain import fields, flag, maybe
+from gearshift.core.plain import fields, flag, maybe, saved_layers
 
 ROOM = 0.9  # share of the free GPU memory that weights may fill
 

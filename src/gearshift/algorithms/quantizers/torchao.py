@@ -6,9 +6,8 @@ from typing import Any, ClassVar
 
 from gearshift.algorithms.quantizers import LayerQuantizer, Place, quantizer_facts
 from gearshift.core.context import Context
-from gearshift.core.manifest import saved_layers
 from gearshift.core.param import param
-from gearshift.core.plain import fields, flag
+from gearshift.core.plain import fields, flag, saved_layers
 from gearshift.core.target import matches
 
 TYPES = ("int4dq", "int4wo", "int8dq", "int8wo", "fp8wo", "fp8dq", "fp8dqrow")

@@ -11,9 +11,8 @@ from typing import Any, ClassVar
 from gearshift.algorithms.quantizers import LayerQuantizer, quantizer_facts, sqnr, tell_activations
 from gearshift.core.context import Context
 from gearshift.core.facts import ANY_KIND, Slot
-from gearshift.core.manifest import saved_layers
 from gearshift.core.param import param
-from gearshift.core.plain import text
+from gearshift.core.plain import saved_layers, text
 from gearshift.core.progress import track
 
 LEAST_SQNR = 25.0  # dB of a layer's output for the input it was seen to have; 8-bit floats reach 28, int8 35 to 42

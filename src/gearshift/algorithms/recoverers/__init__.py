@@ -13,9 +13,8 @@ from typing import Any, ClassVar
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.context import Context
 from gearshift.core.facts import Facts, Family, Kind, Persist, Slot, Stage, Trait
-from gearshift.core.manifest import PART, PARTS
 from gearshift.core.param import param
-from gearshift.core.plain import dict_of, list_of, number, text, whole
+from gearshift.core.plain import PART, PARTS, dict_of, list_of, number, text, whole
 
 
 def recoverer_facts(kind: Kind) -> Facts:

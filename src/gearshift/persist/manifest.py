@@ -16,7 +16,8 @@ from gearshift.core.boundary import Misfit, path_of, reading
 from gearshift.core.errors import BrokenFolder, quoted
 from gearshift.core.folders import scratch
 from gearshift.core.plain import (
-    Shape,
+    PART,
+    PARTS,
     anything,
     dict_of,
     fields,
@@ -45,11 +46,8 @@ def relative(value: Any, place: str) -> str:
 
 
 NAME = text(r"[A-Za-z_]\w*", "a name", most=100)
-PART = text(r"(?:[A-Za-z_]\w*)?", "the name of a part", most=100)
 CLASS = text(r"[A-Za-z_]\w*", "the name of a class", most=200)
 GLOBS = list_of(text(), most=10_000)
-
-PARTS = list_of(PART, most=1000)
 
 APPLIED = fields(
     {"name": NAME, "params": dict_of(anything), "saved": dict_of(anything), "figures": dict_of(anything)},
@@ -86,11 +84,6 @@ SHAPE = fields(
         "readers": dict_of(text(r"\w+:\w+", "the name of a class", most=200), key=NAME, most=10),
     },
 )
-
-
-def saved_layers(kept: Shape) -> dict[str, Shape]:
-    """What algorithms keep of the layers that they replaced: parts, and of each part's layers what `kept` allows."""
-    return {"parts": PARTS, "paths": dict_of(dict_of(kept), key=PART)}
 
 
 def read_manifest(folder: str | os.PathLike[str], verify: bool = True) -> dict[str, Any]:

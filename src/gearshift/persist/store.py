@@ -9,18 +9,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gearshift.core.adapter_files import keep_adapters, write_adapters
 from gearshift.core.adapters import aside
-from gearshift.core.classes import LIBRARIES, component_classes
-from gearshift.core.component import write_module
 from gearshift.core.errors import BrokenFolder, GearshiftError
 from gearshift.core.facts import Persist
 from gearshift.core.files import place_of, replacing_folder
-from gearshift.core.manifest import FORMAT, KEPT, MANIFEST, sha256
 from gearshift.core.model import Runtime, parts
-from gearshift.core.readers import write_readers
 from gearshift.core.record import Record, record_of
 from gearshift.core.transaction import Transaction
+from gearshift.persist.adapter_files import keep_adapters, write_adapters
+from gearshift.persist.classes import LIBRARIES, component_classes
+from gearshift.persist.component import write_module
+from gearshift.persist.manifest import FORMAT, KEPT, MANIFEST, sha256
+from gearshift.persist.readers import write_readers
 
 FUSED = "_merged_adapters"  # where diffusers has the names of adapters that are merged into the weights
 

@@ -6,26 +6,26 @@ import os
 from pathlib import Path
 from typing import Any
 
-from gearshift.core.adapter_files import put_on
 from gearshift.core.boundary import reading
 from gearshift.core.building import within_bounds
-from gearshift.core.classes import component_classes, find_class
-from gearshift.core.component import TRUSTING_NOTHING, fill, read_module, read_other, skeleton
 from gearshift.core.context import Context
 from gearshift.core.devices import refuse_absent
 from gearshift.core.errors import BrokenFolder, GearshiftError, told
-from gearshift.core.exact import own, refuse_incomplete
 from gearshift.core.facts import Persist
 from gearshift.core.files import place_of, put_back
-from gearshift.core.manifest import INDEX, MANIFEST, kept_name, only_listed, read_manifest
 from gearshift.core.model import Runtime, parts
 from gearshift.core.plain import fields
-from gearshift.core.readers import read_readers
 from gearshift.core.recipe import SAVED_SETTINGS, Recipe
 from gearshift.core.record import Applied, Record, attach
 from gearshift.core.scratch import locked_parent
-from gearshift.core.store import FUSED
 from gearshift.core.target import Baked
+from gearshift.persist.adapter_files import put_on
+from gearshift.persist.classes import component_classes, find_class
+from gearshift.persist.component import TRUSTING_NOTHING, fill, read_module, read_other, skeleton
+from gearshift.persist.exact import own, refuse_incomplete
+from gearshift.persist.manifest import INDEX, MANIFEST, kept_name, only_listed, read_manifest
+from gearshift.persist.readers import read_readers
+from gearshift.persist.store import FUSED
 
 DATA = (".json", ".safetensors")  # files that are read; any other kind may hold code
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from threading import RLock, get_ident
 from typing import Any
 
-from gearshift.core.classes import LOCAL
 from gearshift.core.errors import BrokenFolder, GearshiftError, told
-from gearshift.core.exact import facts_of, read_exact, write_exact
 from gearshift.core.tensors import read_tensors, write_tensors
+from gearshift.persist.classes import LOCAL
+from gearshift.persist.exact import facts_of, read_exact, write_exact
 
 WEIGHTS = "gearshift.safetensors"
 TRUSTING_NOTHING = {"use_safetensors": True, "local_files_only": True}

@@ -6,10 +6,10 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from gearshift.core.classes import LIBRARIES, find_class
-from gearshift.core.component import read_other
 from gearshift.core.errors import BrokenFolder, GearshiftWarning
 from gearshift.core.model import parts
+from gearshift.persist.classes import LIBRARIES, find_class
+from gearshift.persist.component import read_other
 
 READERS = ("tokenizer", "processor")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from gearshift.core.errors import BrokenFolder, told
 from gearshift.core.extras import installed, need
-from gearshift.core.manifest import read_index
+from gearshift.persist.manifest import read_index
 
 LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}  # how transformers is asked for files
 LIBRARIES = ("diffusers", "transformers", "gearshift")

@@ -1,0 +1,1 @@
+"""The only save and load: safetensors and JSON in a folder with a manifest."""
