@@ -34,8 +34,8 @@ from gearshift.evaluate.table import to_json, to_markdown
 from gearshift.evaluate.timing import machine
 from gearshift.models.diffusers import denoisers
 from gearshift.planner.fit import Fitting
-from gearshift.planner.plan import guess, surrogate_of
 from gearshift.planner.recording import Recording
+from gearshift.planner.rehearsal import guess, surrogate_of
 from gearshift.steps.bands import mixed
 from gearshift.steps.memory import Weights
 from gearshift.steps.predict import Copy, Predictor, Taylor

@@ -80,7 +80,7 @@ def __getattr__(name: str) -> Any:
 
         return sampling
     if name == "Plan":
-        from gearshift.planner.proposal import Plan
+        from gearshift.planner.plan import Plan
 
         return Plan
     raise AttributeError(f"module 'gearshift' has no attribute {name!r}")

@@ -86,7 +86,7 @@ def plan(
             the reference's final latent, tensors of one shape, that gives a number. Not with `quality`.
 
     Returns:
-        A `gearshift.planner.proposal.Plan`: prints, plots, saves, and `plan.apply(pipe)`.
+        A `gearshift.planner.plan.Plan`: prints, plots, saves, and `plan.apply(pipe)`.
 
     Raises:
         BadValue: unless exactly one of speed, quality and memory is given, in its range.

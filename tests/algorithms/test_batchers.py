@@ -38,7 +38,7 @@ def optimized(recipe, languages=(), **settings):
 def heard(monkeypatch):
     """Bursts of noise are no speech to the Silero network; here everything loud is."""
     from gearshift.runtimes import whisper_ctranslate
-    from gearshift.runtimes.speech.voice import by_energy
+    from gearshift.runtimes.speech.vad import by_energy
 
     monkeypatch.setattr(whisper_ctranslate, "by_silero", lambda samples, threads: by_energy(samples))
 

@@ -72,13 +72,13 @@ def test_the_second_pass_keeps_the_size_of_the_images(name):
 
 
 def test_a_sibling_that_takes_no_strength_is_refused(monkeypatch):
-    from gearshift.models import sibling
+    from gearshift.models import image_to_image
 
     class Edits:
         def __call__(self, prompt, image, num_inference_steps=50):
             """Nothing."""
 
-    monkeypatch.setattr(sibling, "image_to_image_class", lambda pipe: Edits)
+    monkeypatch.setattr(image_to_image, "image_to_image_class", lambda pipe: Edits)
     with pytest.raises(BadRecipe, match="Edits has no strength"):
         gs.optimize(build("sd").pipe, "img2img_denoise")
 

@@ -27,7 +27,7 @@ from transformers import (
 import gearshift as gs
 from gearshift.algorithms.pruners.torch_structured import CRITERIA
 from gearshift.core.errors import BadRecipe, CannotLift, GearshiftError, GearshiftWarning
-from gearshift.models import structure
+from gearshift.models import prunable_groups
 
 KINDS = {
     "neurons": {},
@@ -38,9 +38,11 @@ KINDS = {
 
 def groups(root, kind):
     if kind == "neurons":
-        return list(structure.feed_forward(root))
+        return list(prunable_groups.feed_forward(root))
     return list(
-        structure.channels(root) if kind == "channels" else structure.attention(root, kind == "head dimensions")
+        prunable_groups.channels(root)
+        if kind == "channels"
+        else prunable_groups.attention(root, kind == "head dimensions")
     )
 
 
@@ -50,13 +52,13 @@ def silence(root, group, units):
         for side in group.inputs:
             weight = root.get_submodule(side.path).weight
             columns = torch.cat([m[units].flatten() for m in side.maps])
-            weight.index_fill_(0 if structure.turned(root.get_submodule(side.path)) else 1, columns, 0.0)
+            weight.index_fill_(0 if prunable_groups.turned(root.get_submodule(side.path)) else 1, columns, 0.0)
         for side in group.outputs:
             layer = root.get_submodule(side.path)
             if isinstance(layer, nn.GroupNorm):
                 continue
             rows = torch.cat([m[units].flatten() for m in side.maps])
-            layer.weight.index_fill_(1 if structure.turned(layer) else 0, rows, 0.0)
+            layer.weight.index_fill_(1 if prunable_groups.turned(layer) else 0, rows, 0.0)
 
 
 def root_of(tiny):
@@ -242,7 +244,7 @@ def test_heads_go_with_their_norms_and_their_second_stream(name, tmp_path):
 def test_what_does_not_run_afterwards_is_refused_and_put_back(monkeypatch):
     model = made("norms over all heads")
     config = model.config.to_dict()
-    monkeypatch.setattr(structure, "beside", lambda *_: ([], []))
+    monkeypatch.setattr(prunable_groups, "beside", lambda *_: ([], []))
     with pytest.raises(GearshiftError, match="Olmo2ForCausalLM does not run with what would be left of it"):
         gs.optimize(model, torch_structured=HEADS)
     assert torch.equal(logits(model), logits(made("norms over all heads"))) and model.config.to_dict() == config
@@ -250,7 +252,7 @@ def test_what_does_not_run_afterwards_is_refused_and_put_back(monkeypatch):
 
 def test_what_would_not_come_back_is_refused_and_put_back(monkeypatch):
     model = made("many heads")
-    monkeypatch.setattr(structure, "resize", lambda layer, shape: None)
+    monkeypatch.setattr(prunable_groups, "resize", lambda layer, shape: None)
     with pytest.raises(GearshiftError, match="would not be the same after saving and loading"):
         gs.optimize(model, torch_structured=FIFTEEN)
     assert torch.equal(logits(model), logits(made("many heads")))

@@ -10,7 +10,7 @@ import pytest
 
 import gearshift
 from gearshift.core.registry import registry
-from gearshift.precision.kinds import Precision
+from gearshift.precision.levels import Precision
 
 ROOT = Path(gearshift.__file__).parent
 FILES = sorted(p for p in ROOT.rglob("*.py"))

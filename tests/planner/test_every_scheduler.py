@@ -10,7 +10,7 @@ from support.runs import filled
 
 import gearshift as gs
 from gearshift.core.errors import GearshiftWarning
-from gearshift.planner import plan
+from gearshift.planner import rehearsal
 
 STEPS, WIDTH = 8, 8
 OTHERWISE = {  # those that sample tokens, take further arguments or other packages, or two steps at most
@@ -45,7 +45,9 @@ def run(net, scheduler):
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n not in OTHERWISE])
 def test_every_scheduler_is_planned_for(name, monkeypatch):
-    monkeypatch.setattr(plan, "count_for", lambda recording, fraction: recording.steps // 2)  # whatever it is timed at
+    monkeypatch.setattr(
+        rehearsal, "count_for", lambda recording, fraction: recording.steps // 2
+    )  # whatever it is timed at
     torch.manual_seed(0)
     net, make = Smooth().eval(), getattr(diffusers, name)
     with warnings.catch_warnings():

@@ -8,7 +8,7 @@ from support.tiny import build
 
 import gearshift as gs
 from gearshift.core.errors import GearshiftWarning
-from gearshift.planner import plan as planning
+from gearshift.planner import rehearsal as planning
 from gearshift.planner.fit import grouped
 from gearshift.planner.gears import assign
 from gearshift.planner.recording import Recording
@@ -102,7 +102,7 @@ def test_weights_of_what_tells_nothing_are_the_prior():
 
 
 def test_distances_that_are_no_numbers_are_the_worst():
-    from gearshift.planner.plan import Rehearsals
+    from gearshift.planner.rehearsal import Rehearsals
 
     rehearsals = Rehearsals(Recording(), lambda *a: None, Copy(), False, lambda run, reference: float("nan"))
     assert rehearsals._off(Recording(), Recording()) == np.inf

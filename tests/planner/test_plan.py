@@ -8,7 +8,7 @@ from support.tiny import build
 
 import gearshift as gs
 from gearshift.core.errors import BadRecipe, BadValue, BrokenFolder
-from gearshift.planner.proposal import Plan
+from gearshift.planner.plan import Plan
 from gearshift.planner.quality import unlike
 from gearshift.planner.recording import Recording
 from gearshift.steps.decision import Action, Decision, RunLog

@@ -5,8 +5,8 @@ import torch
 from support.tiny import build
 
 import gearshift as gs
-from gearshift.planner.plan import count_for
 from gearshift.planner.recording import Recording, feedback
+from gearshift.planner.rehearsal import count_for
 from gearshift.steps.decision import Action
 
 

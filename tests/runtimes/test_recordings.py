@@ -10,7 +10,7 @@ from support.whisper import TIME, TOKENS, TONE, ToneTranscriber, say, spoken
 from gearshift.core.errors import BadValue
 from gearshift.runtimes.speech.audio import RATE
 from gearshift.runtimes.speech.engines import Output
-from gearshift.runtimes.speech.hearing import hear
+from gearshift.runtimes.speech.fallback_decoding import hear
 
 # outputs that are not to be trusted
 

@@ -12,7 +12,7 @@ from support.whisper import spoken
 from gearshift.core.errors import BadValue
 from gearshift.runtimes.speech.audio import RATE, as_samples, read_audio, resample
 from gearshift.runtimes.speech.pieces import Piece, next_piece, sections
-from gearshift.runtimes.speech.voice import by_energy, by_silero
+from gearshift.runtimes.speech.vad import by_energy, by_silero
 
 
 def sine(rate, seconds=0.5, hertz=440.0):

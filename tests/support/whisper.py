@@ -20,7 +20,7 @@ from transformers import (
 from gearshift.runtimes.speech.audio import RATE
 from gearshift.runtimes.speech.engines import Output
 from gearshift.runtimes.speech.tokens import TICK, Tokens
-from gearshift.runtimes.speech.voice import by_energy
+from gearshift.runtimes.speech.vad import by_energy
 from gearshift.runtimes.transcriber import Transcriber
 
 from .tiny import randomize

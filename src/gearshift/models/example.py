@@ -13,7 +13,7 @@ from gearshift.core.errors import BadRecipe
 from gearshift.core.examples import first
 from gearshift.core.model import evaluating
 from gearshift.models.calls import SILENT
-from gearshift.models.sibling import taking
+from gearshift.models.image_to_image import taking
 from gearshift.models.texts import fitted, texts
 
 

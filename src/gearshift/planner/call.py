@@ -21,7 +21,7 @@ def rehearsal(model: Any, given: Any) -> Callable[[int], None] | None:
     import torch
 
     from gearshift.models.example import silent
-    from gearshift.models.sibling import taking
+    from gearshift.models.image_to_image import taking
 
     def rehearse(seed: int) -> None:
         with torch.random.fork_rng(), silent(model), calling(model, "the first item of data"):

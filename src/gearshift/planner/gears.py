@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from gearshift.planner.plan import TRIED, apart, surrogate_of
-from gearshift.planner.proposal import LETTERS
+from gearshift.planner.plan import LETTERS
 from gearshift.planner.recording import Recording
+from gearshift.planner.rehearsal import TRIED, apart, surrogate_of
 from gearshift.planner.solve import sure
-from gearshift.precision.box import Gearbox
-from gearshift.precision.kinds import Precision
+from gearshift.precision.controller import Gearbox
+from gearshift.precision.levels import Precision
 from gearshift.precision.schedule import PrecisionSchedule
 
 MOVES = 12

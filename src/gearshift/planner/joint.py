@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 
-from gearshift.planner.plan import CHECKED, Distance, Rehearsals, apart
 from gearshift.planner.recording import Recording, Stopwatch
+from gearshift.planner.rehearsal import CHECKED, Distance, Rehearsals, apart
 from gearshift.planner.solve import moved
 from gearshift.planner.timing import Turns, in_turns
-from gearshift.precision.box import Gearbox
-from gearshift.precision.kinds import Precision
+from gearshift.precision.controller import Gearbox
+from gearshift.precision.levels import Precision
 from gearshift.precision.schedule import PrecisionSchedule
 from gearshift.steps.planned import Planned, Schedule
 from gearshift.steps.predict import Predictor

@@ -1,217 +1,225 @@
-"""From a speed or a quality that is asked for to a schedule: how many steps, which ones, and the proof by real runs."""
+"""The plan as a user holds it: prints, plots, saves, loads, resamples."""
 
 from __future__ import annotations
 
-import random
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-from gearshift.planner.fit import Fitting
-from gearshift.planner.recording import Recording, Stopwatch
-from gearshift.planner.solve import moved, programme, solve, span_costs, sure
-from gearshift.planner.surrogate import Surrogate
-from gearshift.planner.timing import Turns, in_turns
-from gearshift.steps.planned import Schedule
-from gearshift.steps.predict import Predictor
+import numpy as np
 
-GUESS = 0.25  # share of the feedback that served best on trained models where only one can be taken
-TRIED = (0.0, 0.25, 0.5, 1.0)
-MOVES = 24
-CHECKED = 3
-FITTED_TO = 3  # further noises; the last one proves
-Distance = Callable[[Recording, Recording], float]
+from gearshift.core.boundary import Misfit, path_of, reading
+from gearshift.core.errors import BadValue, quoted
+from gearshift.core.extras import need
+from gearshift.core.files import replacing_file, write_atomically
+from gearshift.core.plain import anything, fields, list_of, maybe, number, one_of, read_json, text, whole
+from gearshift.planner.timing import MARGIN, UNEVEN
+from gearshift.precision.levels import Precision
+from gearshift.precision.schedule import PrecisionSchedule
+from gearshift.steps.decision import clipped
+from gearshift.steps.schedule import Schedule
+
+FORMAT = "gearshift plan 2"
+LONGEST = 100_000  # steps
+LETTERS: dict[Precision | None, str] = {Precision.INT4: "4", Precision.INT8: "8"}
+SHAPE = fields(
+    {
+        "format": one_of(FORMAT),
+        "key": text(most=1000),
+        "steps": whole(1, LONGEST),
+        "schedule": anything,
+        "asked": text(most=1000),
+        "mode": one_of("taylor", "default"),
+        "gears": anything,
+        "memory": maybe(number(1e-6, 1e6)),
+        "error": maybe(number(0)),
+        "fraction": maybe(number(1e-6, 1e6)),
+        "sensitivity": list_of(number(), most=LONGEST),
+        "runs": whole(),
+        "seconds": number(0),
+    },
+    {
+        "start": whole(0, LONGEST),
+        "wanted": maybe(number(0, 1)),
+        "least": maybe(number(0, 1e6)),
+        "spread": maybe(number(0)),
+    },
+)
 
 
-@dataclass(frozen=True)
-class Found:
-    """A schedule and what is known of it.
+@dataclass(frozen=True, repr=False)
+class Plan:
+    """Which steps of a sampler are computed for one model, and how the others are made.
 
     Attributes:
-        error: relative error of the final sample: the surrogate's estimate, or the distance measured where it was run.
+        key: the runs that it is for: sampler, steps and noise schedule, or only the number of steps.
+        steps: steps of the run.
+        schedule: computed positions, and fitted weights for the others.
+        asked: what was asked for, in words.
+        mode: 'taylor' or 'default', as cachers name it.
+        gears: the precision of each step's layers; None: all in their own.
+        memory: bytes of weights that the computed steps read, over those of the whole run in the high gear; None: not
+            counted.
+        error: relative error of the final sample against the fully computed run, as measured; None if it was not run.
+        fraction: measured time over the fully computed run's; None if it was not run.
+        sensitivity: for each step how much of an error in its output is in the final sample.
+        runs, seconds: what planning took.
+        start: position of the run's first step in the scheduler's list; img2img starts later than at 0.
+        wanted: the part of the original's time that was asked for; None: something else was.
+        least: the part that the computed steps take if all else takes none; None: it was not run.
+        spread: how far equal calls were apart while the plan was timed, over their median.
     """
 
+    key: str
+    steps: int
     schedule: Schedule
-    error: float
+    asked: str
+    mode: str = "taylor"
+    gears: PrecisionSchedule | None = None
+    memory: float | None = None
+    error: float | None = None
+    fraction: float | None = None
+    sensitivity: Sequence[float] = field(default_factory=tuple)
+    runs: int = 0
+    seconds: float = 0.0
+    start: int = 0
+    wanted: float | None = None
+    least: float | None = None
+    spread: float | None = None
 
+    @property
+    def quality(self) -> float | None:
+        """Signal over error of the final sample in dB, same seed; None if it was not run."""
+        return None if self.error is None else -20 * math.log10(max(self.error, 1e-9))
 
-@dataclass(frozen=True)
-class Rehearsed:
-    """A schedule and the runs that its weights were fitted in, the newest of which is `found`'s."""
+    def __str__(self) -> str:
+        told = [self.summary, f"  {clipped(self.line)}"]
+        if self.memory is not None:
+            told.append(f"  {1 / self.memory:.2f} x less memory-time: bytes of weights read over the run")
+        if self.quality is not None and self.fraction is not None:
+            told.append(f"  measured: {1 / self.fraction:.2f} x as fast, {self.quality:.1f} dB to the final latent")
+            told += [f"  {doubt}" for doubt in self.doubts]
+            told.append(f"  found in {self.runs} runs, {self.seconds:.0f} s")
+        else:
+            told.append("  not measured")
+        return "\n".join(told)
 
-    found: Found
-    fittings: tuple[Fitting, ...] = ()
+    def __repr__(self) -> str:
+        return f"<Plan {self.summary}>"
 
+    @property
+    def summary(self) -> str:
+        """The target and the steps, in one line."""
+        return f"{self.asked}: {len(self.schedule.computed)} of {self.steps} steps computed"
 
-def apart(run: Recording, reference: Recording) -> float:
-    """Relative distance of two runs' final samples: the geometric mean over the batch, so that dB are averaged."""
-    assert run.sample is not None and reference.sample is not None
-    exact = reference.sample.detach().flatten(1).double()
-    off = (run.sample.detach().flatten(1).double() - exact).norm(dim=1) / exact.norm(dim=1).clamp_min(1e-12)
-    return float(off.clamp_min(1e-12).log().mean().exp())
+    @property
+    def share(self) -> float:
+        """The part of the original's time that it is for: asked for, or else that of the steps."""
+        return self.wanted if self.wanted is not None else min(len(self.schedule.computed) / self.steps, 1.0)
 
-
-def proving(fraction: float) -> float:
-    """What proving schedules that take this fraction of a full run takes, in full runs."""
-    return FITTED_TO + CHECKED * FITTED_TO * fraction
-
-
-def count_for(recording: Recording, fraction: float, outside: float = 0.0, filling: float = 0.0) -> int:
-    """How many steps may be computed for a call to take this fraction of its time.
-
-    Args:
-        recording: a fully computed run.
-        fraction: wanted time over full time, in [0, 1].
-        outside: seconds of the call that are not in the sampling loop.
-        filling: seconds that a step takes which is filled in.
-    """
-    step = recording.denoising / recording.steps
-    rest = sum(recording.seconds) - recording.denoising + outside
-    allowed = fraction * (sum(recording.seconds) + outside) - rest - recording.steps * filling
-    return min(max(round(allowed / max(step - filling, 1e-9)), 2), recording.steps)
-
-
-def guess(recording: Recording, count: int, predictor: Predictor) -> Found:
-    """The schedule for one recording, nothing run."""
-    surrogate = surrogate_of(recording, GUESS)
-    computed = solve(surrogate, count, predictor)
-    return Found(Schedule(_positions(recording, computed)), surrogate.error(computed, predictor))
-
-
-@dataclass
-class Rehearsals:
-    """Real runs of one call under different schedules.
-
-    Attributes:
-        reference: the fully computed run, with noise by seed 0.
-        run: runs the call under a schedule (None: computed whole), into a recording, with noise by this seed.
-        predictor: fills in where weights are not fitted.
-        fitted: whether they are.
-        distance: what is to be small, of a run and the reference.
-        on_progress: called with runs done and runs in all.
-    """
-
-    reference: Recording
-    run: Callable[[Schedule | None, Recording, int], None]
-    predictor: Predictor
-    fitted: bool
-    distance: Distance = apart
-    on_progress: Callable[[int, int], None] = lambda done, total: None
-    done: int = 0
-    tried: dict[tuple[int, ...], Rehearsed] = field(default_factory=dict)
-
-    def best(self, count: int) -> Found:
-        """The best schedule of `count` steps.
-
-        Several are solved for, and neighbors of the best one are tried. The weights of the few best of all are then
-        fitted to other noise too, and proven under noise that they never met. That error is the one reported.
-        """
-        self.nearest(count, MOVES)
-        rivals = [r for r in self.tried.values() if len(r.found.schedule.computed) == count]
-        rivals.sort(key=lambda r: r.found.error)
-        if count >= self.reference.steps:
-            return rivals[0].found
-        references = self.references()
-        return min((self._proven(rival, references) for rival in rivals[:CHECKED]), key=lambda f: f.error)
-
-    def proven(self, computed: tuple[int, ...], references: list[Recording]) -> Found:
-        """One schedule, given as step numbers, fitted to all but the last of these noises, and run under the last."""
-        return self._proven(self.trial(computed), references)
-
-    def references(self) -> list[Recording]:
-        """Fully computed runs under further noises; the last is for proving."""
-        found = [Recording() for _ in range(FITTED_TO)]
-        for seed, recording in enumerate(found, start=1):
-            self.run(None, recording, seed)
-            self.done += 1
+    @property
+    def doubts(self) -> list[str]:
+        """Why its measured speed is not sure, as sentences."""
+        found = []
+        if self.least is not None and self.fraction is not None and self.fraction < MARGIN * self.least:
+            found.append(
+                f"the speed that was measured cannot be, as the computed steps explain {1 / self.least:.2f}x at most: "
+                "something else slowed the original's calls"
+            )
+        if self.spread is not None and self.spread > UNEVEN:
+            found.append(
+                f"timing was uneven, equal calls differed by {self.spread:.0%}: plan again while nothing else runs"
+            )
         return found
 
-    def timed(self, schedule: Schedule | None, turns: int = 2) -> tuple[Stopwatch, float]:
-        """Run a schedule for its time alone, the best of some turns; and the seconds of that whole call."""
-        found = []
-        for _ in range(turns):
-            watch, start = Stopwatch(), time.perf_counter()
-            self.run(schedule, watch, 0)
-            found.append((watch, time.perf_counter() - start))
-            self.done += 1
-        return min(found, key=lambda pair: pair[1])
+    @property
+    def line(self) -> str:
+        """One letter for each step: '.' filled in, 4 or 8 computed in that many bits, # in the high gear."""
+        chosen = set(self.schedule.computed)
+        end = self.start + self.steps
+        gears = self.gears.precisions if self.gears is not None else (None,) * end
+        return "".join(LETTERS.get(gears[p], "#") if p in chosen else "." for p in range(self.start, end))
 
-    def compared(self, schedule: Schedule, least: float | None = None) -> Turns:
-        """Time a schedule's calls beside the original's.
+    def resampled(self, steps: int) -> Plan:
+        """The same share of steps, as densely in each part of the run, for another number of steps.
 
-        Args:
-            least: see `timing.Turns`; None: the part of the steps that are computed.
+        Fitted weights belong to the steps they were fitted for: the resampled plan extrapolates. Nothing is measured.
+
+        Raises:
+            BadValue: unless steps is an int of 1 or more.
         """
-        if least is None:
-            least = len(schedule.computed) / self.reference.steps
-        return in_turns(lambda: self.timed(None, 1)[1], lambda: self.timed(schedule, 1)[1], least)
+        if not isinstance(steps, int) or isinstance(steps, bool) or not 1 <= steps <= LONGEST:
+            raise BadValue(f"A plan is resampled to 1 to {LONGEST} steps. Got {quoted(steps)} instead.")
+        count = min(max(round(len(self.schedule.computed) * steps / self.steps), 2), steps)
+        old = (np.array(self.schedule.computed) - self.start) * (steps - 1) / max(self.steps - 1, 1)
+        places = np.interp(np.linspace(0, 1, count), np.linspace(0, 1, len(old)), old)
+        computed = tuple(sorted({0, *(round(float(p)) for p in places)}))
+        gears = None if self.gears is None else self.gears.resampled(steps)
+        new = replace(self, key=str(steps), steps=steps, start=0, schedule=Schedule(computed), gears=gears)
+        return replace(new, memory=None, error=None, fraction=None, sensitivity=(), least=None, spread=None)
 
-    def nearest(self, count: int, moves: int, seed: int = 0) -> Found:
-        """The best schedule under the rehearsals' own noise, after this many moves."""
-        chance = random.Random(seed)
-        solved = sorted(set(self.solved(count)))
-        total = self.done + len(solved) + (moves if len(solved[0]) < self.reference.steps else 0)
-        best = min((self.trial(computed, total) for computed in solved), key=lambda r: r.found.error)
-        for _ in range(total - self.done):
-            positions = tuple(p - self.reference.start for p in best.found.schedule.computed)
-            rival = self.trial(tuple(moved(list(positions), self.reference.steps, chance)), total)
-            if rival.found.error < best.found.error:
-                best = rival
-        return best.found
+    def apply(self, model: Any) -> Any:
+        """Make a pipeline follow this plan; like `gearshift.optimize`, and as `gearshift.restore` takes off."""
+        from gearshift import follow
 
-    def trial(self, computed: tuple[int, ...], total: int = 1) -> Rehearsed:
-        """Run one schedule, given as step numbers, under the first noise."""
-        if computed not in self.tried:
-            self.tried[computed] = self._fitted(Schedule(_positions(self.reference, computed)), self.reference, 0, ())
-        self.done += 1
-        self.on_progress(self.done, total)
-        return self.tried[computed]
+        return follow(model, self)
 
-    def _fitted(self, schedule: Schedule, reference: Recording, seed: int, earlier: tuple[Fitting, ...]) -> Rehearsed:
-        """Run a schedule, and fit its weights on the way."""
-        if not self.fitted:
-            recording = Recording()
-            self.run(schedule, recording, seed)
-            return Rehearsed(Found(schedule, self._off(recording, reference)))
-        fitting = Fitting(reference=reference, sampler=surrogate_of(reference, 0.0), earlier=earlier)
-        self.run(Schedule(schedule.computed), fitting, seed)
-        found = Found(Schedule(schedule.computed, fitting.weights), self._off(fitting, reference))
-        return Rehearsed(found, (*earlier, fitting))
+    def plot(self, path: str | Path) -> Path:
+        """A figure of the computed steps over the sensitivity. Needs matplotlib."""
+        need("matplotlib", "plot", "A figure of a plan")
+        from matplotlib.figure import Figure
 
-    def _proven(self, rival: Rehearsed, references: list[Recording]) -> Found:
-        """A schedule fitted to all but the last of these noises, and run under the last."""
-        *more, last = references
-        for seed, reference in enumerate(more if self.fitted else (), start=1):
-            rival = self._fitted(rival.found.schedule, reference, seed, rival.fittings)
-            self.done += 1
-        recording = Recording()
-        self.run(rival.found.schedule, recording, len(references))
-        self.done += 1
-        return replace(rival.found, error=self._off(recording, last))
+        figure = Figure(figsize=(8, 2.4), layout="constrained")
+        axes = figure.add_subplot(xlabel="step", ylabel="sensitivity", title=str(self).splitlines()[0])
+        for position in self.schedule.computed:
+            axes.axvline(position, color="tab:blue", alpha=0.4)
+        axes.plot(range(self.start, self.start + len(self.sensitivity)), self.sensitivity, color="tab:red")
+        with replacing_file(path) as scratch:
+            figure.savefig(scratch)
+        return Path(path)
 
-    def _off(self, run: Recording, reference: Recording) -> float:
-        return float(sure(self.distance(run, reference)))
+    def save(self, path: str | Path) -> Path:
+        """Write it as JSON."""
+        gears = None if self.gears is None else json.loads(self.gears.to_json())
+        plain = asdict(replace(self, gears=None))
+        data = {**plain, "schedule": self.schedule.as_data(), "gears": gears, "format": FORMAT}
+        write_atomically(path, json.dumps(data, indent=1) + "\n")
+        return Path(path)
 
-    def solved(self, count: int) -> Iterator[tuple[int, ...]]:
-        """Step numbers of so many computed steps that the reference alone suggests, nothing run."""
-        for share in TRIED:
-            surrogate = surrogate_of(self.reference, share)
-            if self.fitted:
-                yield tuple(programme(span_costs(surrogate), count))
-            else:
-                yield tuple(solve(surrogate, count, self.predictor))
+    @staticmethod
+    def load(path: str | Path) -> Plan:
+        """Read what `save` wrote.
 
+        Raises:
+            BrokenFolder: if the file is not there or holds something else.
+        """
+        place = path_of(path, "A plan's file")
+        with reading(place, "a plan saved by gearshift"):
+            data = read_json(place, SHAPE, "a plan saved by gearshift")
+            del data["format"]
+            data["schedule"] = Schedule.of(data["schedule"])
+            data["sensitivity"] = tuple(data["sensitivity"])
+            if data["gears"] is not None:
+                data["gears"] = PrecisionSchedule.from_json(json.dumps(data["gears"]))
+            plan = Plan(**data)
+            plan.must_fit()
+        return plan
 
-def surrogate_of(recording: Recording, share: float) -> Surrogate:
-    """The surrogate with this share of the feedback that a fixed clean image would give."""
-    return Surrogate.of(recording, [share * f for f in recording.feedback])
+    def must_fit(self) -> None:
+        """Check that the parts belong to each other.
 
-
-def sensitivity_of(recording: Recording) -> tuple[float, ...]:
-    """For each step how much of an error in its output is in the final sample."""
-    return tuple(float(s) for s in surrogate_of(recording, GUESS).sensitivity())
-
-
-def _positions(recording: Recording, computed: Any) -> tuple[int, ...]:
-    return tuple(int(p) + recording.start for p in computed)
+        Raises:
+            Misfit: if they do not.
+        """
+        end = self.start + self.steps
+        if self.schedule.computed[0] != self.start:
+            raise Misfit(f"schedule.computed must rise from {self.start}")
+        if self.schedule.computed[-1] >= end or any(p >= end for p in self.schedule.weights):
+            raise Misfit(f"schedule has positions beyond its {self.steps} steps")
+        if self.gears is not None and self.gears.total_steps != end:
+            raise Misfit(f"gears are for {self.gears.total_steps} steps, and the plan is for {end}")
+        if len(self.sensitivity) not in (0, self.steps):
+            raise Misfit(f"sensitivity has {len(self.sensitivity)} items for {self.steps} steps")

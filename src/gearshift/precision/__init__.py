@@ -16,7 +16,7 @@ from gearshift.precision.errors import (
     ScheduleError,
     UnsupportedPrecision,
 )
-from gearshift.precision.kinds import Precision
+from gearshift.precision.levels import Precision
 from gearshift.precision.noise import default_log_snr, log_snr_of
 from gearshift.precision.profile import PrecisionProfile, PrecisionZone, ProfilePreset
 from gearshift.precision.schedule import (

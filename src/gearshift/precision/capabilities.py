@@ -8,7 +8,7 @@ from typing import Any
 
 from gearshift.core.errors import BadValue, quoted
 from gearshift.precision.errors import UnsupportedPrecision
-from gearshift.precision.kinds import Precision
+from gearshift.precision.levels import Precision
 
 MIB = 2**20
 

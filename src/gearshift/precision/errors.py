@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from gearshift.core.errors import GearshiftError, quoted
-from gearshift.precision.kinds import Precision
+from gearshift.precision.levels import Precision
 
 
 class AdaptiveError(GearshiftError, ValueError):

@@ -26,7 +26,7 @@ from gearshift.kernels.nested_layers import drop_planes, give_up_weight, planes_
 from gearshift.kernels.prints import fingerprint
 from gearshift.models.example import layer_inputs
 from gearshift.models.layers import unsound
-from gearshift.precision.kinds import Precision
+from gearshift.precision.levels import Precision
 from gearshift.steps.gate import Gate
 from gearshift.steps.run import Run, current
 

@@ -1,6 +1,6 @@
 """The common five: `from gearshift.precision.prelude import *`."""
 
-from gearshift.precision.kinds import Precision
+from gearshift.precision.levels import Precision
 from gearshift.precision.profile import PrecisionProfile, ProfilePreset
 from gearshift.precision.schedule import PrecisionSchedule, Result
 

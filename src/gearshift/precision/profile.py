@@ -13,7 +13,7 @@ from typing import Any
 from gearshift.core.errors import GearshiftError, UnknownName, quoted, told
 from gearshift.core.plain import anything, fields, list_of, maybe, number, one_of, text
 from gearshift.precision.errors import MemoryConstraint, ProfileError, QualityConstraint
-from gearshift.precision.kinds import Precision
+from gearshift.precision.levels import Precision
 from gearshift.precision.noise import TRAIN_STEPS, default_log_snr
 
 TOLERANCE = 1e-9  # of a zone's bounds, so that 0.1 + 0.2 is 0.3

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias, TypeVar
 from gearshift.precision import timeline
 from gearshift.precision.capabilities import PrecisionCapabilities
 from gearshift.precision.errors import AdaptiveError, InvalidStep, InvalidTransition, QualityConstraint, ScheduleError
-from gearshift.precision.kinds import Precision
+from gearshift.precision.levels import Precision
 from gearshift.precision.noise import log_snr_of
 from gearshift.precision.profile import PrecisionProfile, ProfilePreset
 from gearshift.precision.transitions import PrecisionTransition, TransitionPlanner, TransitionStrategy

@@ -13,7 +13,7 @@ from gearshift.core.extras import need
 from gearshift.core.files import replacing_file
 from gearshift.core.plain import fields, list_of, number, one_of, parse_json, text, whole
 from gearshift.precision.errors import ScheduleError
-from gearshift.precision.kinds import Precision
+from gearshift.precision.levels import Precision
 from gearshift.precision.transitions import PrecisionTransition
 
 if TYPE_CHECKING:

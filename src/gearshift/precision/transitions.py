@@ -10,7 +10,7 @@ from typing import Any
 
 from gearshift.core.errors import BadValue, UnknownName, quoted
 from gearshift.precision.errors import InvalidTransition, MemoryConstraint, ScheduleError
-from gearshift.precision.kinds import Precision
+from gearshift.precision.levels import Precision
 from gearshift.precision.noise import default_log_snr
 
 _KINDS = ("immediate", "gradual", "step_aware")

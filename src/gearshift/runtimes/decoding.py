@@ -8,7 +8,7 @@ from typing import Any
 
 from gearshift.core.errors import BadValue
 from gearshift.core.param import Choices, Param, Range
-from gearshift.runtimes.rows import words
+from gearshift.runtimes.token_batching import words
 
 MOST, NEVER = 2**31 - 1, 2**32 - 1
 NEW_TOKENS = 20  # transformers' default

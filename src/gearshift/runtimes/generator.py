@@ -13,7 +13,7 @@ from gearshift.core.facts import Kind
 from gearshift.runtimes.conversion import CAUSAL, engine
 from gearshift.runtimes.ctranslate import NEW, CTranslateModel
 from gearshift.runtimes.decoding import ARGUMENTS, Decoding
-from gearshift.runtimes.rows import (
+from gearshift.runtimes.token_batching import (
     is_text,
     listener,
     padded,

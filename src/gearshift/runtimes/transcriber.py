@@ -19,7 +19,7 @@ from gearshift.runtimes.speech.engines import Engine
 from gearshift.runtimes.speech.live import Live
 from gearshift.runtimes.speech.pieces import sections
 from gearshift.runtimes.speech.tracks import Reader, Track
-from gearshift.runtimes.speech.voice import Span
+from gearshift.runtimes.speech.vad import Span
 from gearshift.runtimes.speech.words import SPACELESS, Segment
 
 SETTINGS = "transcriber.json"

@@ -12,7 +12,7 @@ from gearshift.core.facts import Kind
 from gearshift.runtimes.conversion import SEQUENCES
 from gearshift.runtimes.ctranslate import CTranslateModel
 from gearshift.runtimes.decoding import ARGUMENTS, Decoding
-from gearshift.runtimes.rows import (
+from gearshift.runtimes.token_batching import (
     is_text,
     listener,
     padded,

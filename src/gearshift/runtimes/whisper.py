@@ -17,7 +17,7 @@ from gearshift.persist.classes import LOCAL
 from gearshift.runtimes.conversion import SPEECH, engine
 from gearshift.runtimes.ctranslate import CTranslateModel
 from gearshift.runtimes.decoding import MOST, refuse_unknown
-from gearshift.runtimes.rows import padded
+from gearshift.runtimes.token_batching import padded
 
 KNOWN = (
     "attention_mask",

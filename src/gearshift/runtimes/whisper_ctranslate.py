@@ -13,7 +13,7 @@ import torch
 from gearshift.runtimes.conversion import engine, opened
 from gearshift.runtimes.decoding import NEVER
 from gearshift.runtimes.speech.ctranslate_engine import CTranslateEngine
-from gearshift.runtimes.speech.voice import Span, by_silero
+from gearshift.runtimes.speech.vad import Span, by_silero
 from gearshift.runtimes.transcriber import SETTINGS, Transcriber
 from gearshift.runtimes.whisper import WhisperGenerator
 

@@ -16,7 +16,7 @@ from gearshift.persist.classes import LOCAL
 from gearshift.persist.reload import load
 from gearshift.persist.store import save
 from gearshift.runtimes.speech.torch_engine import TorchEngine
-from gearshift.runtimes.speech.voice import Span, by_energy
+from gearshift.runtimes.speech.vad import Span, by_energy
 from gearshift.runtimes.transcriber import SETTINGS, Transcriber
 
 MODEL = "model"

@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from gearshift.steps.chain import Link, is_own
-from gearshift.steps.foreseen import Pass
+from gearshift.steps.predecided_pass import Pass
 from gearshift.steps.run import current
 from gearshift.steps.tokens import Tokens
 from gearshift.steps.weights import Weights

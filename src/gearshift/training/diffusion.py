@@ -16,7 +16,7 @@ from gearshift.core.model import parts
 from gearshift.core.progress import track
 from gearshift.models.diffusers import denoisers
 from gearshift.models.example import silent
-from gearshift.models.sibling import taking
+from gearshift.models.image_to_image import taking
 from gearshift.steps.install import watched
 from gearshift.steps.run import Run, current
 from gearshift.steps.tree import mapped, tensors

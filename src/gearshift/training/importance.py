@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from gearshift.core.model import evaluating
-from gearshift.models.structure import Group, turned
+from gearshift.models.prunable_groups import Group, turned
 from gearshift.training.trainable import learning
 
 WITH_GRADIENTS = ("TaylorImportance", "HessianImportance")

@@ -13,10 +13,10 @@ from gearshift.core.errors import BadRecipe
 from gearshift.core.target import Swap, Written, matches
 from gearshift.models.describe import layers_to_leave
 from gearshift.steps.tree import tensors
+from gearshift.training.cached_training import Stretch
 from gearshift.training.checkpoint import Checkpoint, digest, home
 from gearshift.training.language import split
 from gearshift.training.lora import LowRank
-from gearshift.training.through import Stretch
 from gearshift.training.trainable import learning, linears
 from gearshift.training.trainer import Curve, Settings, Trainer, with_bar
 

@@ -35,8 +35,8 @@ class Auto(Algorithm):
 
     def apply(self, model: Any, context: Context) -> None:
         from gearshift.algorithms.cachers.planning import Goal, plan_or_wait
-        from gearshift.planner.plan import apart
         from gearshift.planner.quality import unlike
+        from gearshift.planner.rehearsal import apart
 
         distance = unlike if self.objective == "quality" else apart
         plan_or_wait(

@@ -14,9 +14,9 @@ from gearshift.core.progress import progress, say
 from gearshift.planner.call import rehearsal
 
 if TYPE_CHECKING:
-    from gearshift.planner.plan import Distance, Found, Rehearsals
-    from gearshift.planner.proposal import Plan
+    from gearshift.planner.plan import Plan
     from gearshift.planner.recording import Recording
+    from gearshift.planner.rehearsal import Distance, Found, Rehearsals
     from gearshift.planner.timing import Turns
     from gearshift.steps.planned import Planned, Schedule
 
@@ -110,8 +110,8 @@ def find(model: Any, planned: Planned, goal: Goal, given: Any) -> Plan | None:
     Args:
         given: a list whose first item is a dict of the pipeline's arguments.
     """
-    from gearshift.planner.plan import Rehearsals, apart
     from gearshift.planner.recording import Recording
+    from gearshift.planner.rehearsal import Rehearsals, apart
 
     call = rehearsal(model, given)
     if call is None:
@@ -139,8 +139,8 @@ def proposed(
     goal: Goal, planned: Planned, reference: Recording, schedule: Schedule, turns: Turns, since: float
 ) -> Plan:
     """A plan that was found by rehearsing since this moment, without what its proof told."""
-    from gearshift.planner.plan import sensitivity_of
-    from gearshift.planner.proposal import Plan
+    from gearshift.planner.plan import Plan
+    from gearshift.planner.rehearsal import sensitivity_of
 
     end = reference.start + reference.steps
     return Plan(
@@ -180,7 +180,7 @@ def must_be_reachable(goal: Goal, steps: int, cheapest: float = 1.0) -> None:
 
 def _guessed(recording: Recording, goal: Goal, base: Any) -> Schedule:
     """The schedule for a call that was recorded as it came."""
-    from gearshift.planner.plan import count_for, guess
+    from gearshift.planner.rehearsal import count_for, guess
 
     assert goal.fraction is not None
     found = guess(recording, count_for(recording, goal.fraction), base)
@@ -193,7 +193,7 @@ def _guessed(recording: Recording, goal: Goal, base: Any) -> Schedule:
 
 def _searched(goal: Goal, rehearsals: Rehearsals, watch: Recording, full: float) -> Found:
     """The best schedule for the goal, with one line that says what it costs and a bar."""
-    from gearshift.planner.plan import MOVES, TRIED, proving
+    from gearshift.planner.rehearsal import MOVES, TRIED, proving
 
     steps = watch.steps
     with progress(f"{goal.named} rehearses") as bar:
@@ -212,7 +212,7 @@ def _searched(goal: Goal, rehearsals: Rehearsals, watch: Recording, full: float)
 
 def _affordable(fraction: float, rehearsals: Rehearsals, watch: Recording, full: float) -> int:
     """The number of steps for a fraction of the time, what filling in takes included: a few runs tell."""
-    from gearshift.planner.plan import count_for
+    from gearshift.planner.rehearsal import count_for
 
     outside = full - sum(watch.seconds)
     count = count_for(watch, fraction, outside)

@@ -57,8 +57,8 @@ def compile_behind(model: Any, context: Context, make: Callable[[Any], Any], blo
     """
     from gearshift.core.model import parts
     from gearshift.models.diffusers import denoisers
-    from gearshift.steps.foreseen import Foreseen, foreseeable
     from gearshift.steps.install import gate_at, gates_below, watch
+    from gearshift.steps.predecided_pass import Foreseen, foreseeable
 
     found = denoisers(model)
     if not found:

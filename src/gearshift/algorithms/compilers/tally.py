@@ -14,7 +14,7 @@ from gearshift.core.record import Applied
 
 def name_of(module: Any) -> str:
     """The class of a module as users know it: of a denoiser for a pass through it."""
-    from gearshift.steps.foreseen import Pass
+    from gearshift.steps.predecided_pass import Pass
 
     return type(module.module if isinstance(module, Pass) else module).__name__
 

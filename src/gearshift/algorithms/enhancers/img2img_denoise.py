@@ -28,7 +28,7 @@ class Img2imgDenoise(Algorithm):
     strength: float = param(0.02, between=(0.0, 1.0), help="share of the noise schedule that the second pass runs")
 
     def check_model(self, model: Any, context: Context) -> list[str]:
-        from gearshift.models.sibling import image_to_image_class
+        from gearshift.models.image_to_image import image_to_image_class
 
         sibling = image_to_image_class(model)
         if sibling is None:
@@ -56,7 +56,7 @@ class Second(Hook):
         self.strength = strength
 
     def after(self, pipe: Any, images: Any, given: Mapping[str, Any]) -> Any:
-        from gearshift.models.sibling import image_to_image
+        from gearshift.models.image_to_image import image_to_image
 
         sibling = image_to_image(pipe)
         known = inspect.signature(type(sibling).__call__).parameters

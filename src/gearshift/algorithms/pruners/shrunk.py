@@ -49,7 +49,7 @@ class Shrunk:
 
     def leave(self, chosen: list[tuple[Any, Any]]) -> None:
         """Leave only some units of groups, given as (group, units)."""
-        from gearshift.models.structure import shrink, state, staying
+        from gearshift.models.prunable_groups import shrink, state, staying
 
         for (path, rows), left in staying(self.root, chosen).items():
             layer = self.root.get_submodule(path)
@@ -66,7 +66,7 @@ class Shrunk:
             self.taken[group.kind] = (sum(c[1] for c in counts), sum(c[0] for c in counts))
 
     def sizes(self) -> dict[str, list[int]]:
-        from gearshift.models.structure import shape
+        from gearshift.models.prunable_groups import shape
 
         return {path: shape(self.root.get_submodule(path)) for path in self.smaller}
 
@@ -119,7 +119,7 @@ class Shrunk:
         setattr(module, name, value)
 
     def _put(self, weights: dict[str, dict[str, Any]], which: int) -> None:
-        from gearshift.models.structure import place
+        from gearshift.models.prunable_groups import place
 
         for layer, tensors in weights.items():
             place(self.root.get_submodule(layer), tensors)
@@ -137,7 +137,7 @@ def _write(holder: Any, name: str, value: Any) -> None:
 
 def resized(root: Any, sizes: dict[str, list[int]], attributes: list[list[Any]]) -> None:
     """Give layers other shapes, without storage, and tell modules of them."""
-    from gearshift.models.structure import resize
+    from gearshift.models.prunable_groups import resize
 
     for path, shape in sizes.items():
         resize(root.get_submodule(path), shape)

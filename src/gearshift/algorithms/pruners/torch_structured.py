@@ -160,18 +160,18 @@ class TorchStructured(Algorithm):
 def _groups(model: Any, root: Any, kind: str, context: Context) -> list[Any]:
     """The groups of a kind that the recipe's globs let through."""
     from gearshift.core.target import matches
-    from gearshift.models import structure, traced
+    from gearshift.models import channel_tracing, prunable_groups
 
     include, exclude = context.recipe.include or ("*",), context.recipe.exclude
     if kind == "neurons":
-        found = list(structure.feed_forward(root))
+        found = list(prunable_groups.feed_forward(root))
     elif kind == "channels":
-        found = list(structure.channels(root))
-        if not found and root is model and traced.fits(root) and not any(structure.feed_forward(root)):
-            found = traced.channels(root, context.recipe.data)
+        found = list(prunable_groups.channels(root))
+        if not found and root is model and channel_tracing.fits(root) and not any(prunable_groups.feed_forward(root)):
+            found = channel_tracing.channels(root, context.recipe.data)
             found = [g for g in found if not any(matches(side.path, exclude) for side in g.outputs)]
     else:
-        found = list(structure.attention(root, dimensions=kind == "head dimensions"))
+        found = list(prunable_groups.attention(root, dimensions=kind == "head dimensions"))
     return [g for g in found if matches(g.path, include) and not matches(g.path, exclude)]
 
 

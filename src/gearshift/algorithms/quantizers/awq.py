@@ -29,7 +29,7 @@ class Awq(Calibrating):
 
     def prepare(self, model: Any, context: Context, places: list[Place]) -> dict[Any, tuple[Any, Any]]:
         """The rounded weight of each layer, and the scale of its input or None; weights and norms are scaled."""
-        from gearshift.models.folding import Rescaled
+        from gearshift.models.scale_folding import Rescaled
 
         found: dict[Any, tuple[Any, Any]] = {}
         errors: list[tuple[float, float]] = []
@@ -62,7 +62,7 @@ class Awq(Calibrating):
 
         from gearshift.kernels.channel_scales import found_scales
         from gearshift.kernels.linear_view import matrix
-        from gearshift.models.folding import find_source
+        from gearshift.models.scale_folding import find_source
 
         source = find_source(block, layers, config)
         weight = torch.cat([matrix(layer).detach().float() for layer in layers])

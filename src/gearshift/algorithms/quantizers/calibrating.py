@@ -112,7 +112,7 @@ def _run(model: Any, item: Any, steps: int = STEPS) -> None:
     import torch
 
     from gearshift.models.example import silent
-    from gearshift.models.sibling import taking
+    from gearshift.models.image_to_image import taking
 
     if hasattr(model, "forward"):
         model(**item) if isinstance(item, Mapping) else model(item)

@@ -82,7 +82,7 @@ class ImageRecoverer(Recoverer, base=True):
 
     @contextmanager
     def taught(self, model: Any, context: Context, lessons: list[Any], original: bool) -> Iterator[tuple[Any, Any]]:
-        from gearshift.training.through import ThroughCachers, cachers_on, stretches
+        from gearshift.training.cached_training import ThroughCachers, cachers_on, stretches
 
         with cachers_on(model, context) as names:
             students = self.students(model)

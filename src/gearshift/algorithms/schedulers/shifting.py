@@ -10,8 +10,8 @@ from gearshift.core.context import Context
 
 if TYPE_CHECKING:
     from gearshift.algorithms.schedulers.adaptive_precision import AdaptivePrecision
-    from gearshift.precision.box import Gearbox
-    from gearshift.precision.kinds import Precision
+    from gearshift.precision.controller import Gearbox
+    from gearshift.precision.levels import Precision
     from gearshift.precision.schedule import PrecisionSchedule
 
 SLOWER = 0.97  # a gear has to save more than what a measurement errs by
@@ -51,7 +51,7 @@ def gear_up(
         alone, economical, weight_only: as in `precision.gears.Geared`; weight_only None: as this machine does better.
     """
     from gearshift.models.diffusers import denoisers
-    from gearshift.precision.box import Engaged, Gearbox
+    from gearshift.precision.controller import Engaged, Gearbox
     from gearshift.precision.gears import Shift, geared, high_gear
     from gearshift.steps.install import watch
 
@@ -122,7 +122,7 @@ def int8_is_slow(times: dict[Precision, float]) -> bool:
     Rounding the inputs too is then a loss in quality for nothing.
     """
     from gearshift.kernels import int8_pack
-    from gearshift.precision.kinds import Precision
+    from gearshift.precision.levels import Precision
 
     if times:
         return times[Precision.INT8] > SLOWER * times[max(times)]

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
     from gearshift.algorithms.cachers.planning import Goal
     from gearshift.core.context import Context
-    from gearshift.planner.proposal import Plan
-    from gearshift.precision.kinds import Precision
+    from gearshift.planner.plan import Plan
+    from gearshift.precision.levels import Precision
 
 
 def costs_for(model: Any, goal: Goal, data: Any) -> Mapping[Precision, float]:
@@ -40,7 +40,7 @@ def find(model: Any, context: Context, goal: Goal, data: Any, costs: Mapping[Pre
     from gearshift.core.progress import say
     from gearshift.planner.call import rehearsal
     from gearshift.planner.joint import JointRehearsals
-    from gearshift.planner.plan import apart
+    from gearshift.planner.rehearsal import apart
 
     call = rehearsal(model, data)
     if call is None:

@@ -9,7 +9,7 @@ import numpy as np
 from gearshift.runtimes.speech.audio import RATE
 from gearshift.runtimes.speech.stitch import SLACK
 from gearshift.runtimes.speech.tracks import NEAR, Reader, Track
-from gearshift.runtimes.speech.voice import Span
+from gearshift.runtimes.speech.vad import Span
 from gearshift.runtimes.speech.words import Segment
 
 LOOK = 1.0  # seconds of new sound between two looks for speech

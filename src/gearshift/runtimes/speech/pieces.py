@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 
 from gearshift.runtimes.speech.audio import RATE
-from gearshift.runtimes.speech.voice import Span
+from gearshift.runtimes.speech.vad import Span
 
 PAD, KEPT = 0.4, 0.8  # seconds of sound kept around a piece, and of a longer pause within one
 FULL, CLEAR = 0.7, 0.5  # the share of the window that a piece should fill; seconds of a pause as good as any longer

@@ -11,10 +11,10 @@ import numpy as np
 
 from gearshift.runtimes.speech.audio import RATE
 from gearshift.runtimes.speech.engines import Engine
-from gearshift.runtimes.speech.hearing import hear
+from gearshift.runtimes.speech.fallback_decoding import hear
 from gearshift.runtimes.speech.pieces import Piece, next_piece
 from gearshift.runtimes.speech.stitch import join
-from gearshift.runtimes.speech.voice import Span
+from gearshift.runtimes.speech.vad import Span
 from gearshift.runtimes.speech.words import Decode, Reading, Segment, Word, read
 
 REST = 0.25  # seconds of speech behind an unfinished output that are worth another look

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from gearshift.core.errors import BadValue, WrongModel, told
 from gearshift.core.extras import need
 from gearshift.core.record import record_of
-from gearshift.models.structure import BATCH_NORMS, CONVOLUTIONS, Group, Side, place, shrink, state, staying
+from gearshift.models.prunable_groups import BATCH_NORMS, CONVOLUTIONS, Group, Side, place, shrink, state, staying
 
 SIZE = 64  # pixels of an image whose size no configuration gives
 Run = Callable[[], list[torch.Tensor]]

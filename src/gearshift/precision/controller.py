@@ -9,7 +9,7 @@ from typing import Any
 
 from gearshift.core.record import Record
 from gearshift.precision.gears import LOW, Mix
-from gearshift.precision.kinds import Precision
+from gearshift.precision.levels import Precision
 from gearshift.precision.schedule import PrecisionSchedule
 from gearshift.steps.backbone import Backbone
 from gearshift.steps.decision import Action, Decision, RunLog

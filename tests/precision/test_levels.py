@@ -8,7 +8,7 @@ import torch
 
 from gearshift.core.errors import BadValue, UnknownName
 from gearshift.precision import Precision, PrecisionCapabilities, UnsupportedPrecision
-from gearshift.precision.kinds import Precision as P
+from gearshift.precision.levels import Precision as P
 
 ORDER = [P.INT4, P.INT8, P.FP8, P.BF16, P.FP16, P.FP32]
 

@@ -8,8 +8,8 @@ import gearshift as gs
 from gearshift import zoo
 from gearshift.models.diffusers import denoisers
 from gearshift.steps.decision import Action
+from gearshift.training.cached_training import ThroughCachers, stretches
 from gearshift.training.diffusion import lessons
-from gearshift.training.through import ThroughCachers, stretches
 
 STEPS = 8
 CACHED = [

@@ -12,8 +12,8 @@ from torch import nn
 import gearshift as gs
 from gearshift.core.record import Record
 from gearshift.steps.decision import Action
-from gearshift.steps.foreseen import Foreseen, foreseeable
 from gearshift.steps.gate import Gate, gate_of
+from gearshift.steps.predecided_pass import Foreseen, foreseeable
 from gearshift.steps.predict import Copy
 from gearshift.steps.rule import OutputRule, Place
 from gearshift.steps.run import sampling
