@@ -37,7 +37,8 @@ from gearshift.models.diffusers import denoisers
 from gearshift.planner.call import rehearsal
 from gearshift.planner.gears import GearRehearsals
 from gearshift.precision import Precision, PrecisionSchedule, quick_schedule
-from gearshift.precision.gears import LOW, Geared, high_gear, time_layers
+from gearshift.precision.gear_timing import time_layers
+from gearshift.precision.gears import LOW, Geared, high_gear
 from gearshift.steps.gate import gate_of
 
 

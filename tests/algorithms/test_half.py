@@ -16,19 +16,12 @@ from transformers import (
 )
 
 import gearshift as gs
-from gearshift.algorithms.quantizers import half
 from gearshift.core.errors import BadRecipe, GearshiftError, GearshiftWarning
 from gearshift.models.float32 import narrow, run
 
 SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 TINY = {"vocab_size": 128, **SIZES}
 T5 = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 1, "num_heads": 4, "vocab_size": 128}
-
-
-@pytest.fixture(autouse=True)
-def quiet(monkeypatch):
-    """How much slower this machine is in float16 is no matter here."""
-    monkeypatch.setattr(half, "slower_than_float32", lambda: 1.0)
 
 
 def made(cls, config):

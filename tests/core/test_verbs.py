@@ -5,9 +5,10 @@ import torch
 from support.tiny import build
 
 import gearshift as gs
-from gearshift.algorithms.quantizers import half
 from gearshift.core.errors import BadRecipe, CannotLift, GearshiftError, GearshiftWarning, MissingExtra, WrongModel
 from gearshift.core.extras import need
+from gearshift.models import in_place
+from gearshift.models.in_place import seconds_of
 
 
 @pytest.mark.parametrize(
@@ -76,14 +77,8 @@ def test_a_recipe_of_nothing_adds_nothing():
     assert str(gs.status(tiny.pipe)) == "Nothing was done to this model."
 
 
-@pytest.fixture
-def quick_half(monkeypatch):
-    """16 bits as fast as 32, whatever the CPU of the tests can do."""
-    monkeypatch.setattr(half, "slower_than_float32", lambda: 1.0)
-
-
 @pytest.mark.parametrize("recipe", ["torch_dynamic", "half"])
-def test_replaced_weights_come_back_only_if_they_were_kept(recipe, quick_half):
+def test_replaced_weights_come_back_only_if_they_were_kept(recipe):
     for keep in (True, False):
         tiny = build("sd")
         plain = tiny.run()
@@ -102,17 +97,23 @@ def test_replaced_weights_come_back_only_if_they_were_kept(recipe, quick_half):
 
 
 def test_half_says_where_it_is_slower(monkeypatch):
-    monkeypatch.setattr(half, "slower_than_float32", lambda: 2.5)
-    with pytest.warns(GearshiftWarning, match=r"half multiplies matrices 2\.5 times more slowly"):
-        tiny = gs.optimize(build("dit").pipe, "half")
-    assert gs.status(tiny).applied[0]["figures"]["matmul_slower_than_float32"] == 2.5
+    tiny = build("dit")
+    took = iter((2.0, 5.0))
+    monkeypatch.setattr("gearshift.models.in_place.seconds_of", lambda call: (call(), next(took))[1])
+    with pytest.warns(GearshiftWarning, match=r"makes calls of the model take 2\.5 times as long as before"):
+        gs.optimize(tiny.pipe, "half", data=[tiny.parts.call(1)])
+    assert gs.status(tiny.pipe).applied[0]["figures"]["call_seconds_over_float32"] == 2.5
 
 
-def test_half_measures_a_ratio_of_times():
-    assert 0.01 < half.slower_than_float32() < 1000
+def test_seconds_are_of_calls_after_one_to_warm_up(monkeypatch):
+    now = iter(range(100))
+    monkeypatch.setattr(in_place, "clock", lambda: lambda: float(next(now)) ** 2)
+    calls = []
+    assert seconds_of(lambda: calls.append(1)) == 5.0  # 1, 5 and 9
+    assert len(calls) == 4
 
 
-def test_half_of_tied_weights_comes_back(quick_half):
+def test_half_of_tied_weights_comes_back():
     from transformers import LlamaConfig, LlamaForCausalLM
 
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}

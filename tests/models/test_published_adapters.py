@@ -1,5 +1,7 @@
 """Published few-step adapters: what their names tell, and what a pipeline is with one."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -138,14 +140,22 @@ def test_what_does_not_fit_is_one_sentence_and_changes_nothing(monkeypatch, tmp_
     assert torch.equal(tiny.run(steps=3), plain) and not any(tiny.pipe.get_list_adapters().values())
 
 
-def test_a_pipeline_with_adapters_of_its_own_is_refused(monkeypatch, tmp_path):
-    tiny = build("sd")
-    file = written(tiny, tmp_path / "own.safetensors")
-    tiny.pipe.load_lora_weights(str(tmp_path), weight_name="own.safetensors", adapter_name="own")
-    monkeypatch.setenv(SOURCE, file)
-    with pytest.raises(BadRecipe, match="merge or unload the pipeline's own adapters first"):
-        gs.optimize(tiny.pipe, "hyper")
-    assert tiny.pipe.get_list_adapters() == {"unet": ["own"]}
+def test_adapters_of_ones_own_stay_on_top_whichever_came_first(monkeypatch, tmp_path):
+    monkeypatch.setenv(SOURCE, written(build("sd"), tmp_path / "lcm.safetensors"))
+    own = written(build("sd"), tmp_path / "own" / "own.safetensors")
+    outputs = []
+    for first in (True, False):
+        tiny = build("sd")
+        for optimizing in (first, not first):
+            if optimizing:
+                gs.optimize(tiny.pipe, "hyper")
+            else:
+                tiny.pipe.load_lora_weights(str(Path(own).parent), weight_name="own.safetensors", adapter_name="own")
+        assert tiny.pipe.get_list_adapters() == {"unet": ["own"]}
+        outputs.append(tiny.run(steps=3))
+    assert torch.equal(*outputs)
+    tiny.pipe.unload_lora_weights()
+    assert not torch.equal(tiny.run(steps=3), outputs[0])
 
 
 @pytest.mark.parametrize(

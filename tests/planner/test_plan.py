@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from support.timed import gears
 from support.tiny import build
 
 import gearshift as gs
@@ -249,27 +250,26 @@ def test_a_plan_for_speed_takes_gears_only_where_they_are_faster(monkeypatch):
     from gearshift.algorithms.schedulers import shifting
     from gearshift.precision import Precision
 
-    tiny = build("dit")
+    tiny, times = build("dit"), {}
     call = {**tiny.parts.call(1), "num_inference_steps": 8, "output_type": "np"}
-    times = {Precision.INT4: 2.0, Precision.INT8: 1.5, Precision.FP32: 1.0}
+    times.update(gears(2.0, 1.5))
     monkeypatch.setattr(shifting, "measured_times", lambda model, data: times)
     assert gs.plan(tiny.pipe, speed=2.0, data=[call]).gears is None
-    times[Precision.INT8] = 0.4
+    times.update(gears(2.0, 0.4))
     plan = gs.plan(tiny.pipe, speed=2.0, data=[call])
     assert Precision.INT4 not in plan.gears.precisions and "8" in plan.line
 
 
 def test_a_plan_for_quality_takes_gears_where_they_are_faster(monkeypatch):
     from gearshift.algorithms.schedulers import shifting
-    from gearshift.precision import Precision
 
-    tiny = build("dit")
+    tiny, times = build("dit"), {}
     call = {**tiny.parts.call(1), "num_inference_steps": 8, "output_type": "np"}
-    times = {Precision.INT4: 2.0, Precision.INT8: 0.3, Precision.FP32: 1.0}
+    times.update(gears(2.0, 0.3))
     monkeypatch.setattr(shifting, "measured_times", lambda model, data: times)
     plan = gs.plan(tiny.pipe, quality=30.0, data=[call])
     assert plan.error <= 10 ** (-30 / 20) and "8" in plan.line
     exact = gs.plan(tiny.pipe, quality=119.0, data=[call])
     assert exact.line == "#" * 8 and exact.error == 0.0
-    times[Precision.INT8] = 1.5
+    times.update(gears(2.0, 1.5))
     assert gs.plan(tiny.pipe, quality=30.0, data=[call]).gears is None

@@ -14,7 +14,8 @@ import gearshift as gs
 from gearshift.core.errors import BadRecipe, BadValue, CannotLift, GearshiftWarning
 from gearshift.planner.gears import assign
 from gearshift.precision import Precision, PrecisionCapabilities, PrecisionProfile, PrecisionZone, quick_schedule
-from gearshift.precision.gears import Geared, Mix, geared, time_gates
+from gearshift.precision.gear_timing import time_gears
+from gearshift.precision.gears import Geared, Mix, geared
 from gearshift.steps.gate import gate_of
 
 
@@ -201,10 +202,25 @@ def test_what_cannot_be_is_said(tinies):
 
 
 def test_gears_are_timed_on_the_layers_themselves():
-    layer = torch.nn.Linear(64, 64)
-    times = time_gates({layer: torch.randn(8, 64)}, repeats=1)
-    assert set(times) == {Precision.INT4, Precision.INT8, Precision.FP32} and all(t > 0 for t in times.values())
-    assert gate_of(layer) is None and not layer._buffers
+    layer, seen = torch.nn.Linear(64, 64), []
+    x, exact = torch.randn(8, 64), layer(torch.ones(8, 64))
+    times = time_gears(lambda: seen.append(layer(x)), [layer])
+    assert set(times) == {Precision.INT4, Precision.INT8, Precision.FP32}
+    assert all(took.now > 0 and took.before == times[Precision.FP32].now for took in times.values())
+    assert len({tuple(out.flatten().tolist()) for out in seen}) == 3 and len(seen) >= 12  # each gear computes its own
+    assert gate_of(layer) is None and not layer._buffers and torch.equal(layer(torch.ones(8, 64)), exact)
+
+
+def test_gears_are_timed_at_the_batch_of_the_recipe(monkeypatch):
+    from gearshift.precision import gear_timing
+
+    tiny, sizes = build("dit"), []
+    tiny.pipe.transformer.register_forward_pre_hook(
+        lambda m, args, kwargs: sizes.append(len(args[0])), with_kwargs=True
+    )
+    monkeypatch.setattr(gear_timing, "BUDGET", 0.0)
+    gs.optimize(tiny.pipe, "adaptive_precision", batch_size=3, data=[{"class_labels": [1], "guidance_scale": 1.0}])
+    assert set(sizes) == {3} and len(sizes) >= 12
 
 
 def test_capabilities_measure_a_model_at_the_shapes_of_a_call(tinies):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
@@ -15,6 +15,8 @@ from gearshift.core.model import evaluating
 from gearshift.models.calls import SILENT
 from gearshift.models.image_to_image import taking
 from gearshift.models.texts import fitted, texts
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def example_call(model: Any, data: Any = None, batch_size: int = 1) -> Callable[[], Any] | None:
@@ -63,22 +65,32 @@ def layer_inputs(model: Any, data: Any = None, batch_size: int = 1) -> dict[Any,
     Raises:
         BadRecipe: if the model cannot be called with the first item of `data`.
     """
-    import torch
     from torch import nn
 
     from gearshift.core.model import parts
 
+    layers = [m for p in parts(model).values() for m in p.modules() if type(m) in (nn.Linear, nn.Conv2d)]
+    given = arguments(model, layers, data, batch_size)
+    return {layer: args[0].detach() for layer, (args, _) in given.items() if args}
+
+
+def arguments(model: Any, modules: Iterable[Any], data: Any = None, batch_size: int = 1) -> dict[Any, Arguments]:
+    """What modules of a model were last called with in one example call; empty without one.
+
+    Raises:
+        BadRecipe: if the model cannot be called with the first item of `data`.
+    """
+    import torch
+
     call = example_call(model, data, batch_size)
     if call is None:
         return {}
-    seen: dict[Any, Any] = {}
+    seen: dict[Any, Arguments] = {}
 
-    def listen(layer: Any, args: tuple) -> None:
-        if args:
-            seen[layer] = args[0].detach()
+    def listen(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        seen[module] = args, kwargs
 
-    layers = [m for p in parts(model).values() for m in p.modules() if type(m) in (nn.Linear, nn.Conv2d)]
-    handles = [layer.register_forward_pre_hook(listen) for layer in layers]
+    handles = [module.register_forward_pre_hook(listen, with_kwargs=True) for module in modules]
     try:
         with torch.no_grad(), calling(model, "the first item of data"):
             call()

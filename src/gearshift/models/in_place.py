@@ -93,6 +93,20 @@ def in_turns(call: Callable[[], Any], pairs: Sequence[Pair], budget: float = BUD
     return Timed(kinds, layers, _whole(turns))
 
 
+def seconds_of(call: Callable[[], Any]) -> float:
+    """Seconds that a call takes, after one to warm up: the median of a few, or one if it is long."""
+    import torch
+
+    tick, taken = clock(), list[float]()
+    with torch.no_grad():
+        call()
+        while len(taken) < TURNS and sum(taken) < LONG:
+            start = tick()
+            call()
+            taken.append(tick() - start)
+    return median(taken)
+
+
 class _Turn(NamedTuple):
     kinds: dict[Hashable, float]
     whole: float
@@ -149,10 +163,14 @@ def _whole(turns: Sequence[tuple[_Turn, _Turn]]) -> Seconds:
 
 
 def _seconds(turns: Sequence[tuple[float, float]]) -> Seconds:
-    sides = [[a for a, _ in turns], [b for _, b in turns]]
-    middle = [median(side) for side in sides]
-    spread = max(max(abs(s - m) for s in side) / max(m, 1e-9) for side, m in zip(sides, middle, strict=True))
-    return Seconds(middle[0], middle[1], spread)
+    before, now = [a for a, _ in turns], [b for _, b in turns]
+    return Seconds(median(before), median(now), max(spread(before), spread(now)))
+
+
+def spread(turns: Sequence[float]) -> float:
+    """The largest distance of a turn from the median, as a part of it."""
+    middle = median(turns)
+    return max(abs(turn - middle) for turn in turns) / max(middle, 1e-9)
 
 
 def clock() -> Callable[[], float]:

@@ -109,7 +109,7 @@ class PrecisionCapabilities:
         Raises:
             BadValue: if the model is on another device, or nothing is known that it could be called with.
         """
-        from gearshift.precision.gears import time_layers
+        from gearshift.precision.gear_timing import time_layers
 
         times: dict[Precision, float] = time_layers(model, device, data)
         wanted = None if precisions is None else {Precision.parse(p) for p in precisions}

@@ -6,25 +6,21 @@ different steps, and changing gear costs nothing.
 
 from __future__ import annotations
 
-import time
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from gearshift.core.errors import BadValue
 from gearshift.kernels import int8_ops
 from gearshift.kernels.conv import supports
 from gearshift.kernels.int8 import Quantized, dequantize
 from gearshift.kernels.nested import Nested, nest
 from gearshift.kernels.nested_layers import drop_planes, give_up_weight, planes_of, put_planes, take_weight_back
 from gearshift.kernels.prints import fingerprint
-from gearshift.models.example import layer_inputs
 from gearshift.models.layers import unsound
 from gearshift.precision.levels import Precision
 from gearshift.steps.gate import Gate
@@ -209,70 +205,17 @@ def can_gear(layer: nn.Module) -> bool:
 
 
 def geared(
-    layers: Iterable[Any], alone: bool = False, economical: bool = False, weight_only: bool = False
+    layers: Iterable[Any],
+    alone: bool = False,
+    economical: bool = False,
+    weight_only: bool = False,
+    kind: type[Geared] = Geared,
 ) -> list[Geared]:
     """A gear for each layer, not standing yet; turns are spread so that any share of layers is spread too."""
     turns = ((layer, (GOLDEN * (n + 1)) % 1.0) for n, layer in enumerate(layers))
-    return [Geared(layer, turn, alone, economical, weight_only) for layer, turn in turns]
-
-
-def time_layers(model: Any, device: Any = None, data: Any = None) -> dict[Precision, float]:
-    """Seconds that a model's layers take together in each gear, at the shapes of one example call.
-
-    Args:
-        model: a pipeline or a module.
-        device: where to measure; the model has to be there. None: where it is.
-        data: as in `optimize`: a list whose first item is a dict of the model's arguments.
-
-    Raises:
-        BadValue: if the model is on another device, or nothing is known that it could be called with.
-    """
-    inputs = {layer: x for layer, x in layer_inputs(model, data).items() if can_gear(layer)}
-    if not inputs:
-        raise BadValue(
-            f"Nothing is known that {type(model).__name__} could be called with; give its arguments as data."
-        )
-    there = next(iter(inputs.values())).device
-    if device is not None and torch.device(device).type != there.type:
-        raise BadValue(f"The model is on {there}; move it to {device} to measure it there.")
-    return time_gates(inputs)
-
-
-def time_gates(inputs: dict[Any, torch.Tensor], repeats: int = 3) -> dict[Precision, float]:
-    """Seconds that these layers take together, each once, in each gear: the least of some turns.
-
-    Args:
-        inputs: layer -> an input of the shape, dtype and device that it sees.
-    """
-    gates = {gate: inputs[gate.module] for gate in geared(inputs)}
-    own = high_gear(next(iter(inputs)))
-    found = dict.fromkeys((*LOW, own), float("inf"))
-    for gate in gates:
-        gate.stand()
-    try:
-        for _ in range(repeats + 1):
-            for precision in found:
-                calls = [
-                    partial(gate._low, x, precision) if precision in LOW else partial(gate.compute, x)
-                    for gate, x in gates.items()
-                ]
-                found[precision] = min(found[precision], _seconds(calls))
-    finally:
-        for gate in gates:
-            gate.leave()
-    return found
+    return [kind(layer, turn, alone, economical, weight_only) for layer, turn in turns]
 
 
 def high_gear(module: nn.Module) -> Precision:
     """The precision of a module's own weights."""
     return Precision.parse(next(p for p in module.parameters() if p.is_floating_point()).dtype)
-
-
-@torch.inference_mode()
-def _seconds(calls: Sequence[Callable[[], Any]]) -> float:
-    start = time.perf_counter()
-    for call in calls:
-        call()
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start

@@ -69,10 +69,6 @@ class Hyper(Algorithm):
             return [f"{type(model).__name__} takes no LoRA adapters, so none can be applied."]
         if not installed("peft"):
             return [f"{self.name}: {missing('peft', 'peft', 'A published adapter')}"]
-        if any(model.get_list_adapters().values()):
-            return [
-                f"{self.name} merges its adapter into the weights: merge or unload the pipeline's own adapters first."
-            ]
         if self.scheduler in SCHEDULERS and not hasattr(model.scheduler, "alphas_cumprod"):
             return [f"{self.name}: {self.scheduler!r} is no scheduler for {type(model).__name__}, a flow model."]
         try:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from gearshift.core.algorithm import Algorithm
+from gearshift.core.boundary import calling
 from gearshift.core.context import Context
-from gearshift.core.errors import GearshiftError
+from gearshift.core.errors import BadRecipe, GearshiftError, told
 from gearshift.core.facts import Facts, Family, Persist, Slot, Stage, Trait
 from gearshift.core.model import parts
 from gearshift.core.plain import PARTS
@@ -41,14 +42,17 @@ class Half(Algorithm):
 
     def apply(self, model: Any, context: Context) -> None:
         from gearshift.models.float32 import OwnType
+        from gearshift.models.in_place import seconds_of
 
         fresh = not context.saved
+        call = _timed_call(model, context) if fresh else None
+        before = None if call is None else seconds_of(call)
         wide = self._overflowing(model, context) if fresh else context.saved.get("wide", [])
         for name, part in parts(model).items():
             context.change(OwnType(part) if name in wide else Cast(part, context.keep_original))
         context.save(parts=list(parts(model)), wide=wide)
-        if fresh:
-            self._tell(model, context)
+        if call is not None and before is not None:
+            self._tell(context, call, before)
 
     def _overflowing(self, model: Any, context: Context) -> list[str]:
         """Names of the autoencoders whose values float16 has no numbers for.
@@ -77,17 +81,20 @@ class Half(Algorithm):
             context.warn(f"{what}, so it stays in {str(part.dtype).removeprefix('torch.')}.")
         return found
 
-    def _tell(self, model: Any, context: Context) -> None:
-        from gearshift.models.describe import describe
+    def _tell(self, context: Context, call: Callable[[], Any], before: float) -> None:
+        """How long a call takes now, over what it took before."""
+        from gearshift.models.in_place import seconds_of
 
-        if describe(model).device != "cpu":
+        try:
+            slower = seconds_of(call) / before
+        except BadRecipe as error:
+            context.note(f"{self.name} was not timed: {told(error)}")
             return
-        slower = slower_than_float32()
-        context.measured(matmul_slower_than_float32=slower)
+        context.measured(call_seconds_over_float32=slower)
         if slower >= 1.1:
             context.warn(
-                f"half multiplies matrices {slower:.1f} times more slowly than float32 on this CPU: "
-                "it halves the memory here, and saves time on a GPU."
+                f"{self.name} makes calls of the model take {slower:.1f} times as long as before on this machine: it "
+                "halves the memory here, and saves time on a GPU."
             )
 
 
@@ -144,6 +151,25 @@ def _too_large(model: Any) -> Iterator[tuple[str, float]]:
             most = float(tensor.detach().abs().max())
             if torch.finfo(torch.float16).max < most < float("inf"):
                 yield ".".join(filter(None, (part_name, paths[module], name))), most
+
+
+def _timed_call(model: Any, context: Context) -> Callable[[], Any] | None:
+    """The call that is timed before and after; None where the model cannot be called with what is known."""
+    from gearshift.models.example import example_call
+
+    call = example_call(model, context.recipe.data, context.recipe.batch_size)
+
+    def run() -> None:
+        assert call is not None
+        with calling(model, "the first item of data"):
+            call()
+
+    try:
+        if call is not None:
+            run()
+    except BadRecipe:
+        return None
+    return None if call is None else run
 
 
 def _call(model: Any) -> Callable[[], bool] | None:

@@ -8,7 +8,7 @@ from gearshift.core.algorithm import Algorithm
 from gearshift.core.context import Context
 from gearshift.core.facts import Facts, Family, Kind, Slot, Stage, Trait
 from gearshift.core.param import param
-from gearshift.core.plain import anything, dict_of, flag
+from gearshift.core.plain import dict_of, flag, text
 
 PRESETS = ("performance", "balanced", "quality", "low_vram", "conservative", "noise_adaptive")
 
@@ -23,7 +23,7 @@ class AdaptivePrecision(Algorithm):
     """
 
     follows_gears: ClassVar[bool] = True
-    saved_fields: ClassVar = {"weight_only": flag, "gears": dict_of(dict_of(anything))}
+    saved_fields: ClassVar = {"weight_only": flag, "gears": dict_of(text())}
     facts = Facts(
         family=Family.SCHEDULER,
         stage=Stage.QUANTIZE,

@@ -10,6 +10,7 @@ from gearshift.core.context import Context
 
 if TYPE_CHECKING:
     from gearshift.algorithms.schedulers.adaptive_precision import AdaptivePrecision
+    from gearshift.models.in_place import Seconds
     from gearshift.precision.controller import Gearbox
     from gearshift.precision.levels import Precision
     from gearshift.precision.schedule import PrecisionSchedule
@@ -19,12 +20,12 @@ SLOWER = 0.97  # a gear has to save more than what a measurement errs by
 
 def engage(model: Any, context: Context, settings: AdaptivePrecision) -> None:
     """Gears into the layers, a gearbox to every denoiser, and the plan where one is to be found."""
-    times = measured_times(model, context.recipe.data) if not context.saved else {}
+    times = measured_times(model, context.recipe.data, context.recipe.batch_size) if not context.saved else {}
     economical = settings.target == "memory"
     weight_only = context.saved.get("weight_only", int8_is_slow(times))
     boxes = gear_up(model, context, partial(_made, settings), settings.store == "nested", economical, weight_only)
     context.save(weight_only=weight_only)
-    context.measured(**{f"seconds_{p.value}": t for p, t in times.items()})
+    context.measured(**{f"seconds_{p.value}": took.now for p, took in times.items()})
     if settings.store == "original":
         context.note("The original weights stay beside the nested ones, so memory grows; store='nested' lets them go.")
     _tell_speed(context, settings, times)
@@ -116,7 +117,7 @@ def _resampled(first: PrecisionSchedule, steps: int, scheduler: Any) -> Precisio
     return first.resampled(steps)
 
 
-def int8_is_slow(times: dict[Precision, float]) -> bool:
+def int8_is_slow(times: dict[Precision, Seconds]) -> bool:
     """Whether the int8 product is no faster than that of the weights as they are: measured, or else by the CPU's kind.
 
     Rounding the inputs too is then a loss in quality for nothing.
@@ -125,22 +126,38 @@ def int8_is_slow(times: dict[Precision, float]) -> bool:
     from gearshift.precision.levels import Precision
 
     if times:
-        return times[Precision.INT8] > SLOWER * times[max(times)]
+        return not is_faster(times[Precision.INT8])
     return int8_pack.saturates()
 
 
-def measured_times(model: Any, data: Any) -> dict[Precision, float]:
-    """Seconds of all layers that can have gears, in each gear; empty where no call is known. Before gears are in."""
+def measured_times(model: Any, data: Any, batch_size: int = 1) -> dict[Precision, Seconds]:
+    """Seconds of all denoisers in each gear, called as a pipeline calls them; empty where no call is known.
+
+    The gears are timed before they are put in.
+    """
     from gearshift.models.diffusers import denoisers
-    from gearshift.models.example import layer_inputs
-    from gearshift.precision.gears import time_gates
+    from gearshift.models.example import arguments
+    from gearshift.precision.gear_timing import time_gears
 
-    seen = layer_inputs(model, data)
-    inputs = {layer: seen[layer] for m in denoisers(model).values() for layer in _layers(m) if layer in seen}
-    return time_gates(inputs) if inputs else {}
+    modules = list(denoisers(model).values())
+    calls = arguments(model, modules, data, batch_size)
+    layers = [layer for module in calls for layer in _layers(module)]
+    if not layers:
+        return {}
+
+    def call() -> None:
+        for module, (args, kwargs) in calls.items():
+            module(*args, **kwargs)
+
+    return time_gears(call, layers)
 
 
-def _tell_speed(context: Context, settings: AdaptivePrecision, times: dict[Precision, float]) -> None:
+def is_faster(took: Seconds) -> bool:
+    """Whether a gear saves more time than what measuring it errs by."""
+    return took.now <= SLOWER * took.before and not took.is_noise
+
+
+def _tell_speed(context: Context, settings: AdaptivePrecision, times: dict[Precision, Seconds]) -> None:
     """Say it where low gears do not save time here."""
     from gearshift.precision.gears import LOW
 
@@ -148,8 +165,7 @@ def _tell_speed(context: Context, settings: AdaptivePrecision, times: dict[Preci
         if not context.saved:
             context.note("No example call was at hand, so the speed of the gears was not measured.")
         return
-    high = times[max(times)]
-    slow = {p: times[p] / high for p in LOW if times[p] > SLOWER * high}
+    slow = {p: times[p].now / times[p].before for p in LOW if not is_faster(times[p])}
     if not slow:
         return
     told = " and ".join(f"{p.name} takes {ratio:.2f} times as long as {max(times).name}" for p, ratio in slow.items())
@@ -161,7 +177,7 @@ def _tell_speed(context: Context, settings: AdaptivePrecision, times: dict[Preci
 
 
 def _find(
-    model: Any, context: Context, settings: AdaptivePrecision, boxes: list[Gearbox], times: dict[Precision, float]
+    model: Any, context: Context, settings: AdaptivePrecision, boxes: list[Gearbox], times: dict[Precision, Seconds]
 ) -> None:
     """Find a plan by rehearsing the call in the recipe's data, and keep it."""
     from gearshift.core.errors import BadRecipe
@@ -190,13 +206,9 @@ def _find(
     )
 
 
-def time_costs(times: dict[Precision, float], own: Precision) -> dict[Precision, float]:
+def time_costs(times: dict[Precision, Seconds], own: Precision) -> dict[Precision, float]:
     """Time of a step in each gear that saves some, over the high gear's."""
-    from gearshift.precision.gears import LOW
-
-    high = times.get(own, 0.0)
-    worth = {p: times[p] / high for p in LOW if high and times[p] <= SLOWER * high}
-    return {**worth, own: 1.0}
+    return {p: took.now / took.before for p, took in times.items() if p != own and is_faster(took)} | {own: 1.0}
 
 
 def memory_costs(own: Precision) -> dict[Precision, float]:
