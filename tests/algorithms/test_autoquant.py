@@ -9,6 +9,7 @@ import time
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.timed import as_if
 from torch import nn
 
 import gearshift as gs
@@ -128,6 +129,18 @@ def test_the_fastest_is_taken_and_the_table_says_so(quick):
     assert row["sqnr"] > 35
     assert (model(x) - want).norm() < 0.05 * want.norm()
     assert "chosen int8" in str(gs.status(model))
+
+
+def test_what_is_no_faster_in_its_place_is_left(quick, monkeypatch):
+    monkeypatch.setattr(
+        "gearshift.models.in_place.in_turns", as_if(lambda layer: 2.0 if layer.out_features > 256 else 1)
+    )
+    model, x = net(), torch.randn(64, 256)
+    gs.optimize(model, EAGER, data=[x])
+    assert choices(model) == {"0": "float", "2": "int8"} and type(model[0]) is nn.Linear
+    figures = gs.status(model).applied[0]["figures"]
+    assert "would be no faster in calls of the model here" in figures["left"]["0"]
+    assert figures["call_speed_over_float"] == 2.0
 
 
 def test_what_is_too_far_from_float_is_not_taken(quick):

@@ -64,9 +64,14 @@ class Place:
 
 
 class LayerQuantizer(Algorithm, base=True):
-    """Base of the quantizers that put a layer of fewer bits in a layer's place."""
+    """Base of the quantizers that put a layer of fewer bits in a layer's place.
+
+    Attributes:
+        untimed: what is said where no layer was timed in its place.
+    """
 
     facts = quantizer_facts()
+    untimed: ClassVar[str] = "No example call was at hand, so the speed of the layers was not measured."
 
     def types(self) -> tuple[type, ...]:
         """Classes of layers that are replaced; of nn.Linear's subclasses those that compute what it does."""
@@ -133,7 +138,7 @@ class LayerQuantizer(Algorithm, base=True):
         untie(model, context, tied)
         context.save(parts=list(kept), paths=kept)
         context.measured(size_before=before, size_after=size_bytes(model), seconds=time.perf_counter() - started)
-        report.tell(context, self.name, timed)
+        report.tell(context, self.name, timed, self.untimed)
 
     def _twins(self, model: Any, context: Context, places: list[Place], report: Report) -> list[tuple[Place, Pair]]:
         """Each layer that can be replaced, with what would replace it."""
@@ -231,8 +236,12 @@ class Report:
         self.sqnr[str(place)] = sqnr(layer.weight, twin.weight)
         self.twins.append(twin)
 
-    def tell(self, context: Context, name: str, timed: Timed | None) -> None:
-        """Put it on the record; warn where the layers, or calls as a whole, are slower than before."""
+    def tell(self, context: Context, name: str, timed: Timed | None, untimed: str) -> None:
+        """Put it on the record; warn where the layers, or calls as a whole, are slower than before.
+
+        Args:
+            untimed: why there is nothing timed.
+        """
         context.measured(layers=len(self.sqnr), left=self.left)
         if not self.sqnr:
             reasons = "; ".join(self.reasons) or "no layer of the model fits what was asked for"
@@ -241,7 +250,7 @@ class Report:
         context.measured(sqnr_mean=sum(self.sqnr.values()) / len(self.sqnr), sqnr=self.sqnr)
         tell_activations(context, self.twins)
         if timed is None:
-            context.note("No example call was at hand, so the speed of the layers was not measured.")
+            context.note(untimed)
             return
         layers, whole = timed.layers.speed, timed.whole
         context.measured(linear_speed_over_float=layers, call_speed_over_float=whole.speed, call_spread=whole.spread)

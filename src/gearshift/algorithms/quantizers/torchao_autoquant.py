@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from gearshift.algorithms.quantizers import LayerQuantizer, quantizer_facts, sqnr, tell_activations
+from gearshift.algorithms.quantizers import LayerQuantizer, Place, quantizer_facts, sqnr
 from gearshift.core.context import Context
 from gearshift.core.facts import ANY_KIND, Slot
 from gearshift.core.param import param
 from gearshift.core.plain import saved_layers, text
-from gearshift.core.progress import track
 
 LEAST_SQNR = 25.0  # dB of a layer's output for the input it was seen to have; 8-bit floats reach 28, int8 35 to 42
 WORTH_IT = 1.1  # times as fast as float; below it the gain is within the noise of measuring
@@ -27,59 +26,72 @@ class TorchaoAutoquant(LayerQuantizer):
 
     Timed are float, gearshift's int8 and 8-bit floats, and torchao's where they have a product of their own. A kind is
     taken where it is 1.1 times as fast as float and its output has an SQNR of 25 dB or more. Timings are kept in the
-    user's cache folder. With `compile` the kinds are timed compiled, and so is the model run.
+    user's cache folder. With `compile` the kinds are timed compiled, each alone, and so is the model run; without, what
+    is no faster in calls of the whole model stays in float.
     """
 
     facts = quantizer_facts(ANY_KIND, Slot.RUNTIME)
     compile: bool = param(True, choices=(True, False), help="compile after quantizing")
 
     saved_fields: ClassVar = saved_layers(text(most=100))
+    untimed: ClassVar[str] = (
+        "The layers were timed compiled, each alone; whole calls are compiled at their first use and were not timed."
+    )
 
-    def apply(self, model: Any, context: Context) -> None:
-        from gearshift.core.model import size_bytes
-        from gearshift.core.target import Swap
-        from gearshift.kernels.linear_view import as_linear, in_place_of
-        from gearshift.models.describe import passed_over
+    def prepare(self, model: Any, context: Context, places: list[Place]) -> Trials:
+        self._miss_compiler(context)
+        trials = context.seen[self.name] = Trials(self._compiles)
+        return trials
 
-        started, before = time.perf_counter(), size_bytes(model)
-        compiles = self.compile and _compiler(context)
-        trials = Trials(compiles)
-        rows: dict[str, dict[str, Any]] = {}
-        left = passed_over(model, self.types(), context.recipe)
-        kept: dict[str, dict[str, str]] = {}
-        twins: list[Any] = []
-        for place in track(self.places(model, context), f"{self.name} times layers"):
-            layer = place.layer
-            kept.setdefault(place.part, {})
-            found = trials.fastest(as_linear(layer), place.input)
-            if isinstance(found, str):
-                left[str(place)] = found
-                continue
-            rows[str(place)] = found.row
-            if found.twin is not None:
-                kept[place.part][place.path] = found.name
-                original, twin = layer if context.keep_original else None, in_place_of(layer, found.twin)
-                twins.append(twin)
-                context.change(Swap(place.root, place.path, twin, original, self.name))
-        context.save(parts=list(kept), paths=kept)
-        context.measured(layers=sum(map(len, kept.values())), left=left, choices=rows)
-        context.measured(size_before=before, size_after=size_bytes(model), seconds=time.perf_counter() - started)
-        tell_activations(context, twins)
-        context.note(f"Timings are kept in {trials.timings.path}.")
-        if not any(kept.values()):
-            context.warn(f"{self.name} left every layer in float: {_why(rows, left)}.")
-        if compiles:
-            self._compile(model, context)
+    def twin(self, layer: Any, place: Place, prepared: Trials, context: Context) -> Any:
+        found = prepared.fastest(layer, place.input)
+        if isinstance(found, str):
+            return found
+        prepared.rows[str(place)] = found.row
+        if found.twin is None:
+            return "no kind of layer that is near enough was faster"
+        found.twin.candidate = found.name
+        return found.twin
 
-    def rebuild(self, model: Any, context: Context) -> None:
-        super().rebuild(model, context)
-        if self.compile and _compiler(context):
-            self._compile(model, context)
+    def timed_call(self, model: Any, context: Context) -> Callable[[], Any] | None:
+        return None if self._compiles else super().timed_call(model, context)
+
+    def least_speed(self, layer: Any) -> float | None:
+        return None if self._compiles else WORTH_IT
+
+    def keepsake(self, twin: Any) -> str:
+        return str(twin.candidate)
 
     def skeleton(self, layer: Any, kept: str) -> Any:
         from gearshift.kernels.candidates import CANDIDATES
 
         return CANDIDATES[kept].make(layer.to("meta")).eval()
+
+    def apply(self, model: Any, context: Context) -> None:
+        super().apply(model, context)
+        trials = context.seen.pop(self.name)
+        left = context.applied.figures["left"]  # type: ignore[union-attr]
+        for place, row in trials.rows.items():
+            if place in left:
+                row["chosen"] = FLOAT  # faster alone, but not in its place
+        context.measured(choices=trials.rows)
+        context.note(f"Timings are kept in {trials.timings.path}.")
+        if trials.compiles:
+            self._compile(model, context)
+
+    def rebuild(self, model: Any, context: Context) -> None:
+        super().rebuild(model, context)
+        self._miss_compiler(context)
+        if self._compiles:
+            self._compile(model, context)
+
+    def _miss_compiler(self, context: Context) -> None:
+        if self.compile and not has_compiler():
+            context.warn("Nothing is compiled: no C++ compiler was found (install g++ or set CXX).")
+
+    @property
+    def _compiles(self) -> bool:
+        return self.compile and has_compiler()
 
     def _compile(self, model: Any, context: Context) -> None:
         from gearshift.algorithms.compilers.later import compile_later
@@ -105,13 +117,18 @@ class Found:
 
 
 class Trials:
-    """Times candidates, each once for each size of layer and input."""
+    """Times candidates, each once for each size of layer and input.
+
+    Attributes:
+        rows: what was found, by place.
+    """
 
     def __init__(self, compiles: bool) -> None:
         from gearshift.kernels.timings import Timings
 
         self.compiles = compiles
         self.timings = Timings()
+        self.rows: dict[str, dict[str, Any]] = {}
 
     def fastest(self, layer: Any, seen: Any) -> Found | str:
         """The fastest candidate that is near enough to the float layer, or why the layer is left."""
@@ -153,16 +170,6 @@ class Trials:
         return {name: seconds[name] for name in (FLOAT, *known)}
 
 
-def _compiler(context: Context) -> bool:
-    """Whether inductor finds a C++ compiler; warns where it does not."""
-    if shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++"):
-        return True
-    context.warn("Nothing is compiled: no C++ compiler was found (install g++ or set CXX).")
-    return False
-
-
-def _why(rows: dict[str, dict[str, Any]], left: dict[str, str]) -> str:
-    reasons = list(dict.fromkeys(left.values()))
-    if rows:
-        reasons.append("no kind of layer that is near enough was faster")
-    return "; ".join(reasons) or "no layer of the model fits what was asked for"
+def has_compiler() -> bool:
+    """Whether inductor finds a C++ compiler."""
+    return bool(shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++"))
