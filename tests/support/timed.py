@@ -1,7 +1,7 @@
 """Made-up timings, for what follows from a measurement whatever machine the tests run on."""
 
 from gearshift.models.in_place import Seconds, Timed
-from gearshift.precision.kinds import Precision
+from gearshift.precision.levels import Precision
 
 
 def gears(int4, int8):

@@ -15,7 +15,7 @@ from gearshift.core.errors import BadValue
 from gearshift.models.example import example_call, layer_inputs
 from gearshift.models.in_place import Seconds, clock, spread
 from gearshift.precision.gears import LOW, Geared, can_gear, geared, high_gear
-from gearshift.precision.kinds import Precision
+from gearshift.precision.levels import Precision
 
 BUDGET = 2.0  # seconds for the turns
 TURNS = 3  # at the least
