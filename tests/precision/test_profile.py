@@ -60,8 +60,11 @@ def test_there_are_six_presets_by_name():
 
 
 def test_each_build_is_a_new_profile():
-    ProfilePreset.BALANCED.build().zones.clear()
-    ProfilePreset.BALANCED.build().validate()
+    spoilt = ProfilePreset.BALANCED.build()
+    spoilt.zones.clear()
+    again = ProfilePreset.BALANCED.build()
+    again.validate()
+    assert len(again.zones) == 3 and not spoilt.zones
 
 
 def test_means_of_balanced():
