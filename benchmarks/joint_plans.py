@@ -9,15 +9,14 @@ import caching
 import torch
 
 from gearshift import zoo
-from gearshift.algorithms.cachers import planning
-from gearshift.algorithms.schedulers import shifting
 from gearshift.core.context import Context
 from gearshift.core.recipe import Recipe
 from gearshift.core.record import Applied, Record
+from gearshift.planner import goal, step_search
 from gearshift.planner.call import rehearsal
 from gearshift.planner.gears import GearRehearsals
 from gearshift.planner.joint import Joined, JointRehearsals
-from gearshift.precision import Precision
+from gearshift.precision import Precision, gear_install
 
 STEPS = 50
 BATCH = 8
@@ -53,14 +52,14 @@ class Together:
     def of(name: str, images: int) -> Together:
         pipe, recipe = zoo.load(name), Recipe.of("auto")
         context = Context(recipe, Record(), applied=Applied(next(iter(recipe))))
-        rule = planning.install(pipe, context, planning.Goal("benchmark", fraction=1.0))
-        (box,) = shifting.gear_up(pipe, context, None, economical=True)
+        rule = step_search.install(pipe, context, goal.Goal("benchmark", fraction=1.0))
+        (box,) = gear_install.gear_up(pipe, context, None, economical=True)
         call = {**caching.arguments(name, caching.prompt_set("search", 4)), "num_inference_steps": STEPS}
         del call["generator"]
         return Together(name, pipe, rule, box, rehearsal(pipe, [call]), caching.prompt_set("report", images))
 
     def planned(self, budget: float, gears: bool) -> Joined:
-        costs = shifting.memory_costs(self.box.own) if gears else {self.box.own: 1.0}
+        costs = gear_install.memory_costs(self.box.own) if gears else {self.box.own: 1.0}
         return JointRehearsals(self.planned_rule, self.box, self.call, self.planned_rule.base, costs).best(budget)
 
     def images(self, plan: Joined) -> torch.Tensor:

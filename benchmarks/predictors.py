@@ -26,7 +26,6 @@ import torch
 from caching import GUIDANCE, images_of
 
 from gearshift import zoo
-from gearshift.algorithms.cachers.planning import FITTED_DEPTH
 from gearshift.core.files import write_atomically
 from gearshift.evaluate.cells import Cell, Column, Row
 from gearshift.evaluate.metrics import psnr
@@ -36,6 +35,7 @@ from gearshift.models.diffusers import denoisers
 from gearshift.planner.fit import Fitting
 from gearshift.planner.recording import Recording
 from gearshift.planner.rehearsal import guess, surrogate_of
+from gearshift.planner.step_search import FITTED_DEPTH
 from gearshift.steps.bands import mixed
 from gearshift.steps.memory import Weights
 from gearshift.steps.predict import Copy, Predictor, Taylor

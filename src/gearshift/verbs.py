@@ -92,25 +92,25 @@ def plan(
         BadValue: unless exactly one of speed, quality and memory is given, in its range.
         BadRecipe: if the model has no denoiser, or a cacher already.
     """
-    from gearshift.algorithms.cachers import planning
-    from gearshift.algorithms.schedulers import together
     from gearshift.core.context import Context
     from gearshift.core.record import Applied, Record
+    from gearshift.planner import joint_search, step_search
+    from gearshift.planner.goal import goal_of
 
     distance = None if metric is None else partial(_distance, metric)
     if metric is not None and not callable(metric):
         raise BadValue(f"The 'metric' of a plan must be a function of two latents. Got {quoted(metric)} instead.")
     if metric is not None and quality is not None:
         raise BadValue("A plan with a 'metric' needs a speed or a memory: its quality has no dB.")
-    goal = planning.goal_of("gearshift", speed, quality, memory, mode=mode, distance=distance)
+    goal = goal_of("gearshift", speed, quality, memory, mode=mode, distance=distance)
     wanted = planner_recipe(model, mode)
     context = Context(wanted, Record(), applied=Applied(next(iter(wanted))))
     with surroundings(wanted.seed), Transaction(model, keep=False):
-        costs = together.costs_for(model, goal, data)
+        costs = joint_search.costs_for(model, goal, data)
         if len(costs) > 1:
-            found = together.find(model, context, goal, data, costs)
+            found = joint_search.find_joint(model, context, goal, data, costs)
         else:
-            found = planning.find(model, planning.install(model, context, goal), goal, data)
+            found = step_search.find_steps(model, step_search.install(model, context, goal), goal, data)
     if found is None:
         raise BadValue("A plan needs `data`: a list whose first item is a dict of the pipeline's arguments.")
     return found

@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "kernels": {"core", "quant", "measure"},
     "layers": {"core", "quant", "measure", "kernels"},
     "models": LOW,
-    "steps": LOW | STEPS,
+    "steps": LOW,
     "precision": LOW | STEPS,
     "planner": LOW | STEPS | {"data"},
     "runtimes": LOW | {"persist"},

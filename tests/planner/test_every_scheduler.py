@@ -10,7 +10,7 @@ from support.runs import filled
 
 import gearshift as gs
 from gearshift.core.errors import GearshiftWarning
-from gearshift.planner import rehearsal
+from gearshift.planner import step_search
 
 STEPS, WIDTH = 8, 8
 OTHERWISE = {  # those that sample tokens, take further arguments or other packages, or two steps at most
@@ -45,9 +45,8 @@ def run(net, scheduler):
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n not in OTHERWISE])
 def test_every_scheduler_is_planned_for(name, monkeypatch):
-    monkeypatch.setattr(
-        rehearsal, "count_for", lambda recording, fraction: recording.steps // 2
-    )  # whatever it is timed at
+    halved = lambda recording, fraction: recording.steps // 2  # noqa: E731  whatever it is timed at
+    monkeypatch.setattr(step_search, "count_for", halved)
     torch.manual_seed(0)
     net, make = Smooth().eval(), getattr(diffusers, name)
     with warnings.catch_warnings():

@@ -8,7 +8,7 @@ from support.tiny import build
 
 import gearshift as gs
 from gearshift.core.errors import GearshiftWarning
-from gearshift.planner import rehearsal as planning
+from gearshift.planner import step_search
 from gearshift.planner.fit import grouped
 from gearshift.planner.gears import assign
 from gearshift.planner.recording import Recording
@@ -29,7 +29,7 @@ def test_a_planner_that_fails_warns_once_and_sampling_goes_on(monkeypatch, recip
         calls.append(args)
         raise error("no plan")
 
-    monkeypatch.setattr(planning, "guess", fails)
+    monkeypatch.setattr(step_search, "guess", fails)
     gs.optimize(tiny.pipe, recipe)
     with pytest.warns(GearshiftWarning, match=f"No plan could be made .*{error.__name__}: no plan"):
         assert torch.equal(tiny.run(steps=8), plain)

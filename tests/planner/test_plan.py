@@ -13,7 +13,7 @@ from gearshift.planner.plan import Plan
 from gearshift.planner.quality import unlike
 from gearshift.planner.recording import Recording
 from gearshift.steps.decision import Action, Decision, RunLog
-from gearshift.steps.planned import Schedule
+from gearshift.steps.schedule import Schedule
 
 
 def call(tiny, steps=12):
@@ -247,13 +247,12 @@ def test_a_plan_for_memory_joins_steps_and_gears(tmp_path):
 
 
 def test_a_plan_for_speed_takes_gears_only_where_they_are_faster(monkeypatch):
-    from gearshift.algorithms.schedulers import shifting
-    from gearshift.precision import Precision
+    from gearshift.precision import Precision, gear_install
 
     tiny, times = build("dit"), {}
     call = {**tiny.parts.call(1), "num_inference_steps": 8, "output_type": "np"}
     times.update(gears(2.0, 1.5))
-    monkeypatch.setattr(shifting, "measured_times", lambda model, data: times)
+    monkeypatch.setattr(gear_install, "measured_times", lambda model, data: times)
     assert gs.plan(tiny.pipe, speed=2.0, data=[call]).gears is None
     times.update(gears(2.0, 0.4))
     plan = gs.plan(tiny.pipe, speed=2.0, data=[call])
@@ -261,12 +260,12 @@ def test_a_plan_for_speed_takes_gears_only_where_they_are_faster(monkeypatch):
 
 
 def test_a_plan_for_quality_takes_gears_where_they_are_faster(monkeypatch):
-    from gearshift.algorithms.schedulers import shifting
+    from gearshift.precision import gear_install
 
     tiny, times = build("dit"), {}
     call = {**tiny.parts.call(1), "num_inference_steps": 8, "output_type": "np"}
     times.update(gears(2.0, 0.3))
-    monkeypatch.setattr(shifting, "measured_times", lambda model, data: times)
+    monkeypatch.setattr(gear_install, "measured_times", lambda model, data: times)
     plan = gs.plan(tiny.pipe, quality=30.0, data=[call])
     assert plan.error <= 10 ** (-30 / 20) and "8" in plan.line
     exact = gs.plan(tiny.pipe, quality=119.0, data=[call])

@@ -7,7 +7,7 @@ import pytest
 import gearshift as gs
 from gearshift.core.errors import BadValue, BrokenFolder
 from gearshift.precision import Precision, quick_schedule
-from gearshift.steps.planned import Schedule
+from gearshift.steps.schedule import Schedule
 
 
 @pytest.fixture

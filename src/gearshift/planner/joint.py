@@ -15,8 +15,8 @@ from gearshift.planner.timing import Turns, in_turns
 from gearshift.precision.controller import Gearbox
 from gearshift.precision.levels import Precision
 from gearshift.precision.schedule import PrecisionSchedule
-from gearshift.steps.planned import Planned, Schedule
 from gearshift.steps.predict import Predictor
+from gearshift.steps.schedule import Planned, Schedule
 
 PLACED = 12  # moves of steps that are all in one gear
 SHARES = (0.15, 0.3, 0.5, 0.75)  # of the steps that the lower of two gears would allow more than the higher

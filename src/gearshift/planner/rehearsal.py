@@ -13,8 +13,8 @@ from gearshift.planner.recording import Recording, Stopwatch
 from gearshift.planner.solve import moved, programme, solve, span_costs, sure
 from gearshift.planner.surrogate import Surrogate
 from gearshift.planner.timing import Turns, in_turns
-from gearshift.steps.planned import Schedule
 from gearshift.steps.predict import Predictor
+from gearshift.steps.schedule import Schedule
 
 GUESS = 0.25  # share of the feedback that served best on trained models where only one can be taken
 TRIED = (0.0, 0.25, 0.5, 1.0)

@@ -12,9 +12,9 @@ import torch
 from gearshift.core.errors import GearshiftWarning
 from gearshift.steps.decision import Action, Decision, RunLog
 from gearshift.steps.memory import Memory
-from gearshift.steps.planned import Planned
 from gearshift.steps.predict import Predictor
 from gearshift.steps.run import Run
+from gearshift.steps.schedule import Planned
 from gearshift.steps.tree import signature
 from gearshift.steps.trigger import Trigger
 

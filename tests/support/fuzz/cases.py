@@ -21,7 +21,7 @@ from support.tiny import build
 import gearshift as gs
 from gearshift.persist.manifest import MANIFEST
 from gearshift.precision import quick_schedule
-from gearshift.steps.planned import Schedule
+from gearshift.steps.schedule import Schedule
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 Act = Callable[[Random, Path], Any]  # draws a case, writes it into an empty folder and reads it

@@ -34,9 +34,10 @@ class Auto(Algorithm):
         return VOUCHED if self.custom_model else frozenset()
 
     def apply(self, model: Any, context: Context) -> None:
-        from gearshift.algorithms.cachers.planning import Goal, plan_or_wait
+        from gearshift.planner.goal import Goal
         from gearshift.planner.quality import unlike
         from gearshift.planner.rehearsal import apart
+        from gearshift.planner.step_search import plan_or_wait
 
         distance = unlike if self.objective == "quality" else apart
         plan_or_wait(

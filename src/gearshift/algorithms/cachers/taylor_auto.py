@@ -26,6 +26,7 @@ class TaylorAuto(Algorithm):
     order: int = param(1, choices=range(1, 5), help="order of the expansion")
 
     def apply(self, model: Any, context: Context) -> None:
-        from gearshift.algorithms.cachers.planning import Goal, plan_or_wait
+        from gearshift.planner.goal import Goal
+        from gearshift.planner.step_search import plan_or_wait
 
         plan_or_wait(model, context, Goal(self.name, fraction=self.speed_factor, order=self.order))

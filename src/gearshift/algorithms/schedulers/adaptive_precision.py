@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.context import Context
 from gearshift.core.facts import Facts, Family, Kind, Slot, Stage, Trait
 from gearshift.core.param import param
 from gearshift.core.plain import dict_of, flag, text
+
+if TYPE_CHECKING:
+    from gearshift.precision.schedule import PrecisionSchedule
 
 PRESETS = ("performance", "balanced", "quality", "low_vram", "conservative", "noise_adaptive")
 
@@ -85,6 +88,40 @@ class AdaptivePrecision(Algorithm):
         return found
 
     def apply(self, model: Any, context: Context) -> None:
-        from gearshift.algorithms.schedulers import shifting
+        from gearshift.planner import gear_search
+        from gearshift.precision import gear_install
 
-        shifting.engage(model, context, self)
+        recipe = context.recipe
+        times = {} if context.saved else gear_install.measured_times(model, recipe.data, recipe.batch_size)
+        weight_only = context.saved.get("weight_only", gear_install.int8_is_slow(times))
+        boxes = gear_install.gear_up(
+            model, context, self._schedule, self.store == "nested", self.target == "memory", weight_only
+        )
+        context.save(weight_only=weight_only)
+        context.measured(**{f"seconds_{p.value}": took.now for p, took in times.items()})
+        if self.store == "original":
+            context.note(
+                "The original weights stay beside the nested ones, so memory grows; store='nested' lets them go."
+            )
+        gear_install.tell_speed(context, self.target, times)
+        found = context.saved.get("gears")
+        if found:
+            gear_install.bring_back(boxes, found)
+            context.save(gears=found)
+        elif self.profile == "measured":
+            gear_search.find_gears(model, context, self.target, self.min_quality, boxes, times)
+
+    def _schedule(self, steps: int, scheduler: Any) -> PrecisionSchedule:
+        """The profile's schedule for a number of steps."""
+        from gearshift.precision.profile import PrecisionProfile, ProfilePreset
+        from gearshift.precision.schedule import PrecisionSchedule, ScheduleConfig
+
+        own = PrecisionProfile.of(self.profile) if isinstance(self.profile, dict) else None
+        config = ScheduleConfig(
+            steps,
+            preset=ProfilePreset.BALANCED if own else self.profile,
+            custom_profile=own,
+            min_quality=self.min_quality,
+            transition_strategy=self.transition_strategy,
+        )
+        return PrecisionSchedule.generate(config, scheduler)

@@ -1,18 +1,24 @@
-"""Plans of steps and gears together, for `gearshift.plan`."""
+"""Finding the steps to compute and their gears together, for `gearshift.plan`."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from gearshift.algorithms.cachers.planning import Goal
-    from gearshift.core.context import Context
-    from gearshift.planner.plan import Plan
-    from gearshift.precision.levels import Precision
+from gearshift.core.context import Context
+from gearshift.core.progress import say
+from gearshift.models.diffusers import denoisers
+from gearshift.planner.call import rehearsal
+from gearshift.planner.goal import Goal, must_be_reachable
+from gearshift.planner.joint import JointRehearsals
+from gearshift.planner.plan import Plan
+from gearshift.planner.rehearsal import apart
+from gearshift.planner.step_search import install, proposed
+from gearshift.precision import gear_install
+from gearshift.precision.gears import high_gear
+from gearshift.precision.levels import Precision
 
 
 def costs_for(model: Any, goal: Goal, data: Any) -> Mapping[Precision, float]:
@@ -20,38 +26,27 @@ def costs_for(model: Any, goal: Goal, data: Any) -> Mapping[Precision, float]:
 
     For memory all gears serve; for speed or a quality those that were measured to save time here, at the call's shapes.
     """
-    from gearshift.algorithms.schedulers import shifting
-    from gearshift.models.diffusers import denoisers
-    from gearshift.precision.gears import high_gear
-
     modules = list(denoisers(model).values())
     if len(modules) != 1:
         return {}
     own = high_gear(modules[0])
     if goal.memory is not None:
-        return shifting.memory_costs(own)
-    return shifting.time_costs(shifting.measured_times(model, data), own)
+        return gear_install.memory_costs(own)
+    return gear_install.time_costs(gear_install.measured_times(model, data), own)
 
 
-def find(model: Any, context: Context, goal: Goal, data: Any, costs: Mapping[Precision, float]) -> Plan | None:
+def find_joint(model: Any, context: Context, goal: Goal, data: Any, costs: Mapping[Precision, float]) -> Plan | None:
     """Find a joint plan by rehearsing the call in `data`; None if it holds no call."""
-    from gearshift.algorithms.cachers import planning
-    from gearshift.algorithms.schedulers import shifting
-    from gearshift.core.progress import say
-    from gearshift.planner.call import rehearsal
-    from gearshift.planner.joint import JointRehearsals
-    from gearshift.planner.rehearsal import apart
-
     call = rehearsal(model, data)
     if call is None:
         return None
-    planned = planning.install(model, context, goal)
-    (box,) = shifting.gear_up(
+    planned = install(model, context, goal)
+    (box,) = gear_install.gear_up(
         model, context, None, economical=goal.memory is not None, weight_only=goal.memory is not None or None
     )
     start = time.perf_counter()
     rehearsals = JointRehearsals(planned, box, call, planned.base, costs, goal.mode == "taylor", goal.distance or apart)
-    planning.must_be_reachable(goal, rehearsals.steps, min(costs.values()))
+    must_be_reachable(goal, rehearsals.steps, min(costs.values()))
     watch, full = rehearsals.timed({}, None)
     told = ", ".join(f"{p.name} {cost:.2f}" for p, cost in costs.items())
     say(f"gearshift is planning steps and gears for {goal} (cost of a step: {told}); a call takes {full:.1f} s.")
@@ -62,7 +57,7 @@ def find(model: Any, context: Context, goal: Goal, data: Any, costs: Mapping[Pre
     gears = {p: joined.gears.precisions[p] for p in joined.schedule.computed}
     turns = rehearsals.compared(gears, joined)
     read = sum(1.0 if g is box.own else g.memory_ratio() for g in gears.values()) / rehearsals.steps
-    plan = planning.proposed(goal, planned, rehearsals.reference, joined.schedule, turns, start)
+    plan = proposed(goal, planned, rehearsals.reference, joined.schedule, turns, start)
     return replace(plan, gears=joined.gears, memory=read, error=joined.error, runs=rehearsals.runs)
 
 

@@ -1,68 +1,42 @@
-"""What the planned cachers share: install a plan's rule, and find the plan by rehearsing a call."""
+"""Finding the steps to compute: a plan's rule on a model, and the plan by rehearsing a call."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gearshift.core.context import Context
-from gearshift.core.errors import BadValue, quoted
 from gearshift.core.progress import progress, say
 from gearshift.planner.call import rehearsal
-
-if TYPE_CHECKING:
-    from gearshift.planner.plan import Plan
-    from gearshift.planner.recording import Recording
-    from gearshift.planner.rehearsal import Distance, Found, Rehearsals
-    from gearshift.planner.timing import Turns
-    from gearshift.steps.planned import Planned, Schedule
+from gearshift.planner.goal import FEWEST, Goal, must_be_reachable
+from gearshift.planner.plan import Plan
+from gearshift.planner.recording import Recording
+from gearshift.planner.rehearsal import (
+    MOVES,
+    TRIED,
+    Found,
+    Rehearsals,
+    apart,
+    count_for,
+    guess,
+    proving,
+    sensitivity_of,
+)
+from gearshift.planner.timing import Turns
+from gearshift.steps.install import cache
+from gearshift.steps.predict import Taylor, by_mode
+from gearshift.steps.schedule import Planned, Schedule
+from gearshift.steps.site import backbone
 
 FITTED_DEPTH = 3
-FEWEST = 2  # steps that a plan computes
-MOST = 1e6  # times that anything can be asked to be faster or smaller
 SEARCHES = 7  # counts that are tried on the way to a quality, at most
-
-
-@dataclass(frozen=True)
-class Goal:
-    """What is asked of a plan: a fraction of the time, a quality in dB, or a fraction of the memory-time.
-
-    Attributes:
-        mode: 'taylor' extrapolates, with fitted weights where a call can be rehearsed; 'default' repeats.
-        order: of the extrapolation.
-        distance: what is to be small; None: of the final samples.
-        named: what says so, in the user's sentences.
-        asked: the target as it was given; none: the fraction, the quality or the memory.
-    """
-
-    named: str
-    fraction: float | None = None
-    quality: float | None = None
-    memory: float | None = None
-    mode: str = "taylor"
-    order: int = 1
-    distance: Distance | None = None
-    asked: str = ""
-
-    def __str__(self) -> str:
-        if self.asked:
-            return f"target {self.asked}"
-        if self.memory is not None:
-            return f"{self.memory:.2f} of the memory-time"
-        return f"{self.fraction:.2f} of the time" if self.fraction is not None else f"{self.quality:.0f} dB"
 
 
 def install(model: Any, context: Context, goal: Goal) -> Planned:
     """Put the rule of a plan on a model, with the schedules that were saved with it."""
-    from gearshift.planner.recording import Recording
-    from gearshift.steps.install import cache
-    from gearshift.steps.planned import Planned, Schedule
-    from gearshift.steps.predict import Taylor, by_mode
-    from gearshift.steps.site import backbone
-
     kept = {key: Schedule.of(data) for key, data in context.saved.get("schedules", {}).items()}
     context.save(schedules={key: schedule.as_data() for key, schedule in kept.items()})
     taylor = goal.mode == "taylor"
@@ -91,7 +65,7 @@ def plan_or_wait(model: Any, context: Context, goal: Goal) -> None:
     if followed is not None:
         context.save(plan=followed)
         context.measured(plan=followed)
-    plan = None if planned.schedules else find(model, planned, goal, context.recipe.data)
+    plan = None if planned.schedules else find_steps(model, planned, goal, context.recipe.data)
     if plan is not None:
         context.measured(
             computed_steps=f"{len(plan.schedule.computed)} of {plan.steps}",
@@ -104,15 +78,12 @@ def plan_or_wait(model: Any, context: Context, goal: Goal) -> None:
             context.note(f"{doubt[0].upper()}{doubt[1:]}.")
 
 
-def find(model: Any, planned: Planned, goal: Goal, given: Any) -> Plan | None:
+def find_steps(model: Any, planned: Planned, goal: Goal, given: Any) -> Plan | None:
     """Find a plan by rehearsing the call in `given`; None if it holds no call.
 
     Args:
         given: a list whose first item is a dict of the pipeline's arguments.
     """
-    from gearshift.planner.recording import Recording
-    from gearshift.planner.rehearsal import Rehearsals, apart
-
     call = rehearsal(model, given)
     if call is None:
         return None
@@ -139,9 +110,6 @@ def proposed(
     goal: Goal, planned: Planned, reference: Recording, schedule: Schedule, turns: Turns, since: float
 ) -> Plan:
     """A plan that was found by rehearsing since this moment, without what its proof told."""
-    from gearshift.planner.plan import Plan
-    from gearshift.planner.rehearsal import sensitivity_of
-
     end = reference.start + reference.steps
     return Plan(
         key=planned.key,
@@ -159,29 +127,8 @@ def proposed(
     )
 
 
-def must_be_reachable(goal: Goal, steps: int, cheapest: float = 1.0) -> None:
-    """Refuse a target of `gearshift.plan` that the fewest steps do not reach.
-
-    Args:
-        steps: of the call.
-        cheapest: cost of a step in the lowest gear, over the high one's.
-
-    Raises:
-        BadValue: with what is reachable.
-    """
-    least = min(FEWEST, steps) * cheapest / steps
-    target = goal.fraction if goal.memory is None else goal.memory
-    if goal.asked and target is not None and target < least * (1 - 1e-9):
-        raise BadValue(
-            f"A {goal} cannot be reached in a call of {steps} steps: with the fewest, {min(FEWEST, steps)}, it is "
-            f"{1 / least:.1f}x at most."
-        )
-
-
 def _guessed(recording: Recording, goal: Goal, base: Any) -> Schedule:
     """The schedule for a call that was recorded as it came."""
-    from gearshift.planner.rehearsal import count_for, guess
-
     assert goal.fraction is not None
     found = guess(recording, count_for(recording, goal.fraction), base)
     say(
@@ -193,8 +140,6 @@ def _guessed(recording: Recording, goal: Goal, base: Any) -> Schedule:
 
 def _searched(goal: Goal, rehearsals: Rehearsals, watch: Recording, full: float) -> Found:
     """The best schedule for the goal, with one line that says what it costs and a bar."""
-    from gearshift.planner.rehearsal import MOVES, TRIED, proving
-
     steps = watch.steps
     with progress(f"{goal.named} rehearses") as bar:
         rehearsals.on_progress = bar.update
@@ -212,8 +157,6 @@ def _searched(goal: Goal, rehearsals: Rehearsals, watch: Recording, full: float)
 
 def _affordable(fraction: float, rehearsals: Rehearsals, watch: Recording, full: float) -> int:
     """The number of steps for a fraction of the time, what filling in takes included: a few runs tell."""
-    from gearshift.planner.rehearsal import count_for
-
     outside = full - sum(watch.seconds)
     count = count_for(watch, fraction, outside)
     if count == watch.steps:
@@ -232,7 +175,7 @@ def _fewest(goal: Goal, rehearsals: Rehearsals) -> int:
     """The least number of steps whose solved schedule keeps the quality, by bisection."""
     assert goal.quality is not None
     allowed = 10 ** (-goal.quality / 20)
-    low, high = 2, rehearsals.reference.steps
+    low, high = FEWEST, rehearsals.reference.steps
     while low < high:
         middle = (low + high) // 2
         if rehearsals.nearest(middle, 0).error <= allowed:
@@ -240,29 +183,3 @@ def _fewest(goal: Goal, rehearsals: Rehearsals) -> int:
         else:
             low = middle + 1
     return high
-
-
-def goal_of(named: str, speed: float | None, quality: float | None, memory: float | None, **settings: Any) -> Goal:
-    """What `gearshift.plan` was asked for.
-
-    Raises:
-        BadValue: unless exactly one of the three is given, in its range.
-    """
-    if sum(v is not None for v in (speed, quality, memory)) != 1:
-        raise BadValue(
-            "A plan needs one of speed (times as fast), quality (dB) and memory (times less memory-time), and only one."
-        )
-    for name, value in (("speed", speed), ("memory", memory)):
-        if value is not None and not (_number(value) and 1 <= value <= MOST):
-            raise BadValue(
-                f"The {name!r} of a plan must be 1 to {MOST:.0f}, a number of times. Got {quoted(value)} instead."
-            )
-    if quality is not None and not (_number(quality) and 0 < quality <= 120):
-        raise BadValue(f"The 'quality' of a plan must be between 0 and 120 dB. Got {quoted(quality)} instead.")
-    fraction, less = (None if v is None else 1 / v for v in (speed, memory))
-    asked = f"{speed:g}x" if speed else f"{quality:g} dB" if quality else f"{memory:g}x less memory-time"
-    return Goal(named, fraction=fraction, quality=quality, memory=less, asked=asked, **settings)
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -1,0 +1,51 @@
+"""Finding the gear of each step by rehearsing a call."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from gearshift.core.context import Context
+from gearshift.core.errors import BadRecipe
+from gearshift.core.progress import say
+from gearshift.models.in_place import Seconds
+from gearshift.planner.call import rehearsal
+from gearshift.planner.gears import GearRehearsals
+from gearshift.precision.controller import Gearbox
+from gearshift.precision.gear_install import bring_back, memory_costs, time_costs
+from gearshift.precision.levels import Precision
+
+
+def find_gears(
+    model: Any, context: Context, target: str, quality: float, boxes: list[Gearbox], times: dict[Precision, Seconds]
+) -> None:
+    """Find a plan by rehearsing the call in the recipe's data, follow it, and keep it.
+
+    Args:
+        target: what is to be least, 'speed' or 'memory'.
+        quality: one less the relative error of the final latent that is allowed.
+        times: seconds of all layers in each gear.
+
+    Raises:
+        BadRecipe: if there is no call, or more than one denoiser.
+    """
+    assert context.applied is not None
+    name = context.applied.algorithm.name
+    call = rehearsal(model, context.recipe.data)
+    if call is None or len(boxes) != 1:
+        raise BadRecipe([f"{name} can measure a pipeline with one denoiser, called as the first item of data."])
+    (box,) = boxes
+    start = time.perf_counter()
+    costs = memory_costs(box.own) if target == "memory" else time_costs(times, box.own)
+    rehearsals = GearRehearsals(box, call, costs)
+    say(f"{name} rehearses the call about {rehearsals.runs} times.")
+    found = rehearsals.cheapest(1 - quality)
+    plans = {box.key: found.schedule.to_json()}
+    bring_back(boxes, plans)
+    context.save(gears=plans)
+    context.measured(
+        plan=found.line,
+        relative_error_of_the_latent=found.error,
+        cost_over_high=found.cost,
+        planning_seconds=time.perf_counter() - start,
+    )
