@@ -32,8 +32,8 @@ from gearshift.algorithms.quantizers import LayerQuantizer, sqnr  # noqa: E402
 from gearshift.core.facts import Kind, Trait  # noqa: E402
 from gearshift.core.files import write_atomically  # noqa: E402
 from gearshift.core.registry import registry  # noqa: E402
-from gearshift.kernels.linear_view import is_linear  # noqa: E402
-from gearshift.kernels.quantized_layer import QuantizedLayer  # noqa: E402
+from gearshift.layers.base import QuantizedLayer  # noqa: E402
+from gearshift.layers.linear_view import is_linear  # noqa: E402
 
 KEPT, PAGE = ROOT / "build" / "coverage.json", ROOT / "docs" / "coverage.md"
 COMPILES = "torchao_autoquant"  # it leaves layers as small as these

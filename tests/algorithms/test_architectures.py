@@ -7,8 +7,8 @@ from torch import nn
 
 import gearshift as gs
 from gearshift.algorithms.quantizers import sqnr
-from gearshift.kernels.linear_view import is_linear
-from gearshift.kernels.quantized_layer import QuantizedLayer
+from gearshift.layers.base import QuantizedLayer
+from gearshift.layers.linear_view import is_linear
 
 SAMPLE = {
     "falcon": "gptq",  # a subclass of nn.Linear with a forward of its own

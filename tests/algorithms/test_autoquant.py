@@ -19,8 +19,8 @@ from gearshift.algorithms.quantizers.torchao_autoquant import Trials
 from gearshift.core.errors import GearshiftWarning
 from gearshift.core.folders import cache_folder
 from gearshift.kernels import timings
-from gearshift.kernels.candidates import CANDIDATES, candidates
 from gearshift.kernels.timings import Timings, compiled, in_turns
+from gearshift.layers.candidates import CANDIDATES, candidates
 from gearshift.steps.gate import Gate, gate_of
 from gearshift.steps.install import gates_below
 

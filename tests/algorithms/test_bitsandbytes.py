@@ -17,7 +17,7 @@ from gearshift.core.errors import GearshiftWarning
 from gearshift.core.model import size_bytes
 
 bnb = pytest.importorskip("bitsandbytes")
-layers = pytest.importorskip("gearshift.kernels.bitsandbytes_linear")
+layers = pytest.importorskip("gearshift.layers.vendors.bitsandbytes")
 FORMATS = {
     "int8": {},
     "fp4": {"weight_bits": 4},

@@ -10,7 +10,7 @@ import gearshift as gs
 from gearshift import zoo
 from gearshift.core.errors import GearshiftWarning
 from gearshift.core.model import size_bytes
-from gearshift.kernels.fp8 import Fp8Linear
+from gearshift.layers.float8 import Fp8Linear
 
 LARGE = torch.tensor([1e6, 0.7e6])
 

@@ -12,8 +12,8 @@ from torch import nn
 import gearshift as gs
 from gearshift.core.errors import BadRecipe, GearshiftWarning
 from gearshift.kernels.grouped import dequantize, quantize
-from gearshift.kernels.grouped_linear import GroupedLinear
-from gearshift.kernels.linear_view import matrix
+from gearshift.layers.grouped import GroupedLinear
+from gearshift.layers.linear_view import matrix
 from gearshift.models.calibration import walk
 from gearshift.zoo import language
 

@@ -16,7 +16,7 @@ from gearshift.algorithms.quantizers import sqnr
 from gearshift.core.errors import BadRecipe, GearshiftWarning
 
 library = pytest.importorskip("optimum.quanto")
-layers = pytest.importorskip("gearshift.kernels.quanto_linear")
+layers = pytest.importorskip("gearshift.layers.vendors.quanto")
 KINDS = ("qint2", "qint4", "qint8", "qfloat8")
 CALIBRATED = ("qint8", "qfloat8")
 each_kind = pytest.mark.parametrize("kind", KINDS)

@@ -13,7 +13,7 @@ from gearshift import zoo
 from gearshift.algorithms.quantizers import calibrating, sqnr, torch_static
 from gearshift.core.errors import BadRecipe, GearshiftWarning
 from gearshift.kernels.static_int8 import Fixed
-from gearshift.kernels.static_layers import StaticInt8Conv2d, StaticInt8Layer, StaticInt8Linear
+from gearshift.layers.static_int8 import StaticInt8Conv2d, StaticInt8Layer, StaticInt8Linear
 from gearshift.models import in_place
 
 OBSERVERS = torch_static.TorchStatic.params()["qobserver"].bound.values

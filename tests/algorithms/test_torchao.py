@@ -17,7 +17,7 @@ from gearshift.algorithms.quantizers import sqnr, torchao
 from gearshift.core.errors import BadRecipe, GearshiftError, GearshiftWarning
 
 ao = pytest.importorskip("torchao.quantization")
-layers = pytest.importorskip("gearshift.kernels.torchao_linear")
+layers = pytest.importorskip("gearshift.layers.vendors.torchao")
 TorchaoLinear = layers.TorchaoLinear
 FLOORS = {"int4dq": 19, "int4wo": 19, "int8dq": 38, "int8wo": 38, "fp8wo": 30, "fp8dq": 30, "fp8dqrow": 30}
 each_type = pytest.mark.parametrize("quant_type", torchao.TYPES)

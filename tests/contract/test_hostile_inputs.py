@@ -9,8 +9,8 @@ import gearshift as gs
 from gearshift.core.errors import GearshiftError
 from gearshift.core.facts import Kind, Trait
 from gearshift.core.registry import registry
-from gearshift.kernels.linear_view import as_linear, is_linear, matrix
-from gearshift.kernels.quantized_layer import QuantizedLayer
+from gearshift.layers.base import QuantizedLayer
+from gearshift.layers.linear_view import as_linear, is_linear, matrix
 
 OWN_TESTS = ("torchao_autoquant",)  # it compiles
 CLASSES = [

@@ -9,8 +9,8 @@ from support.tiny import build
 from torch import nn
 
 import gearshift as gs
-from gearshift.kernels.conv import Int8Conv2d
-from gearshift.kernels.modules import Int8Linear
+from gearshift.layers.int8 import Int8Linear
+from gearshift.layers.int8_conv import Int8Conv2d
 from gearshift.models import in_place
 from gearshift.models.example import example_call, layer_inputs
 from gearshift.models.in_place import Pair, Seconds, in_turns

@@ -2,17 +2,17 @@
 
 import torch
 
-from gearshift.kernels.bitsandbytes_linear import FourBitLinear, LLMInt8Linear
-from gearshift.kernels.fp8 import Fp8Linear
 from gearshift.kernels.grouped import quantize
-from gearshift.kernels.grouped_linear import GroupedLinear
-from gearshift.kernels.higgs_linear import HiggsLinear
-from gearshift.kernels.modules import Int8Linear
-from gearshift.kernels.quanto_linear import QuantoLinear
 from gearshift.kernels.static_int8 import Fixed
-from gearshift.kernels.static_layers import StaticInt8Linear
-from gearshift.kernels.torchao_linear import ROUNDED, TorchaoLinear
-from gearshift.kernels.weight_only_linear import from_float
+from gearshift.layers.float8 import Fp8Linear
+from gearshift.layers.grouped import GroupedLinear
+from gearshift.layers.higgs import HiggsLinear
+from gearshift.layers.int8 import Int8Linear
+from gearshift.layers.static_int8 import StaticInt8Linear
+from gearshift.layers.vendors.bitsandbytes import FourBitLinear, LLMInt8Linear
+from gearshift.layers.vendors.quanto import QuantoLinear
+from gearshift.layers.vendors.torchao import ROUNDED, TorchaoLinear
+from gearshift.layers.weight_only import from_float
 
 
 def static(layer):

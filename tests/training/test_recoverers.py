@@ -10,7 +10,7 @@ from torch import nn
 
 import gearshift as gs
 from gearshift.core.errors import BadRecipe, GearshiftWarning, WrongModel
-from gearshift.kernels.modules import Int8Linear
+from gearshift.layers.int8 import Int8Linear
 from gearshift.steps.tree import tensors
 from gearshift.training.diffusion import lessons
 from gearshift.training.language import SameAnswers, answers

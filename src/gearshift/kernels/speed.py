@@ -1,4 +1,4 @@
-"""Whether int8 is faster than float here: measured, on this machine, at the shapes that come."""
+"""How many times as fast one layer is as another: measured, on this machine, at the shapes that come."""
 
 from __future__ import annotations
 
@@ -9,43 +9,17 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from gearshift.kernels.conv import Int8Conv2d, supports
-from gearshift.kernels.modules import Int8Layer, Int8Linear
 
-
-def int8_twin(layer: nn.Module, unsigned: bool = False) -> Int8Linear | Int8Conv2d | None:
-    """The int8 layer for an nn.Linear or nn.Conv2d (with their own forward), or None if there is none for it."""
-    if isinstance(layer, nn.Linear) and type(layer).forward is nn.Linear.forward:
-        return Int8Linear.from_float(layer, unsigned)
-    if isinstance(layer, nn.Conv2d) and supports(layer):
-        return Int8Conv2d.from_float(layer, unsigned)
-    return None
-
-
-def faster_than_float(layer: nn.Module, example_input: torch.Tensor, budget: float = 50.0) -> float:
-    """How many times faster the int8 layer answers `example_input` than the float one; below 1 it is slower.
+@torch.inference_mode()
+def compared(real: nn.Module, twin: nn.Module, example_input: torch.Tensor, budget: float = 50.0) -> float:
+    """How many times faster `twin` answers `example_input` than `real` does; below 1 it is slower.
 
     Both are warmed up, then take turns until the budget is spent, once each at the least; the best of each is compared.
     CPU time where torch has one thread (other programs disturb it less), else wall clock.
 
     Args:
-        layer: an nn.Linear or nn.Conv2d, or an int8 layer.
-        example_input: of the shape, dtype and memory layout that the layer will see.
         budget: milliseconds for the turns, warm-up not counted.
-
-    Raises:
-        TypeError: there is no int8 layer for this one.
     """
-    twin = layer if isinstance(layer, Int8Layer) else int8_twin(layer)
-    if twin is None:
-        raise TypeError(f"There is no int8 layer for {layer}: leave it in float.")
-    real = layer.to_float() if isinstance(layer, (Int8Linear, Int8Conv2d)) else layer
-    return compared(real, twin, example_input, budget)
-
-
-@torch.inference_mode()
-def compared(real: nn.Module, twin: nn.Module, example_input: torch.Tensor, budget: float = 50.0) -> float:
-    """How many times faster `twin` answers `example_input` than `real` does; see `faster_than_float`."""
     tick = clock_for(example_input)
     best = [float("inf"), float("inf")]
     for candidate in (real, twin):

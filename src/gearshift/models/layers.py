@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from gearshift.core.adapters import beneath
 from gearshift.core.target import matches
-from gearshift.kernels.linear_view import matrix
+from gearshift.layers.linear_view import matrix
 
 SHARE = 0.01  # of a model's weights, from which on one that is no layer's is named
 NEAR = 1e-2  # relative difference of two ways to multiply, in 16 bits

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from gearshift.core.target import Written
-from gearshift.kernels.linear_view import is_linear, matrix
+from gearshift.layers.linear_view import is_linear, matrix
 from gearshift.models.calibration import Block
 
 PROVEN = 0.01  # what may be left of a change of the layers' inputs after it was made up for

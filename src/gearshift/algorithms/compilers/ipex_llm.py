@@ -46,9 +46,9 @@ class IpexLlm(Algorithm):
     def apply(self, model: Any, context: Context) -> None:
         from gearshift.core.model import size_bytes
         from gearshift.core.target import Swap
-        from gearshift.kernels.linear_view import as_linear, in_place_of, linear_types
         from gearshift.kernels.weight_only import problem
-        from gearshift.kernels.weight_only_linear import Int8WeightLinear, from_float
+        from gearshift.layers.linear_view import as_linear, in_place_of, linear_types
+        from gearshift.layers.weight_only import Int8WeightLinear, from_float
         from gearshift.models.describe import passed_over
 
         size, seconds, noise = size_bytes(model), token_seconds(model), []
@@ -76,8 +76,8 @@ class IpexLlm(Algorithm):
 
     def rebuild(self, model: Any, context: Context) -> None:
         from gearshift.core.target import Swap
-        from gearshift.kernels.linear_view import as_linear, in_place_of
-        from gearshift.kernels.weight_only_linear import empty
+        from gearshift.layers.linear_view import as_linear, in_place_of
+        from gearshift.layers.weight_only import empty
 
         for path, bits in context.saved["paths"].items():
             layer = model.get_submodule(path)
@@ -87,7 +87,7 @@ class IpexLlm(Algorithm):
     def _layers(self, model: Any, recipe: Recipe) -> Iterator[tuple[str, int]]:
         """Paths of the layers that are replaced, with their bits."""
         from gearshift.core.target import matches
-        from gearshift.kernels.linear_view import linear_types
+        from gearshift.layers.linear_view import linear_types
         from gearshift.models.describe import chosen
 
         head = _head(model)

@@ -60,7 +60,7 @@ class Fusion:
     fused: list[Any] = field(default_factory=list)
 
     def lay(self) -> None:
-        from gearshift.kernels.fused import fuse
+        from gearshift.layers.fused import fuse
 
         places = self._places()
         self.linears = [holder._modules[name] for holder, name in places]
@@ -69,7 +69,7 @@ class Fusion:
             holder._modules[name] = module
 
     def lift(self) -> None:
-        from gearshift.kernels.fused import unfuse
+        from gearshift.layers.fused import unfuse
 
         places = self._places()
         for (holder, name), module in zip(places, self.fused, strict=True):

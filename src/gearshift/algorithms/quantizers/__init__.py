@@ -75,7 +75,7 @@ class LayerQuantizer(Algorithm, base=True):
 
     def types(self) -> tuple[type, ...]:
         """Classes of layers that are replaced; of nn.Linear's subclasses those that compute what it does."""
-        from gearshift.kernels.linear_view import linear_types
+        from gearshift.layers.linear_view import linear_types
 
         return linear_types()
 
@@ -117,7 +117,7 @@ class LayerQuantizer(Algorithm, base=True):
         from gearshift.algorithms.quantizers.tied import shares_weight, untie
         from gearshift.core.model import size_bytes
         from gearshift.core.target import Swap
-        from gearshift.kernels.linear_view import inside
+        from gearshift.layers.linear_view import inside
         from gearshift.models.describe import passed_over
         from gearshift.models.in_place import in_turns
 
@@ -142,7 +142,7 @@ class LayerQuantizer(Algorithm, base=True):
 
     def _twins(self, model: Any, context: Context, places: list[Place], report: Report) -> list[tuple[Place, Pair]]:
         """Each layer that can be replaced, with what would replace it."""
-        from gearshift.kernels.linear_view import as_linear, in_place_of
+        from gearshift.layers.linear_view import as_linear, in_place_of
         from gearshift.models.in_place import Pair
 
         prepared, found = self.prepare(model, context, places), []
@@ -198,7 +198,7 @@ class LayerQuantizer(Algorithm, base=True):
         from gearshift.algorithms.quantizers.tied import shares_weight, untie
         from gearshift.core.model import parts
         from gearshift.core.target import Swap
-        from gearshift.kernels.linear_view import as_linear, in_place_of
+        from gearshift.layers.linear_view import as_linear, in_place_of
 
         tied = shares_weight(model)
         for part, paths in context.saved["paths"].items():
@@ -212,7 +212,7 @@ class LayerQuantizer(Algorithm, base=True):
 
 def least_int8_speed(layer: Any) -> float | None:
     """What layers of int8 activations have to gain: convolutions speed, small linear layers at least nothing less."""
-    from gearshift.kernels.linear_view import is_linear
+    from gearshift.layers.linear_view import is_linear
 
     if is_linear(layer):
         return 1.0 if layer.weight.numel() <= SMALL else None
@@ -263,7 +263,7 @@ class Report:
 
 def tell_activations(context: Context, twins: Iterable[Any]) -> None:
     """Say it where layers round not only weights."""
-    from gearshift.kernels.linear_view import inside
+    from gearshift.layers.linear_view import inside
 
     ways: dict[str, int] = {}
     for twin in twins:

@@ -50,7 +50,7 @@ class Awq(Calibrating):
     def _seen(self, block: Any, groups: list[list[Any]]) -> list[Any]:
         """What the layers of each group are given, seen in one run of the block on the data."""
         from gearshift.kernels.channel_scales import Activity
-        from gearshift.kernels.linear_view import matrix
+        from gearshift.layers.linear_view import matrix
 
         seen = {layers[0]: Activity(matrix(layers[0]).shape[1], GROUP, layers[0].weight.device) for layers in groups}
         block.watch({layer: activity.see for layer, activity in seen.items()})
@@ -61,7 +61,7 @@ class Awq(Calibrating):
         import torch
 
         from gearshift.kernels.channel_scales import found_scales
-        from gearshift.kernels.linear_view import matrix
+        from gearshift.layers.linear_view import matrix
         from gearshift.models.scale_folding import find_source
 
         source = find_source(block, layers, config)
@@ -78,7 +78,7 @@ class Awq(Calibrating):
     def _rounded(self, layer: Any, activity: Any, scales: Any, folded: bool, errors: list) -> tuple[Any, Any]:
         from gearshift.kernels.channel_scales import rounded
         from gearshift.kernels.grouped import dequantize, quantize
-        from gearshift.kernels.linear_view import matrix
+        from gearshift.layers.linear_view import matrix
 
         weight = matrix(layer).detach().float() * (1 if folded else scales)
         grouped = rounded(weight, activity, scales, BITS)

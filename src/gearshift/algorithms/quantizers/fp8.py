@@ -22,7 +22,7 @@ class Fp8(LayerQuantizer):
     facts = quantizer_facts()
 
     def prepare(self, model: Any, context: Context, places: list[Place]) -> None:
-        from gearshift.kernels.fp8 import multiplies
+        from gearshift.layers.float8 import multiplies
 
         devices = {place.layer.weight.device for place in places}
         if places and not any(multiplies(device) for device in devices):
@@ -32,7 +32,7 @@ class Fp8(LayerQuantizer):
             )
 
     def twin(self, layer: Any, place: Place, prepared: None, context: Context) -> Any:
-        from gearshift.kernels.fp8 import Fp8Linear
+        from gearshift.layers.float8 import Fp8Linear
 
         twin = Fp8Linear.from_float(layer)
         lost = (twin.weight == 0) & (layer.weight != 0)
@@ -44,12 +44,12 @@ class Fp8(LayerQuantizer):
     saved_fields: ClassVar = saved_layers(fields({"format": text(r"\w+", "the name of a format", most=20)}))
 
     def keepsake(self, twin: Any) -> dict[str, str]:
-        from gearshift.kernels.fp8 import FORMATS
+        from gearshift.layers.float8 import FORMATS
 
         return {"format": next(name for name, dtype in FORMATS.items() if dtype == twin.qweight.dtype)}
 
     def skeleton(self, layer: Any, kept: dict[str, str]) -> Any:
-        from gearshift.kernels.fp8 import Fp8Linear
+        from gearshift.layers.float8 import Fp8Linear
 
         sizes = (layer.in_features, layer.out_features, layer.bias is not None, "meta", layer.weight.dtype)
         return Fp8Linear(*sizes, kept["format"]).eval()

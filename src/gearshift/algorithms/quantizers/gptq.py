@@ -51,7 +51,7 @@ class Gptq(Calibrating):
         """Weights of layers with a common input, which the layers are given for what comes after them."""
         from gearshift.kernels.compensate import Gram, compensated
         from gearshift.kernels.grouped import dequantize, quantize
-        from gearshift.kernels.linear_view import matrix
+        from gearshift.layers.linear_view import matrix
         from gearshift.models.calibration import put_matrix
 
         gram = Gram(matrix(layers[0]).shape[1], layers[0].weight.device)

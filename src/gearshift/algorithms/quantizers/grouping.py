@@ -27,7 +27,7 @@ class Grouping(LayerQuantizer, base=True):
 
     def grouped_twin(self, layer: Any, grouped: Any, input_scale: Any = None) -> Any:
         """The layer of these weights in the place of a float one."""
-        from gearshift.kernels.grouped_linear import GroupedLinear
+        from gearshift.layers.grouped import GroupedLinear
 
         more = {k: v for k, v in self.layout().items() if k not in ("bits", "group")}
         return GroupedLinear.of(layer, grouped, input_scale, **more)
@@ -38,7 +38,7 @@ class Grouping(LayerQuantizer, base=True):
         return {"bits": twin.bits, "group": twin.group, "scaled_input": twin.input_scale is not None}
 
     def skeleton(self, layer: Any, kept: dict[str, Any]) -> Any:
-        from gearshift.kernels.grouped_linear import GroupedLinear
+        from gearshift.layers.grouped import GroupedLinear
 
         sizes = layer.in_features, layer.out_features, layer.bias is not None, "meta", layer.weight.dtype
         return GroupedLinear(*sizes, **{**self.layout(), **kept}).eval()

@@ -54,7 +54,7 @@ class Higgs(LayerQuantizer):
 
     def twin(self, layer: Any, place: Place, prepared: Any, context: Context) -> Any:
         from gearshift.kernels.hadamard import LEAST
-        from gearshift.kernels.higgs_linear import HiggsLinear
+        from gearshift.layers.higgs import HiggsLinear
 
         rows = context.recipe.batch_size if place.input is None else place.input.shape[0]
         sizes = self.group_size, self.hadamard_size
@@ -67,7 +67,7 @@ class Higgs(LayerQuantizer):
         return {"block": twin.block, "group": twin.group, "rows": twin.rows}
 
     def skeleton(self, layer: Any, kept: Any) -> Any:
-        from gearshift.kernels.higgs_linear import HiggsLinear
+        from gearshift.layers.higgs import HiggsLinear
 
         sizes = layer.in_features, layer.out_features, layer.bias is not None, "meta", layer.weight.dtype
         return HiggsLinear(*sizes, bits=self.weight_bits, p=self.p, **kept).eval()

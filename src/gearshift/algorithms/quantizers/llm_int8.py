@@ -42,7 +42,7 @@ class LlmInt8(LayerQuantizer):
         return stay
 
     def twin(self, layer: Any, place: Place, prepared: set[str], context: Context) -> Any:
-        from gearshift.kernels.bitsandbytes_linear import FourBitLinear, HostLinear, LLMInt8Linear
+        from gearshift.layers.vendors.bitsandbytes import FourBitLinear, HostLinear, LLMInt8Linear
 
         if str(place) in prepared:
             return HostLinear.from_float(layer)
@@ -55,12 +55,12 @@ class LlmInt8(LayerQuantizer):
     saved_fields: ClassVar = saved_layers(maybe(fields({"on_host": flag})))
 
     def keepsake(self, twin: Any) -> Any:
-        from gearshift.kernels.bitsandbytes_linear import HostLinear
+        from gearshift.layers.vendors.bitsandbytes import HostLinear
 
         return {"on_host": True} if isinstance(twin, HostLinear) else None
 
     def skeleton(self, layer: Any, kept: Any) -> Any:
-        from gearshift.kernels.bitsandbytes_linear import FourBitLinear, HostLinear, LLMInt8Linear
+        from gearshift.layers.vendors.bitsandbytes import FourBitLinear, HostLinear, LLMInt8Linear
 
         sizes = (layer.in_features, layer.out_features, layer.bias is not None, "meta")
         if kept is not None:
@@ -84,7 +84,7 @@ class LlmInt8(LayerQuantizer):
         return stay
 
     def _stored_bytes(self, layer: Any) -> int:
-        from gearshift.kernels.linear_view import as_linear
+        from gearshift.layers.linear_view import as_linear
 
         return sum(buffer.nbytes for buffer in self.skeleton(as_linear(layer), None).buffers())
 

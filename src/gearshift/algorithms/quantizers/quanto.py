@@ -72,6 +72,6 @@ class Quanto(LayerQuantizer):
         from gearshift.core.extras import need
 
         need("optimum.quanto", "quanto", self.name)
-        from gearshift.kernels import quanto_linear
+        from gearshift.layers.vendors import quanto
 
-        return quanto_linear
+        return quanto

@@ -28,7 +28,7 @@ class TorchDynamic(LayerQuantizer):
         return (*super().types(), nn.Conv2d)
 
     def twin(self, layer: Any, place: Place, prepared: None, context: Context) -> Any:
-        from gearshift.kernels.speed import int8_twin
+        from gearshift.layers.int8_conv import int8_twin
 
         return int8_twin(layer, unsigned=self.weight_bits == "quint8")
 
@@ -36,6 +36,6 @@ class TorchDynamic(LayerQuantizer):
         return least_int8_speed(layer)
 
     def skeleton(self, layer: Any, kept: Any) -> Any:
-        from gearshift.kernels.skeleton import int8_skeleton
+        from gearshift.layers.skeleton import int8_skeleton
 
         return int8_skeleton(layer, self.weight_bits == "quint8")

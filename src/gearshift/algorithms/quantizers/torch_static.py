@@ -66,8 +66,8 @@ class TorchStatic(LayerQuantizer):
     def twin(self, layer: Any, place: Place, prepared: dict[Any, Any], context: Context) -> Any:
         from torch import nn
 
-        from gearshift.kernels.conv import supports
-        from gearshift.kernels.static_layers import StaticInt8Conv2d, StaticInt8Linear
+        from gearshift.layers.int8_conv import supports
+        from gearshift.layers.static_int8 import StaticInt8Conv2d, StaticInt8Linear
 
         fixed = _range(prepared[place.layer], layer)
         if fixed is None:
@@ -81,7 +81,7 @@ class TorchStatic(LayerQuantizer):
         return least_int8_speed(layer)
 
     def skeleton(self, layer: Any, kept: Any) -> Any:
-        from gearshift.kernels.static_layers import static_skeleton
+        from gearshift.layers.static_int8 import static_skeleton
 
         return static_skeleton(layer, self.weight_bits == "quint8", self.qobserver == PER_CHANNEL)
 
@@ -100,7 +100,7 @@ class TorchStatic(LayerQuantizer):
         import torch
         from torch.ao.quantization import observer
 
-        from gearshift.kernels.linear_view import is_linear
+        from gearshift.layers.linear_view import is_linear
 
         kind = getattr(torch, self.act_bits)
         if self.qobserver != PER_CHANNEL:
@@ -113,7 +113,7 @@ class TorchStatic(LayerQuantizer):
 
 def _channels_last(layer: Any, x: Any) -> Any:
     """An input with its channels at the end."""
-    from gearshift.kernels.linear_view import is_linear
+    from gearshift.layers.linear_view import is_linear
 
     return x.float() if is_linear(layer) else x.float().movedim(-3, -1)
 

@@ -58,7 +58,7 @@ class Torchao(LayerQuantizer):
             )
 
     def twin(self, layer: Any, place: Place, prepared: None, context: Context) -> Any:
-        from gearshift.kernels.torchao_linear import GROUPS, TorchaoLinear, group_of
+        from gearshift.layers.vendors.torchao import GROUPS, TorchaoLinear, group_of
 
         for word in self.excluded_modules.split("+"):
             if word in NAMES and matches(place.path, [NAMES[word]]):
@@ -75,6 +75,6 @@ class Torchao(LayerQuantizer):
         return {"tiled": twin.tiled}
 
     def skeleton(self, layer: Any, kept: dict[str, bool]) -> Any:
-        from gearshift.kernels.torchao_linear import TorchaoLinear
+        from gearshift.layers.vendors.torchao import TorchaoLinear
 
         return TorchaoLinear.from_float(layer.to("meta"), self.quant_type, kept["tiled"]).eval()

@@ -63,7 +63,7 @@ class TorchaoAutoquant(LayerQuantizer):
         return str(twin.candidate)
 
     def skeleton(self, layer: Any, kept: str) -> Any:
-        from gearshift.kernels.candidates import CANDIDATES
+        from gearshift.layers.candidates import CANDIDATES
 
         return CANDIDATES[kept].make(layer.to("meta")).eval()
 
@@ -134,7 +134,7 @@ class Trials:
         """The fastest candidate that is near enough to the float layer, or why the layer is left."""
         import torch
 
-        from gearshift.kernels.candidates import candidates
+        from gearshift.layers.candidates import candidates
 
         if seen is None:
             return "no call of the model is known in which its speed could be measured; give data"

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from gearshift.kernels.lazy_weight import Source
-from gearshift.kernels.quantized_layer import QuantizedLayer
+from gearshift.layers.base import QuantizedLayer
+from gearshift.layers.lazy_weight import Source
 
 
 class QuantizedConv1D(QuantizedLayer, Conv1D):

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from gearshift.algorithms.quantizers import sqnr
-from gearshift.kernels import fp8
-from gearshift.kernels.fp8 import FORMATS, Fp8Linear, rounded, scaled_product, widened
+from gearshift.layers import float8
+from gearshift.layers.float8 import FORMATS, Fp8Linear, rounded, scaled_product, widened
 
 both_formats = pytest.mark.parametrize("format", FORMATS)
 
@@ -59,14 +59,14 @@ def test_a_layer_multiplies_in_8_bits_where_the_device_does(format: str, monkeyp
     layer, x = Fp8Linear.from_float(nn.Linear(64, 32), format), torch.randn(2, 5, 64)
     stored = layer(x)
     assert torch.allclose(stored, nn.functional.linear(x, layer.weight * 1, layer.bias))
-    monkeypatch.setattr(fp8, "takes", lambda rows, values: True)
+    monkeypatch.setattr(float8, "takes", lambda rows, values: True)
     assert sqnr(stored, layer(x)) > 28
     assert torch.equal(layer(x).flatten(0, 1), scaled_product(x.flatten(0, 1), layer.qweight, layer.scale) + layer.bias)
 
 
 def test_a_cpu_only_stores() -> None:
-    assert not fp8.takes(torch.zeros(1, 64), torch.zeros(32, 64))
-    assert not fp8.multiplies(torch.device("cpu"))
+    assert not float8.takes(torch.zeros(1, 64), torch.zeros(32, 64))
+    assert not float8.multiplies(torch.device("cpu"))
 
 
 @both_formats

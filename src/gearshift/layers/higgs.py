@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from gearshift.kernels import grid_codes, grids, hadamard, higgs_flute
-from gearshift.kernels.frozen import FrozenLinear
+from gearshift.layers.frozen import FrozenLinear
 
 CHUNK = 2**20  # weights that are floats at a time where the activations are rotated: the fastest, and little memory
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from gearshift.core.errors import BadValue
-from gearshift.kernels.lazy_weight import LazyWeight, real
+from gearshift.layers.lazy_weight import LazyWeight, real
 
 SHOWN = ("weight", "bias")
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from gearshift.core.errors import BadValue, GearshiftWarning
-from gearshift.kernels.lazy_weight import LazyWeight, Source, real
+from gearshift.layers.lazy_weight import LazyWeight, Source, real
 
 SLACK = 1.5  # times the squared error of rounding that a weight which was put back may be off
 BURST = 1.0  # seconds between writes that are told apart

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from gearshift.kernels.nested import Nested, nest
-from gearshift.kernels.quantized_layer import QuantizedLayer
+from gearshift.layers.base import QuantizedLayer
 
 PLANES = ("multiplier", "offset", "coarse", "fine", "rest")
 

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from gearshift.core.extras import installed
-from gearshift.kernels import fp8, int8_pack, weight_only_linear
-from gearshift.kernels.modules import Int8Linear
+from gearshift.kernels import int8_pack
+from gearshift.layers import float8, weight_only
+from gearshift.layers.int8 import Int8Linear
 
 
 class Candidate(NamedTuple):
@@ -31,14 +32,14 @@ def candidates(layer: nn.Linear) -> dict[str, Candidate]:
 
 
 def _int8_weights(layer: nn.Linear) -> nn.Module:
-    made = weight_only_linear.from_float(layer, 8)
+    made = weight_only.from_float(layer, 8)
     assert made is not None  # as it is at 4 bits for some sizes
     return made
 
 
 def _torchao(quant_type: str) -> Callable[[nn.Linear], nn.Module]:
     def make(layer: nn.Linear) -> nn.Module:
-        from gearshift.kernels.torchao_linear import TorchaoLinear
+        from gearshift.layers.vendors.torchao import TorchaoLinear
 
         return TorchaoLinear.from_float(layer, quant_type)
 
@@ -53,8 +54,8 @@ def _has_torchao(device: torch.device) -> bool:
 CANDIDATES = {
     "int8": Candidate(Int8Linear.from_float, lambda device: device.type in ("cpu", "cuda")),
     "int8 weights": Candidate(_int8_weights, lambda device: device.type == "cpu"),
-    "float8": Candidate(fp8.Fp8Linear.from_float, fp8.multiplies),
+    "float8": Candidate(float8.Fp8Linear.from_float, float8.multiplies),
     "torchao int8dq": Candidate(_torchao("int8dq"), _has_torchao),
     "torchao int8wo": Candidate(_torchao("int8wo"), _has_torchao),
-    "torchao fp8dq": Candidate(_torchao("fp8dq"), lambda device: _has_torchao(device) and fp8.multiplies(device)),
+    "torchao fp8dq": Candidate(_torchao("fp8dq"), lambda device: _has_torchao(device) and float8.multiplies(device)),
 }

@@ -13,11 +13,11 @@ from transformers.pytorch_utils import Conv1D
 
 from gearshift.algorithms.quantizers import sqnr
 from gearshift.core.errors import BadValue, GearshiftWarning
-from gearshift.kernels.conv import Int8Conv2d
-from gearshift.kernels.lazy_weight import LazyWeight
-from gearshift.kernels.linear_view import as_linear, in_place_of
-from gearshift.kernels.modules import Int8Linear
-from gearshift.kernels.weight_only_linear import from_float
+from gearshift.layers.int8 import Int8Linear
+from gearshift.layers.int8_conv import Int8Conv2d
+from gearshift.layers.lazy_weight import LazyWeight
+from gearshift.layers.linear_view import as_linear, in_place_of
+from gearshift.layers.weight_only import from_float
 
 pytestmark = pytest.mark.filterwarnings("ignore::gearshift.core.errors.GearshiftWarning")
 
@@ -166,7 +166,7 @@ def test_a_weight_that_was_set_aside_for_a_call_comes_back(turned):
 
 
 def test_writes_that_follow_each_other_are_told_once(monkeypatch):
-    monkeypatch.setattr("gearshift.kernels.quantized_layer._newest", -1e9)
+    monkeypatch.setattr("gearshift.layers.base._newest", -1e9)
     layer = Int8Linear.from_float(nn.Linear(16, 8))
     with pytest.warns(GearshiftWarning, match="rounded again") as told:
         layer.weight.data += 1

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from gearshift.kernels import static_int8
-from gearshift.kernels.conv import Int8Conv2d
-from gearshift.kernels.modules import Int8Layer, Int8Linear
 from gearshift.kernels.static_int8 import Fixed
+from gearshift.layers.int8 import Int8Layer, Int8Linear
+from gearshift.layers.int8_conv import Int8Conv2d
 
 
 class StaticInt8Layer(Int8Layer):
@@ -98,7 +98,7 @@ class StaticInt8Conv2d(StaticInt8Layer, Int8Conv2d):
 
     @classmethod
     def of(cls, conv: nn.Conv2d, fixed: Fixed, unsigned: bool = False) -> StaticInt8Conv2d:
-        """Quantize a float layer for which kernels.conv.supports(conv) is True, and which stays as it was."""
+        """Quantize a float layer for which supports(conv) is True, and which stays as it was."""
         layer = static_skeleton(conv, unsigned, bool(fixed.step.ndim))
         layer.fill_with(conv, fixed)
         return layer

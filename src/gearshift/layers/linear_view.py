@@ -47,7 +47,7 @@ def in_place_of(layer: Any, twin: Any) -> Any:
     """What stands in a layer's place for the layer of few bits that was made from `as_linear` of it."""
     if isinstance(layer, nn.Linear) or not is_linear(layer):
         return twin
-    from gearshift.kernels.conv1d import QuantizedConv1D
+    from gearshift.layers.conv1d import QuantizedConv1D
 
     return QuantizedConv1D(twin)
 

@@ -16,9 +16,8 @@ from torch import nn
 from gearshift.algorithms.quantizers import sqnr
 from gearshift.core.errors import GearshiftWarning
 from gearshift.kernels import int8_pack
-from gearshift.kernels.conv import Int8Conv2d, supports
-from gearshift.kernels.modules import Int8Layer, Int8Linear
-from gearshift.kernels.speed import faster_than_float, int8_twin
+from gearshift.layers.int8 import Int8Layer, Int8Linear
+from gearshift.layers.int8_conv import Int8Conv2d, faster_than_float, int8_twin, supports
 
 both_signs = pytest.mark.parametrize("unsigned", [False, True], ids=["qint8", "quint8"])
 both_kinds = pytest.mark.parametrize("kind", ["linear", "conv"])

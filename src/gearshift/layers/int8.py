@@ -9,7 +9,7 @@ from torch import nn
 
 from gearshift.kernels import int8_ops, int8_pack
 from gearshift.kernels.int8 import Quantized, dequantize, quantize_weight
-from gearshift.kernels.quantized_layer import QuantizedLayer
+from gearshift.layers.base import QuantizedLayer
 
 
 class Int8Layer(QuantizedLayer):

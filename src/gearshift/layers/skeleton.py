@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from gearshift.kernels.conv import Int8Conv2d
-from gearshift.kernels.modules import Int8Linear
+from gearshift.layers.int8 import Int8Linear
+from gearshift.layers.int8_conv import Int8Conv2d
 
 
 def int8_skeleton(layer: nn.Linear | nn.Conv2d, unsigned: bool) -> Int8Linear | Int8Conv2d:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from gearshift.kernels.quantized_layer import QuantizedLayer
+from gearshift.layers.base import QuantizedLayer
 
 
 class FrozenLinear(QuantizedLayer, nn.Linear):
