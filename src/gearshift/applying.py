@@ -39,9 +39,9 @@ def problems(model: Any, recipe: Any = None, /, **keywords: Any) -> list[str]:
     device = wanted.device.partition(":")[0] if wanted.device else seen.device
     for algorithm in wanted:
         facts = type(algorithm).facts
-        traits |= algorithm.vouches()
+        traits |= algorithm.assumed_traits()
         lacks = [t.value for t in sorted(facts.needs - traits)]
-        if seen.kind not in facts.kinds and not algorithm.vouches():
+        if seen.kind not in facts.kinds and not algorithm.assumed_traits():
             kinds = " or ".join(sorted(k.value for k in facts.kinds))
             found.append(f"{algorithm.name} is for {kinds}; {type(model).__name__} is taken for {seen.kind.value}.")
         elif lacks:
@@ -78,17 +78,17 @@ def applied(model: M, wanted: Recipe, keep_original: bool, saved: dict[str, Any]
     if wanted.device is not None:
         model.to(wanted.device)  # type: ignore[attr-defined]
     record = record_of(model) or Record()
-    record.refuse_lifted("optimized")
+    record.refuse_disabled("optimized")
     record.settings.update({k: getattr(wanted, k) for k in SAVED_SETTINGS if getattr(wanted, k) is not None})
     record.readers.update({k: getattr(wanted, k) for k in READERS if getattr(wanted, k) is not None})
-    context = Context(wanted, record, keep_original, saved)
+    context = Context(wanted, record, keep_original, loading=bool(saved), saved=saved)
     for algorithm in wanted:
         with aside_for(algorithm, model):
-            algorithm.look(model, context)
+            algorithm.before_recipe(model, context)
     for algorithm in wanted:
         stage = type(algorithm).facts.stage
         place = sum(type(a.algorithm).facts.stage <= stage for a in record.applied)
-        with record.lifted(down_to=place):
+        with record.reverted(down_to=place):
             context.applied = Applied(algorithm)
             with aside_for(algorithm, model):
                 model = algorithm.apply(model, context) or model

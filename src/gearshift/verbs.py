@@ -177,26 +177,26 @@ def disabled(model: M) -> Iterator[M]:
     again; optimizing, planning and saving wait until the block is left.
 
     Raises:
-        CannotLift: if weights were replaced and not kept (`optimize(..., keep_original=True)` keeps them).
+        CannotRestore: if weights were replaced and not kept (`optimize(..., keep_original=True)` keeps them).
     """
     record = _record(model)
     on = record.on
     with Transaction(model):
-        record.lift()
+        record.revert()
     try:
         yield model
     finally:
-        _lay_again(model, record, on)
+        _apply_again(model, record, on)
 
 
-def _lay_again(model: Any, record: Any, on: int) -> None:
+def _apply_again(model: Any, record: Any, on: int) -> None:
     """Put on what a block of `disabled` took off: Ctrl-C waits, and after another error it is tried once more."""
     try:
         with Transaction(model, hold=True):
-            record.lay(on)
+            record.apply(on)
     except BaseException:
         with Transaction(model, hold=True):
-            record.lay(on)
+            record.apply(on)
         raise
 
 
@@ -204,7 +204,7 @@ def restore(model: M) -> M:
     """Take off everything that was done to a model, also inside of `disabled`.
 
     Raises:
-        CannotLift: if weights were replaced and not kept; nothing is taken off then.
+        CannotRestore: if weights were replaced and not kept; nothing is taken off then.
     """
     from gearshift.core.record import attach
 

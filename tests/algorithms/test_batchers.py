@@ -15,7 +15,7 @@ from support.whisper import LANGUAGES, sound, tiny_whisper
 from transformers import WhisperForConditionalGeneration
 
 import gearshift as gs
-from gearshift.core.errors import BadRecipe, BadValue, CannotLift, GearshiftWarning
+from gearshift.core.errors import BadRecipe, BadValue, CannotRestore, GearshiftWarning
 from gearshift.runtimes.speech.audio import RATE
 
 RECIPES = ["ifw", "ifw(weight_bits=32)", "whisper_s2t", "whisper_s2t(int8=True)"]
@@ -170,7 +170,7 @@ def test_quantized_weights_cannot_be_converted():
 
 
 def test_what_is_replaced_cannot_be_restored():
-    with pytest.raises(CannotLift, match="ifw replaced the model by another object"):
+    with pytest.raises(CannotRestore, match="ifw replaced the model by another object"):
         gs.restore(optimized("ifw"))
 
 

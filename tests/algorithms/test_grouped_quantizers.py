@@ -180,7 +180,7 @@ def test_folded_scales_leave_the_float_model_as_it_was():
     assert all(not torch.equal(norm.weight, w) for norm, w in zip(norms, before, strict=True))
     applied = gs.core.record.record_of(tiny.pipe).applied[0]
     for change in applied.changes[1:]:
-        change.lift()  # the float layers with scaled columns, below norms with scaled weights
+        change.revert()  # the float layers with scaled columns, below norms with scaled weights
     assert torch.allclose(tiny.run(), loud, atol=1e-4) and not torch.allclose(loud, plain, atol=1e-2)
 
 

@@ -39,7 +39,7 @@ def llama():
 def both():
     """A plain model and the same with static caches."""
     plain, static = build("llama").pipe, build("llama").pipe
-    StaticGeneration(static, ROOM, 16).lay()
+    StaticGeneration(static, ROOM, 16).apply()
     return plain, static
 
 
@@ -54,14 +54,14 @@ def test_greedy_tokens_are_those_of_plain_generation(llama, batch, tokens):
     given = GREEDY | {"max_new_tokens": 12}
     expected = llama.generate(prompt(batch, tokens), **given)
     change = StaticGeneration(llama, ROOM, 16)
-    change.lay()
+    change.apply()
     for _ in range(2):
         assert torch.equal(llama.generate(prompt(batch, tokens), **given), expected)
     assert len(llama.generate.pool.idle) == 1, "the second call uses the first one's cache"
     twin = copy.deepcopy(llama)
     assert twin.generate.pool is not llama.generate.pool
     assert torch.equal(twin.generate(prompt(batch, tokens), **given), expected)
-    change.lift()
+    change.revert()
     assert "generate" not in vars(llama)
 
 

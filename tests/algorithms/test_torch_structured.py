@@ -26,7 +26,7 @@ from transformers import (
 
 import gearshift as gs
 from gearshift.algorithms.pruners.torch_structured import CRITERIA
-from gearshift.core.errors import BadRecipe, CannotLift, GearshiftError, GearshiftWarning
+from gearshift.core.errors import BadRecipe, CannotRestore, GearshiftError, GearshiftWarning
 from gearshift.models import prunable_groups
 
 KINDS = {
@@ -146,7 +146,7 @@ def test_the_original_comes_back_if_it_was_kept():
     assert torch.equal(tiny.run(), pruned)
     gs.restore(tiny.pipe)
     gs.optimize(tiny.pipe, "torch_structured(sparsity=0.5)")
-    with pytest.raises(CannotLift, match="keep_original"):
+    with pytest.raises(CannotRestore, match="keep_original"):
         gs.restore(tiny.pipe)
 
 

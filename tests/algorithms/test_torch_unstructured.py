@@ -6,7 +6,7 @@ from support.tiny import build
 from torch import nn
 
 import gearshift as gs
-from gearshift.core.errors import CannotLift
+from gearshift.core.errors import CannotRestore
 
 
 def linears(model):
@@ -51,5 +51,5 @@ def test_the_original_comes_back_if_it_was_kept():
     gs.restore(tiny.pipe)
     assert torch.equal(tiny.run(), plain)
     gs.optimize(tiny.pipe, "torch_unstructured(sparsity=0.5)")
-    with pytest.raises(CannotLift, match="keep_original"):
+    with pytest.raises(CannotRestore, match="keep_original"):
         gs.restore(tiny.pipe)

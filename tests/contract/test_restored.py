@@ -11,7 +11,7 @@ from support.registered import optimized, quick, tiny_for  # noqa: F401
 from support.tiny import build
 
 import gearshift as gs
-from gearshift.core.errors import CannotLift
+from gearshift.core.errors import CannotRestore
 from gearshift.core.facts import Trait
 from gearshift.core.registry import registry
 
@@ -32,7 +32,7 @@ def undone(tiny, model, plain):
     try:
         with left_alone():
             gs.restore(model)
-    except CannotLift:
+    except CannotRestore:
         assert gs.status(model).applied and torch.equal(tiny.run(steps=2, pipe=model), changed)
         return False
     assert not gs.status(model).applied and torch.equal(tiny.run(steps=2, pipe=model), plain)
@@ -68,7 +68,7 @@ def test_copies_do_the_same_and_restoring_gives_the_original_or_says_why_not(cls
         loaded = gs.load(tmp_path / "model")
     assert undone(tiny, tiny.pipe, plain)
     if not undone(tiny, loaded, plain):
-        with pytest.raises(CannotLift, match=rf"{cls.name} .*originals"):
+        with pytest.raises(CannotRestore, match=rf"{cls.name} .*originals"):
             gs.restore(loaded)
         return
     gs.save(loaded, tmp_path / "again")
@@ -80,5 +80,5 @@ def test_a_model_that_another_engine_runs_says_why_it_cannot_be_restored_after_l
     model = gs.optimize(build("llama").pipe, "c_generate")
     gs.save(model, tmp_path / "model")
     for made in (model, gs.load(tmp_path / "model")):
-        with pytest.raises(CannotLift, match="load the original model again"):
+        with pytest.raises(CannotRestore, match="load the original model again"):
             gs.restore(made)

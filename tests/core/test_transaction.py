@@ -95,13 +95,13 @@ def test_the_end_of_disabled_cannot_be_broken_off(monkeypatch):
     tiny = build("dit")
     gs.optimize(tiny.pipe, "fora")
     before, record = look(tiny.pipe), record_of(tiny.pipe)
-    lay = type(record).lay
+    again = type(record).apply
 
     def interrupted(self, up_to):
         signal.raise_signal(signal.SIGINT)
-        lay(self, up_to)
+        again(self, up_to)
 
-    monkeypatch.setattr(type(record), "lay", interrupted)
+    monkeypatch.setattr(type(record), "apply", interrupted)
     with pytest.raises(KeyboardInterrupt), gs.disabled(tiny.pipe):
         pass
     assert not apart(before, look(tiny.pipe)) and record.on == 1

@@ -5,7 +5,7 @@ import torch
 from support.tiny import build
 
 import gearshift as gs
-from gearshift.core.errors import BadRecipe, CannotLift, GearshiftError, GearshiftWarning, MissingExtra, WrongModel
+from gearshift.core.errors import BadRecipe, CannotRestore, GearshiftError, GearshiftWarning, MissingExtra, WrongModel
 from gearshift.core.extras import need
 from gearshift.models import in_place
 from gearshift.models.in_place import seconds_of
@@ -91,7 +91,7 @@ def test_replaced_weights_come_back_only_if_they_were_kept(recipe):
             assert torch.equal(tiny.run(), changed)
             assert torch.equal((gs.restore(tiny.pipe), tiny.run())[1], plain)
         else:
-            with pytest.raises(CannotLift, match="keep_original"):
+            with pytest.raises(CannotRestore, match="keep_original"):
                 gs.restore(tiny.pipe)
             assert torch.equal(tiny.run(), changed)
 

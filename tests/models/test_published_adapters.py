@@ -9,7 +9,7 @@ from support.tiny import build
 
 import gearshift as gs
 from gearshift.algorithms.distillers.hyper import SOURCE
-from gearshift.core.errors import BadRecipe, BadValue, CannotLift, GearshiftError
+from gearshift.core.errors import BadRecipe, BadValue, CannotRestore, GearshiftError
 from gearshift.models.adapters import adapter
 
 
@@ -124,7 +124,7 @@ def test_a_merged_adapter_can_be_taken_off_if_the_original_is_kept(with_adapter)
     assert torch.equal(tiny.run(steps=3), merged) and not torch.equal(merged, plain)
     gs.restore(tiny.pipe)
     assert torch.equal(tiny.run(steps=3), plain)
-    with pytest.raises(CannotLift, match="keep_original"):
+    with pytest.raises(CannotRestore, match="keep_original"):
         gs.restore(with_adapter("sd", "lcm.safetensors").pipe)
 
 

@@ -11,7 +11,7 @@ from support.runs import Stop
 from support.tiny import build
 
 import gearshift as gs
-from gearshift.core.errors import BadRecipe, BadValue, CannotLift, GearshiftWarning
+from gearshift.core.errors import BadRecipe, BadValue, CannotRestore, GearshiftWarning
 from gearshift.planner.gears import assign
 from gearshift.precision import Precision, PrecisionCapabilities, PrecisionProfile, PrecisionZone, quick_schedule
 from gearshift.precision.gear_timing import time_gears
@@ -99,7 +99,7 @@ def test_the_store_alone_frees_the_original_and_saves_what_it_stands_for(tmp_pat
     torch.testing.assert_close(layer.state_dict()["weight"], original, rtol=0, atol=1e-3)
     output = tiny.run(steps=8)
     assert torch.equal(tiny.run(steps=8, pipe=copy.deepcopy(tiny.pipe)), output)
-    with pytest.raises(CannotLift, match="store='nested'"):
+    with pytest.raises(CannotRestore, match="store='nested'"):
         gs.restore(tiny.pipe)
     gs.save(tiny.pipe, tmp_path / "folder")
     assert torch.equal(tiny.run(steps=8, pipe=gs.load(tmp_path / "folder")), output)

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GenerationConfig, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
 import gearshift as gs
-from gearshift.core.errors import BadRecipe, BadValue, BrokenFolder, CannotLift, GearshiftError, GearshiftWarning
+from gearshift.core.errors import BadRecipe, BadValue, BrokenFolder, CannotRestore, GearshiftError, GearshiftWarning
 from gearshift.zoo.language import load_language, validation_text
 
 pytest.importorskip("ctranslate2")
@@ -193,7 +193,7 @@ def test_a_trained_model_writes_the_same_text():
 
 
 def test_the_original_cannot_come_back(llama):
-    with pytest.raises(CannotLift, match="c_generate replaced the model by another object"):
+    with pytest.raises(CannotRestore, match="c_generate replaced the model by another object"):
         gs.restore(converted("llama"))
 
 

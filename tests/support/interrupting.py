@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 import gearshift
+from gearshift.core.change import Change
 from gearshift.core.context import Context
 from gearshift.core.model import parts
 from gearshift.core.snapshot import Snapshot
@@ -55,11 +56,15 @@ class Lines:
     def _line(self, frame, event, arg):
         if event == "line":
             self.count += 1
-            if frame.f_code.co_name in ("lay", "put", "stand"):
+            if frame.f_code.co_name in ("put", "stand") or _applies_a_change(frame):
                 self.laying.append(self.count)
             if self.count == self.at:
                 raise self.error
         return self._line
+
+
+def _applies_a_change(frame):
+    return frame.f_code.co_name == "apply" and isinstance(frame.f_locals.get("self"), Change)
 
 
 def look(model, same=True):

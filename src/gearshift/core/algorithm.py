@@ -103,7 +103,7 @@ class Algorithm:
         """Sentences about parameters that do not fit each other; none by default."""
         return []
 
-    def vouches(self) -> frozenset[Trait]:
+    def assumed_traits(self) -> frozenset[Trait]:
         """Traits that the caller says the model has, where gearshift cannot see them; none by default."""
         return frozenset()
 
@@ -111,7 +111,7 @@ class Algorithm:
         """Sentences about what this model lacks, beyond the declared traits; nothing is changed."""
         return []
 
-    def look(self, model: Any, context: Context) -> None:
+    def before_recipe(self, model: Any, context: Context) -> None:
         """See the model before anything of the recipe is applied: what it answers now can be kept in `context.seen`."""
 
     def apply(self, model: Any, context: Context) -> Any:

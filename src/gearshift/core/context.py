@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gearshift.core.change import Change
 from gearshift.core.errors import GearshiftWarning
 from gearshift.core.recipe import Recipe
-from gearshift.core.record import Applied, Change, Record
+from gearshift.core.record import Applied, Record
 
 
 @dataclass
@@ -20,6 +21,7 @@ class Context:
         recipe: the recipe being applied.
         record: the model's record.
         keep_original: whether weights that an algorithm replaces are kept, so that they can be brought back.
+        loading: what was found before is in `saved` and `files`, from a saved folder or a plan: measure nothing anew.
         saved: what `applied.saved` held when the folder was written, while a model is rebuilt from one; else empty.
         files: the files kept with it, likewise.
         seen: what algorithms kept of the model as it was before the recipe, by algorithm name.
@@ -28,15 +30,16 @@ class Context:
     recipe: Recipe
     record: Record
     keep_original: bool = False
+    loading: bool = False
     saved: dict[str, Any] = field(default_factory=dict)
     files: dict[str, Path] = field(default_factory=dict)
     seen: dict[str, Any] = field(default_factory=dict)
     applied: Applied | None = None
 
     def change(self, change: Change) -> None:
-        """Lay a change on the model and keep it in the record."""
+        """Apply a change to the model and keep it in the record."""
         assert self.applied is not None
-        change.lay()
+        change.apply()
         self.applied.changes.append(change)
 
     def note(self, sentence: str) -> None:

@@ -52,7 +52,7 @@ class BrokenFolder(GearshiftError, OSError):
     """A saved folder that is not there, incomplete, altered or written by something else."""
 
 
-class CannotLift(GearshiftError, RuntimeError):
+class CannotRestore(GearshiftError, RuntimeError):
     """The original cannot be brought back because its weights were not kept."""
 
 
@@ -94,3 +94,6 @@ def _brief() -> reprlib.Repr:
 
 
 _BRIEF = _brief()
+
+
+CannotLift = CannotRestore  # deprecated alias

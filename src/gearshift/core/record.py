@@ -6,26 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from gearshift.core.algorithm import Algorithm
-from gearshift.core.errors import CannotLift, GearshiftError
+from gearshift.core.change import Change
+from gearshift.core.errors import CannotRestore, GearshiftError
 from gearshift.core.model import parts
 
 ATTRIBUTE = "_gearshift_record"
-
-
-class Change(Protocol):
-    """One change of a model that can be taken off and laid on again."""
-
-    def lay(self) -> None:
-        """Put it on."""
-
-    def lift(self) -> None:
-        """Take it off, leaving the original bit for bit."""
-
-    def why_not(self) -> str | None:
-        """Why it cannot be taken off; None if it can."""
 
 
 @dataclass
@@ -33,7 +21,7 @@ class Applied:
     """One algorithm as it was applied.
 
     Attributes:
-        changes: in the order they were laid.
+        changes: in the order they were applied.
         notes: sentences for the user.
         figures: what was measured while applying.
         saved: plain data that a saved folder keeps for `rebuild`.
@@ -47,9 +35,14 @@ class Applied:
     saved: dict[str, Any] = field(default_factory=dict)
     files: dict[str, Path] = field(default_factory=dict)
 
-    def why_not(self) -> str | None:
-        """Why it cannot be taken off; None if it can."""
-        return next((reason for change in self.changes if (reason := change.why_not())), None)
+    def irreversible_reason(self, exact: bool = True) -> str | None:
+        """Why it cannot be taken off; None if it can.
+
+        Args:
+            exact: nothing but the original will do; else also what a change gives back instead.
+        """
+        asked = (change for change in self.changes if exact or not change.gives_back)
+        return next((reason for change in asked if (reason := change.irreversible_reason())), None)
 
 
 @dataclass
@@ -58,7 +51,7 @@ class Record:
 
     Attributes:
         applied: algorithms in the order of application.
-        on: how many of them are on; fewer than all inside of `lifted`.
+        on: how many of them are on; fewer than all inside of `reverted`.
         settings: the settings that the recipes carried.
         readers: the tokenizer and processor that they carried.
         figures: what was measured of the model as a whole.
@@ -74,32 +67,33 @@ class Record:
     last_run: Any = None
     closed: bool = False
 
-    def lift(self, down_to: int = 0, exact: bool = True) -> None:
+    def revert(self, down_to: int = 0, exact: bool = True) -> None:
         """Take changes off, newest first, until `down_to` algorithms are left on.
 
         Args:
-            exact: nothing but the original will do; else what a change can give back, from which it is laid on again.
+            exact: nothing but the original will do. False also takes what a change gives back (`Change.gives_back`) and
+                is for a transaction that keeps nothing: applied again to that, a change may not be what it was.
 
         Raises:
-            CannotLift: with every reason, before anything is taken off.
+            CannotRestore: with every reason, before anything is taken off.
         """
         going = self.applied[down_to : self.on]
-        reasons = [reason for applied in going if (reason := applied.why_not())]
-        if reasons and exact:
-            raise CannotLift(" ".join(reasons))
+        reasons = [reason for applied in going if (reason := applied.irreversible_reason(exact))]
+        if reasons:
+            raise CannotRestore(" ".join(reasons))
         for applied in reversed(going):
             for change in reversed(applied.changes):
-                change.lift()
+                change.revert()
         self.on = min(self.on, down_to)
 
-    def lay(self, up_to: int) -> None:
+    def apply(self, up_to: int) -> None:
         """Put changes on again, oldest first, until `up_to` algorithms are on."""
         for applied in self.applied[self.on : up_to]:
             for change in applied.changes:
-                change.lay()
+                change.apply()
         self.on = max(self.on, min(up_to, len(self.applied)))
 
-    def refuse_lifted(self, done: str) -> None:
+    def refuse_disabled(self, done: str) -> None:
         """Raise GearshiftError inside of `disabled`.
 
         Args:
@@ -109,24 +103,24 @@ class Record:
             raise GearshiftError(f"A model cannot be {done} inside of `disabled`; leave the block first.")
 
     def insert(self, place: int, applied: Applied) -> None:
-        """Take in an algorithm that was just applied while those from `place` on were lifted."""
+        """Take in an algorithm that was just applied while those from `place` on were reverted."""
         self.applied.insert(place, applied)
         self.on += 1
 
     @contextmanager
-    def lifted(self, down_to: int = 0, exact: bool = True) -> Iterator[None]:
+    def reverted(self, down_to: int = 0, exact: bool = True) -> Iterator[None]:
         """The model without the algorithms from `down_to` on, for the length of a block inside of a transaction.
 
         After an exception nothing is put on again: the transaction puts the model back as a whole.
         """
         off = len(self.applied) - self.on
-        self.lift(down_to, exact)
+        self.revert(down_to, exact)
         yield
-        self.lay(len(self.applied) - off)
+        self.apply(len(self.applied) - off)
 
     def close(self) -> None:
         """Take everything off for good; blocks that are open find nothing to put on again."""
-        self.lift()
+        self.revert()
         self.applied, self.closed = [], True
 
 

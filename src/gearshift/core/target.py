@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from gearshift.core.adapters import base_name, base_of, beneath
+from gearshift.core.change import Change
 
 
 def select(
@@ -45,7 +46,7 @@ def put(root: Any, path: str, module: Any) -> None:
 
 
 @dataclass
-class Swap:
+class Swap(Change):
     """One module in another's place. Without `old` it stays: the original's weights are gone."""
 
     root: Any
@@ -54,13 +55,13 @@ class Swap:
     old: Any
     by: str
 
-    def lay(self) -> None:
+    def apply(self) -> None:
         put(self.root, self.path, self.new)
 
-    def lift(self) -> None:
+    def revert(self) -> None:
         put(self.root, self.path, self.old)
 
-    def why_not(self) -> str | None:
+    def irreversible_reason(self) -> str | None:
         if self.old is not None:
             return None
         return (
@@ -70,7 +71,7 @@ class Swap:
 
 
 @dataclass(eq=False)
-class Written:
+class Written(Change):
     """Parameters that hold other values than before; the others are held by reference and change places with them.
 
     Attributes:
@@ -99,15 +100,15 @@ class Written:
         if self.keep:
             self.held.setdefault(parameter, before)
 
-    def lay(self) -> None:
+    def apply(self) -> None:
         if not self.on:
             self._change_places()
 
-    def lift(self) -> None:
+    def revert(self) -> None:
         if self.on:
             self._change_places()
 
-    def why_not(self) -> str | None:
+    def irreversible_reason(self) -> str | None:
         if self.keep or not self.used:
             return None
         return f"{self.by} {self.did} and the originals were not kept; keep_original=True would have kept them."
@@ -120,34 +121,22 @@ class Written:
 
 
 @dataclass
-class Replaced:
+class Replaced(Change):
     """The whole model gave way to another object: nothing is there to be taken off."""
 
     by: str
 
-    def lay(self) -> None:
-        """The algorithm returned the new object already."""
-
-    def lift(self) -> None:
-        """Never reached: `why_not` gives the reason."""
-
-    def why_not(self) -> str:
+    def irreversible_reason(self) -> str:
         return f"{self.by} replaced the model by another object; load the original model again to have it back."
 
 
 @dataclass
-class Baked:
+class Baked(Change):
     """What was done before the model was saved is in its saved weights: nothing is there to be taken off."""
 
     by: str
 
-    def lay(self) -> None:
-        """The weights have it."""
-
-    def lift(self) -> None:
-        """Never reached: `why_not` gives the reason."""
-
-    def why_not(self) -> str:
+    def irreversible_reason(self) -> str:
         return (
             f"{self.by} was applied before the model was saved, and its folder holds no originals; load the original "
             "model again to have them back."

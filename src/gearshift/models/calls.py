@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from gearshift.core.change import Change
 from gearshift.core.errors import GearshiftWarning
 
 HOOKS = "_gearshift_hooks"
@@ -34,7 +35,7 @@ class Hook:
 
 
 @dataclass(eq=False)
-class Hooked:
+class Hooked(Change):
     """The change that puts a hook around a pipeline's call.
 
     The pipeline's class is replaced by a subclass of the same name whose call asks the hooks; `isinstance` stays.
@@ -43,21 +44,18 @@ class Hooked:
     pipe: Any
     hook: Hook
 
-    def lay(self) -> None:
+    def apply(self) -> None:
         hooks = vars(self.pipe).setdefault(HOOKS, [])
         if not hooks:
             self.pipe.__class__ = _subclass(self.pipe.__class__)
         hooks.append(self.hook)
 
-    def lift(self) -> None:
+    def revert(self) -> None:
         hooks = vars(self.pipe)[HOOKS]
         hooks.remove(self.hook)
         if not hooks:
             del vars(self.pipe)[HOOKS]
             self.pipe.__class__ = type(self.pipe).__mro__[1]
-
-    def why_not(self) -> None:
-        return None
 
 
 @cache

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_leaves
 
+from gearshift.core.change import Change
+
 LISTS = ("_keep_in_fp32_modules", "_keep_in_fp32_modules_strict")  # of transformers and diffusers
 SIDE = 64  # pixels of the image that an autoencoder is tried with
 END = 65504.0  # float16's largest number
@@ -47,21 +49,18 @@ def is_autoencoder(part: Any) -> bool:
 
 
 @dataclass(eq=False)
-class OwnType:
+class OwnType(Change):
     """Calls of an autoencoder in its own type, whatever type the rest of the pipeline hands it."""
 
     part: Any
 
-    def lay(self) -> None:
+    def apply(self) -> None:
         for name in ("encode", "decode"):
             vars(self.part)[name] = _Widened(self.part, name)
 
-    def lift(self) -> None:
+    def revert(self) -> None:
         for name in ("encode", "decode"):
             vars(self.part).pop(name, None)
-
-    def why_not(self) -> None:
-        return None
 
 
 class _Widened:

@@ -78,7 +78,7 @@ def find_source(block: Block, layers: Sequence[Any], config: Any) -> Source | No
             trial.rows(source.module, rows, scales)
             left = (block.output() - before).float().norm()
         finally:
-            trial.lift()
+            trial.revert()
         if left < PROVEN * moved:
             return Source(source.module, rows)
     return None

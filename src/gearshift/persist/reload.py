@@ -139,7 +139,7 @@ def _pipeline(cls: Any, root: Path, manifest: dict[str, Any]) -> Any:
 
 def _context(manifest: dict[str, Any]) -> Context:
     settings = {k: v for k, v in manifest["settings"].items() if k in SAVED_SETTINGS}
-    return Context(Recipe(**settings), Record(settings=settings))
+    return Context(Recipe(**settings), Record(settings=settings), loading=True)
 
 
 def _runtime(cls: Any, root: Path, algorithms: list[Applied], manifest: dict[str, Any], device: str | None) -> Any:

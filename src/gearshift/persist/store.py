@@ -43,7 +43,7 @@ def save(model: Any, folder: str | os.PathLike[str]) -> Path:
             f"{type(model).__module__}.{type(model).__name__} cannot be saved: loading it would run code from outside "
             f"of {', '.join(LIBRARIES)}. Save its state dict yourself, and optimize it after loading."
         )
-    (record_of(model) or Record()).refuse_lifted("saved")
+    (record_of(model) or Record()).refuse_disabled("saved")
     with replacing_folder(target, _ours) as scratch:
         _write(model, scratch)
     return target
@@ -111,7 +111,7 @@ def _write_model(model: Any, record: Record, folder: Path) -> tuple[list[str], d
     changed = sorted({name for a in keeps_weights for name in a.saved.get("parts", [])})
     found = parts(model)
     with Transaction(model, keep=False):
-        record.lift(down_to=first_replayed, exact=False)
+        record.revert(down_to=first_replayed, exact=False)
         adapters = {name: keep_adapters(part, type(part).__name__) for name, part in found.items()}
         with aside(found):
             if "" not in found:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from gearshift.core.change import Change
 from gearshift.core.record import Record
 from gearshift.precision.gears import LOW, Mix
 from gearshift.precision.levels import Precision
@@ -87,17 +88,14 @@ class Gearbox:
 
 
 @dataclass(eq=False)
-class Engaged:
+class Engaged(Change):
     """The change that puts a gearbox at a denoiser."""
 
     gate: Backbone
     box: Gearbox
 
-    def lay(self) -> None:
+    def apply(self) -> None:
         self.gate.gears = self.box
 
-    def lift(self) -> None:
+    def revert(self) -> None:
         self.gate.gears = None
-
-    def why_not(self) -> None:
-        return None

@@ -110,7 +110,7 @@ def is_faster(took: Seconds) -> bool:
 def tell_speed(context: Context, target: str, times: dict[Precision, Seconds]) -> None:
     """Say it where low gears do not save time here."""
     if not times:
-        if not context.saved:
+        if not context.loading:
             context.note("No example call was at hand, so the speed of the gears was not measured.")
         return
     slow = {p: times[p].now / times[p].before for p in LOW if not is_faster(times[p])}

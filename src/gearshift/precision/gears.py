@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from gearshift.core.change import Change
 from gearshift.kernels import int8_ops
 from gearshift.kernels.int8 import Quantized, dequantize
 from gearshift.kernels.nested import Nested, nest
@@ -180,19 +181,20 @@ def _marks(weight: torch.Tensor) -> tuple[Any, ...]:
 
 
 @dataclass(eq=False)
-class Shift:
+class Shift(Change):
     """The change that puts a gear into a layer."""
 
+    gives_back = True
     gate: Geared
     by: str
 
-    def lay(self) -> None:
+    def apply(self) -> None:
         self.gate.stand()
 
-    def lift(self) -> None:
+    def revert(self) -> None:
         self.gate.leave()
 
-    def why_not(self) -> str | None:
+    def irreversible_reason(self) -> str | None:
         if not self.gate.alone:
             return None
         return f"{self.by} keeps the nested store alone (store='nested'): the original weights are gone."

@@ -70,7 +70,7 @@ class Backbone(Gate):
     def leave(self) -> None:
         super().leave()
         for clock in self.clocks:
-            clock.lift()
+            clock.revert()
         self.clocks.clear()
         sweep()
 
@@ -151,9 +151,9 @@ class Backbone(Gate):
 
     def _listen(self, scheduler: Any) -> None:
         self.clocks.append(Clock(scheduler))
-        self.clocks[-1].lay()
+        self.clocks[-1].apply()
         for old in self.clocks[:-CLOCKS_KEPT]:
-            old.lift()
+            old.revert()
         del self.clocks[:-CLOCKS_KEPT]
 
 

@@ -7,6 +7,7 @@ import sys
 from types import FrameType
 from typing import Any
 
+from gearshift.core.change import Change
 from gearshift.steps.keeping import look_after, pipeline_of
 from gearshift.steps.opened import sweep, use
 from gearshift.steps.run import Run, current, open_run, opened
@@ -106,21 +107,18 @@ def _number(timestep: Any, run: Run) -> float | None:
         return None
 
 
-class Clock:
+class Clock(Change):
     """The change that makes a scheduler's calls heard."""
 
     def __init__(self, scheduler: Any) -> None:
         self.scheduler = scheduler
 
-    def lay(self) -> None:
+    def apply(self) -> None:
         for name in CALLS:
             vars(self.scheduler)[name] = Heard(self.scheduler, name)
 
-    def lift(self) -> None:
+    def revert(self) -> None:
         held = vars(self.scheduler)
         for name in CALLS:
             if isinstance(held.get(name), Heard):
                 del held[name]
-
-    def why_not(self) -> None:
-        return None

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
+from gearshift.core.change import Change
 from gearshift.core.context import Context
 from gearshift.core.errors import WrongModel
 from gearshift.core.model import parts
@@ -24,40 +25,34 @@ Site = Callable[[Any, Denoiser], list[list[Any]]]
 
 
 @dataclass(eq=False)
-class Standing:
+class Standing(Change):
     """A gate in a module's place."""
 
     gate: Gate
 
-    def lay(self) -> None:
+    def apply(self) -> None:
         self.gate.stand()
 
-    def lift(self) -> None:
+    def revert(self) -> None:
         self.gate.leave()
-
-    def why_not(self) -> None:
-        return None
 
 
 @dataclass(eq=False)
-class Ruling:
+class Ruling(Change):
     """A rule at the gates of some places."""
 
     rule: Rule
     places: list[Place]
 
-    def lay(self) -> None:
+    def apply(self) -> None:
         for place in self.places:
             for gate in place.gates:
                 gate.rule, gate.place = self.rule, place
 
-    def lift(self) -> None:
+    def revert(self) -> None:
         for place in self.places:
             for gate in place.gates:
                 gate.rule = gate.place = None
-
-    def why_not(self) -> None:
-        return None
 
 
 @dataclass(frozen=True)
@@ -129,7 +124,7 @@ def watched(model: Any) -> Iterator[None]:
     clock = Clock(scheduler) if is_scheduler(scheduler) and not is_heard(scheduler) else None
     try:
         if clock is not None:
-            clock.lay()
+            clock.apply()
         for module in denoisers(model).values():
             if gate_of(module) is None:
                 gates.append(Backbone(module, describe_denoiser(module)))
@@ -139,7 +134,7 @@ def watched(model: Any) -> Iterator[None]:
         for gate in gates:
             gate.leave()
         if clock is not None:
-            clock.lift()
+            clock.revert()
 
 
 def gate_at(module: Any, context: Context) -> Gate:

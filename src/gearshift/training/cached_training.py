@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from gearshift.core.change import Change
 from gearshift.core.context import Context
 from gearshift.core.facts import Family
-from gearshift.core.record import Applied, Change
+from gearshift.core.record import Applied
 from gearshift.steps.clock import Clock
 from gearshift.steps.decision import Action
 from gearshift.steps.install import Standing
@@ -113,7 +114,7 @@ def cachers_on(model: Any, context: Context) -> Iterator[list[str]]:
             gates = held.changes if is_cacher(held.algorithm) else _gates(held)
             laid.append(Applied(held.algorithm, gates))
             for change in gates:
-                change.lay()
+                change.apply()
         for algorithm in filter(is_cacher, context.recipe):
             laid.append(Applied(algorithm))
             algorithm.apply(model, replace(context, applied=laid[-1]))
@@ -121,7 +122,7 @@ def cachers_on(model: Any, context: Context) -> Iterator[list[str]]:
     finally:
         for applied in reversed(laid):
             for change in reversed(applied.changes):
-                change.lift()
+                change.revert()
         record.last_run = last
 
 

@@ -110,7 +110,7 @@ def merged(students: Students, context: Context, paths: Paths) -> Paths:
                 continue
             delta = update.update().detach()
             swap = next(c for c in context.applied.changes if isinstance(c, Swap) and c.new is update)
-            swap.lift()
+            swap.revert()
             context.applied.changes.remove(swap)
             weight = update.base.weight
             sums.put(weight, weight.detach().float() + delta.to(weight.device))

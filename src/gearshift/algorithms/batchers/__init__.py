@@ -49,7 +49,7 @@ class Batcher(Algorithm):
             found.append(f"{self.name}: {error}")
         return found
 
-    def look(self, model: Any, context: Context) -> None:
+    def before_recipe(self, model: Any, context: Context) -> None:
         """Keep the processor: a converted model no longer knows where its weights came from."""
         context.seen[self.name] = _processor(model, context)
 

@@ -55,7 +55,7 @@ def speed_param() -> Any:
 
 
 def custom_param() -> Any:
-    """Whether the caller vouches for the model; `vouches` then answers with `VOUCHED`."""
+    """Whether the caller vouches for the model; `assumed_traits` then answers with `VOUCHED`."""
     return param(
         False,
         choices=(True, False),

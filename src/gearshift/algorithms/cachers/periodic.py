@@ -19,7 +19,7 @@ class Periodic(Algorithm):
     cache_mode: str = mode_param()
     custom_model: bool = custom_param()
 
-    def vouches(self) -> frozenset[Trait]:
+    def assumed_traits(self) -> frozenset[Trait]:
         return VOUCHED if self.custom_model else frozenset()
 
     def apply(self, model: Any, context: Context) -> None:

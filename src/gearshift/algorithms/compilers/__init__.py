@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from gearshift.core.change import Change
 from gearshift.core.context import Context
 from gearshift.core.facts import ANY_KIND, Facts, Family, Kind, Slot, Stage, Trait
 
@@ -29,20 +30,17 @@ def compiler_facts(kinds: frozenset[Kind] = ANY_KIND, **more: Any) -> Facts:
 
 
 @dataclass(eq=False)
-class Compiling:
+class Compiling(Change):
     """A gate with a compiled forward behind it; hooks of other libraries stand around both."""
 
     gate: Any
     compiled: Any
 
-    def lay(self) -> None:
+    def apply(self) -> None:
         self.gate.compiled = self.compiled
 
-    def lift(self) -> None:
+    def revert(self) -> None:
         self.gate.compiled = None
-
-    def why_not(self) -> None:
-        return None
 
 
 def compile_behind(model: Any, context: Context, make: Callable[[Any], Any], blocks: bool = False) -> None:

@@ -7,11 +7,12 @@ from typing import Any
 from gearshift.algorithms.compilers import around_gates
 from gearshift.algorithms.compilers.tally import Tally
 from gearshift.algorithms.compilers.torch_compile import Compiled
+from gearshift.core.change import Change
 
 OPTIONS = {"mode": "default", "backend": "inductor", "fullgraph": False, "dynamic": None}
 
 
-class CompiledLater:
+class CompiledLater(Change):
     """A gate's module compiled at its calls: whole while no other gates stand inside, around those that do otherwise.
 
     Which gates stand inside is looked at in every call, as cachers may come, go and come back.
@@ -27,15 +28,12 @@ class CompiledLater:
         self._compiled: list[Any] = []  # gates around them that have a compiled forward
         self._own: list[Any] = []  # those of these that stand only for this
 
-    def lay(self) -> None:
+    def apply(self) -> None:
         self.gate.compiled = self
 
-    def lift(self) -> None:
+    def revert(self) -> None:
         self._clear()
         self.gate.compiled = None
-
-    def why_not(self) -> None:
-        return None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         from gearshift.steps.install import gates_below

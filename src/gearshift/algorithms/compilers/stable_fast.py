@@ -8,6 +8,7 @@ from gearshift.algorithms.compilers import compile_behind, compiler_facts
 from gearshift.algorithms.compilers.tally import Tally
 from gearshift.algorithms.compilers.tracing import Traced
 from gearshift.core.algorithm import Algorithm
+from gearshift.core.change import Change
 from gearshift.core.context import Context
 from gearshift.core.facts import Kind
 
@@ -33,20 +34,17 @@ class StableFast(Algorithm):
         compile_behind(model, context, lambda module: Traced(module, tally))
 
 
-class ChannelsLast:
+class ChannelsLast(Change):
     """Convolution weights laid out with channels last, which their kernels take faster; values stay as they are."""
 
     def __init__(self, module: Any) -> None:
         self.module = module
 
-    def lay(self) -> None:
+    def apply(self) -> None:
         self._lay_out("channels_last")
 
-    def lift(self) -> None:
+    def revert(self) -> None:
         self._lay_out("contiguous_format")
-
-    def why_not(self) -> None:
-        return None
 
     def _lay_out(self, layout: str) -> None:
         import torch

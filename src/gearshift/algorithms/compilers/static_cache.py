@@ -8,13 +8,15 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
+from gearshift.core.change import Change
+
 IDLE = 4  # caches that wait for calls of their shape; captured graphs read them where they lie
 UNSET = 20  # transformers' max_length where nobody set one
 SERVED = ("greedy_search", "sample")
 
 
 @dataclass(eq=False)
-class StaticGeneration:
+class StaticGeneration(Change):
     """The change that gives a language model's `generate` static caches.
 
     Attributes:
@@ -28,14 +30,11 @@ class StaticGeneration:
     prompt: int
     notes: list[str] = field(default_factory=list)
 
-    def lay(self) -> None:
+    def apply(self) -> None:
         vars(self.model)["generate"] = _Generate(self.model, self.room, self.prompt, self.notes)
 
-    def lift(self) -> None:
+    def revert(self) -> None:
         vars(self.model).pop("generate", None)
-
-    def why_not(self) -> None:
-        return None
 
 
 class _Generate:

@@ -9,6 +9,7 @@ from gearshift.algorithms.compilers import compile_at, compile_behind, compiler_
 from gearshift.algorithms.compilers.tally import Tally
 from gearshift.algorithms.compilers.tracing import Traced
 from gearshift.core.algorithm import Algorithm
+from gearshift.core.change import Change
 from gearshift.core.context import Context
 from gearshift.core.extras import installed
 from gearshift.core.param import param
@@ -69,17 +70,14 @@ def _attend(model: Any, context: Context) -> None:
     context.note(f"{reason}; attention runs in PyTorch's scaled_dot_product_attention.")
 
 
-class Xformers:
+class Xformers(Change):
     """A pipeline's attention in xformers' kernels."""
 
     def __init__(self, pipe: Any) -> None:
         self.pipe = pipe
 
-    def lay(self) -> None:
+    def apply(self) -> None:
         self.pipe.enable_xformers_memory_efficient_attention()
 
-    def lift(self) -> None:
+    def revert(self) -> None:
         self.pipe.disable_xformers_memory_efficient_attention()
-
-    def why_not(self) -> None:
-        return None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from gearshift.core.algorithm import Algorithm
+from gearshift.core.change import Change
 from gearshift.core.context import Context
 from gearshift.core.errors import BadRecipe
 from gearshift.core.facts import Facts, Family, Kind, Persist, Stage, Trait
@@ -165,21 +166,18 @@ class FewSteps(Hook):
 
 
 @dataclass(eq=False)
-class Rescheduled:
+class Rescheduled(Change):
     """Another scheduler in a pipeline."""
 
     pipe: Any
     scheduler: Any
     held: Any = None
 
-    def lay(self) -> None:
+    def apply(self) -> None:
         self.held, self.pipe.scheduler = self.pipe.scheduler, self.scheduler
 
-    def lift(self) -> None:
+    def revert(self) -> None:
         self.scheduler, self.pipe.scheduler = self.pipe.scheduler, self.held
-
-    def why_not(self) -> None:
-        return None
 
 
 def trailing(scheduler: Any) -> Any:

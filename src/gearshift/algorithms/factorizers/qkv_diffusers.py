@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from gearshift.core.algorithm import Algorithm
+from gearshift.core.change import Change
 from gearshift.core.context import Context
 from gearshift.core.errors import GearshiftError
 from gearshift.core.facts import Facts, Family, Kind, Persist, Stage, Trait
@@ -51,7 +52,7 @@ class QkvDiffusers(Algorithm):
 
 
 @dataclass(eq=False)
-class Fusion:
+class Fusion(Change):
     """Projections of one attention module, fused."""
 
     attention: Any
@@ -59,7 +60,7 @@ class Fusion:
     linears: list[Any] = field(default_factory=list)
     fused: list[Any] = field(default_factory=list)
 
-    def lay(self) -> None:
+    def apply(self) -> None:
         from gearshift.layers.fused import fuse
 
         places = self._places()
@@ -68,7 +69,7 @@ class Fusion:
         for (holder, name), module in zip(places, self.fused, strict=True):
             holder._modules[name] = module
 
-    def lift(self) -> None:
+    def revert(self) -> None:
         from gearshift.layers.fused import unfuse
 
         places = self._places()
@@ -82,9 +83,6 @@ class Fusion:
     def _places(self) -> list[tuple[Any, str]]:
         """Where the projections stand: in the attention module, or in the adapters that were put on them."""
         return [_beneath(self.attention, name) for name in self.names]
-
-    def why_not(self) -> None:
-        return None
 
 
 def _beneath(holder: Any, name: str) -> tuple[Any, str]:

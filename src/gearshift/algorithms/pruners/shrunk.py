@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from itertools import combinations, product
 from typing import Any
 
+from gearshift.core.change import Change
+
 FIELDS = {
     "neurons": r"intermediate|inner|ffn|_ff$|mlp|expert",
     "heads": r"(?<!_)heads?$|_heads?$|n_head|head_kv|kv_heads",
@@ -17,7 +19,7 @@ SEARCHED = 64  # configurations that are tried at most
 
 
 @dataclass(eq=False)
-class Shrunk:
+class Shrunk(Change):
     """The layers of one module, made smaller; originals are kept if asked for.
 
     Attributes:
@@ -36,13 +38,13 @@ class Shrunk:
     told: dict[tuple[str | None, str], tuple[Any, Any]] = field(default_factory=dict)
     groups: dict[tuple[str, str], tuple[int, int, int, int]] = field(default_factory=dict)
 
-    def lay(self) -> None:
+    def apply(self) -> None:
         self._put(self.smaller, 1)
 
-    def lift(self) -> None:
+    def revert(self) -> None:
         self._put(self.originals, 0)
 
-    def why_not(self) -> str | None:
+    def irreversible_reason(self) -> str | None:
         if self.keep or not self.taken:
             return None
         return f"{self.by} took weights out and they were not kept; keep_original=True would have kept them."

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.boundary import calling
+from gearshift.core.change import Change
 from gearshift.core.context import Context
 from gearshift.core.errors import BadRecipe, GearshiftError, told
 from gearshift.core.facts import Facts, Family, Persist, Slot, Stage, Trait
@@ -44,7 +45,7 @@ class Half(Algorithm):
         from gearshift.models.float32 import OwnType
         from gearshift.models.in_place import seconds_of
 
-        fresh = not context.saved
+        fresh = not context.loading
         call = _timed_call(model, context) if fresh else None
         before = None if call is None else seconds_of(call)
         wide = self._overflowing(model, context) if fresh else context.saved.get("wide", [])
@@ -99,14 +100,14 @@ class Half(Algorithm):
 
 
 @dataclass(eq=False)
-class Cast:
+class Cast(Change):
     """The floating-point tensors of a module in float16, but for those that `models.float32` leaves out."""
 
     part: Any
     keep: bool
     originals: list[Any] = field(default_factory=list)
 
-    def lay(self) -> None:
+    def apply(self) -> None:
         import torch
 
         from gearshift.models.float32 import narrow
@@ -117,11 +118,11 @@ class Cast:
                 self.originals.append((module, name, tensor.data))
             _set(module, name, tensor.data.to(torch.float16))
 
-    def lift(self) -> None:
+    def revert(self) -> None:
         for module, name, tensor in reversed(self.originals):  # a tied weight is there twice, first as it was
             _set(module, name, tensor.to(getattr(module, name).device))
 
-    def why_not(self) -> str | None:
+    def irreversible_reason(self) -> str | None:
         if self.keep:
             return None
         return "half rounded the weights and the originals were not kept; keep_original=True would have kept them."

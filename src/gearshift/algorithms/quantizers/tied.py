@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from gearshift.core.change import Change
 from gearshift.core.context import Context
 
 
@@ -24,16 +25,13 @@ def untie(model: Any, context: Context, tied: bool) -> None:
 
 
 @dataclass
-class Untied:
+class Untied(Change):
     """The configuration of a model whose head has its own weight now, beside that of the embedding."""
 
     config: Any
 
-    def lay(self) -> None:
+    def apply(self) -> None:
         self.config.tie_word_embeddings = False
 
-    def lift(self) -> None:
+    def revert(self) -> None:
         self.config.tie_word_embeddings = True
-
-    def why_not(self) -> None:
-        return None

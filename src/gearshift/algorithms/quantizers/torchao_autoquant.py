@@ -97,7 +97,7 @@ class TorchaoAutoquant(LayerQuantizer):
         from gearshift.algorithms.compilers.later import compile_later
 
         compile_later(model, context)
-        if not context.saved:
+        if not context.loading:
             context.note("The first call compiles the model, which takes from seconds to minutes.")
 
 

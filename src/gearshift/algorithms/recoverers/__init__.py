@@ -85,23 +85,23 @@ class Recoverer(Algorithm, base=True):
         """Further parameters that are trained in place."""
         return []
 
-    def look(self, model: Any, context: Context) -> None:
-        from gearshift.core.errors import CannotLift
+    def before_recipe(self, model: Any, context: Context) -> None:
+        from gearshift.core.errors import CannotRestore
 
         record = context.record
         before = [*(applied.algorithm for applied in record.applied), *context.recipe.algorithms]
         reason = "" if any(_costs_quality(a) for a in before) else "nothing was done to it before"
         if not reason:
             try:
-                with record.lifted():
+                with record.reverted():
                     context.seen[self.name] = self.lessons(model, context, True), ""
                 return
-            except CannotLift:
+            except CannotRestore:
                 reason = (
                     "what was done to it before cannot be taken off; in one recipe with that, it would learn from the "
                     "original's answers"
                 )
-        with record.lifted(sum(type(applied.algorithm).facts.stage <= Stage.RECOVER for applied in record.applied)):
+        with record.reverted(sum(type(applied.algorithm).facts.stage <= Stage.RECOVER for applied in record.applied)):
             context.seen[self.name] = self.lessons(model, context, False), reason
 
     saved_fields: ClassVar = {
