@@ -55,12 +55,12 @@ def load(
         return reload.load(folder, device, verify, trust_compiled)
 
 
-def read_checkpoint(folder: str | os.PathLike[str]) -> Any:
+def read_checkpoint(place: str | os.PathLike[str]) -> Any:
     """A language model that another program quantized. See `gearshift.algorithms.quantizers.reading`."""
     from gearshift.algorithms.quantizers import reading
 
     with surroundings():
-        return reading.read_checkpoint(folder)
+        return reading.read_checkpoint(place)
 
 
 _RUNTIMES = {

@@ -5,40 +5,56 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gearshift.core.boundary import Misfit, path_of
 from gearshift.core.plain import one_of, whole
 
+if TYPE_CHECKING:
+    from gearshift.core.record import Applied
 
-def read_checkpoint(folder: str | os.PathLike[str]) -> Any:
-    """A causal language model of weights in GPTQ's format or in compressed-tensors' pack-quantized, to run and save.
+
+def read_checkpoint(place: str | os.PathLike[str]) -> Any:
+    """A causal language model that another program quantized, to run and save.
 
     Args:
-        folder: of transformers' layout, with its quantization in config.json and weights in safetensors.
+        place: a GGUF file (llama.cpp's); or a folder of transformers' layout, with its quantization in config.json and
+            weights in safetensors, in GPTQ's format or compressed-tensors' pack-quantized. Of a GGUF file, layers in
+            Q4_0, Q4_1 and Q8_0 keep their codes, and all others are widened to float32.
 
     Raises:
-        BrokenFolder: for a folder that is not such a model, or a format that cannot be read.
+        BrokenFolder: for what is not such a model, or a format that cannot be read.
     """
-    from gearshift.algorithms.quantizers.gptq import Gptq
-    from gearshift.core.record import Applied, Record, attach
-    from gearshift.core.target import Baked
+    from gearshift.core.record import Record, attach
     from gearshift.models.checkpoints import read_quantized
+    from gearshift.models.gguf_files import read_gguf
 
-    place = path_of(folder, "A model's folder")
-    notes: list[str] = []
-    model, layers = read_quantized(place, partial(_format, notes))
+    found = path_of(place, "A quantized model")
+    record, notes = Record(), [f"Read from {found.name}, where it was quantized already."]
+    if found.suffix == ".gguf":
+        model, layers, record.readers["tokenizer"] = read_gguf(found)
+    else:
+        model, layers = read_quantized(found, partial(_format, notes))
+    if layers:
+        record.insert(0, _as_if_applied(layers, notes))
+    attach(model, record)
+    return model
+
+
+def _as_if_applied(layers: Mapping[str, Any], notes: list[str]) -> Applied:
+    """What the record would say had a quantizer made these layers, by their paths."""
+    from gearshift.algorithms.quantizers.gptq import Gptq
+    from gearshift.core.record import Applied
+    from gearshift.core.target import Baked
+
     first = next(iter(layers.values()))
     choices = {name: declared.bound.samples() for name, declared in Gptq.params().items()}
     known: dict[str, Any] = {"weight_bits": first.bits, "group_size": first.group}
     algorithm = Gptq(**{name: value for name, value in known.items() if value in choices[name]})
-    applied = Applied(algorithm, notes=[f"Read from {place.name}, where it was quantized already.", *notes])
+    applied = Applied(algorithm, notes=notes)
     applied.saved.update(parts=[""], paths={"": {path: algorithm.keepsake(layer) for path, layer in layers.items()}})
     applied.changes.append(Baked(algorithm.name))
-    record = Record()
-    record.insert(0, applied)
-    attach(model, record)
-    return model
+    return applied
 
 
 def _format(notes: list[str], told: Mapping[str, Any], state: Mapping[str, Any]) -> Any:

@@ -1,0 +1,145 @@
+"""Reading GGUF files, llama.cpp's format: blocks of 32 inputs with a scale, and an offset in some.
+
+The file is read, and whatever is to be float is widened, by the `gguf` package and transformers. Blocks that gearshift
+has a format for keep their codes: nothing is rounded again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from gearshift.core.boundary import reading
+from gearshift.core.errors import BrokenFolder
+from gearshift.core.extras import need
+from gearshift.core.target import put
+from gearshift.kernels.grouped import Grouped, assemble, dequantize
+from gearshift.kernels.grouped_linear import GroupedLinear
+
+BLOCK = 32  # inputs that share a scale in the formats that are taken over
+NEAR = 1e-5  # relative distance of a layer that was taken over from what the file says: an offset is stored as a zero
+
+Split = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
+
+
+def read_gguf(file: Path) -> tuple[Any, dict[str, GroupedLinear], Any]:
+    """A causal language model from a GGUF file, its layers that keep the file's codes by path, and its tokenizer.
+
+    Tied weights, and layers in formats that are not Q4_0, Q4_1 or Q8_0, are float32.
+
+    Raises:
+        BrokenFolder: for a file that is no such model, naming it.
+    """
+    gguf = need("gguf", "gguf", "Reading a GGUF file")
+    transformers = need("transformers", "transformers", "Reading a language model")
+    place = {"gguf_file": file.name, "local_files_only": True, "trust_remote_code": False}
+    with reading(file, "a language model in GGUF"), _silent(transformers.utils.logging):
+        tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(str(file)).tensors}
+        model = transformers.AutoModelForCausalLM.from_pretrained(str(file.parent), dtype=torch.float32, **place)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(str(file.parent), **place)
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config  # its weights are floats now, or ours
+        model.config._name_or_path = ""
+        missing = [name for name, p in model.named_parameters() if p.is_meta or not bool(p.isfinite().all())]
+        if missing:
+            raise BrokenFolder(f"{file} has no finite values for {missing[0]}.")
+    layers = _taken_over(model, tensors, _names(gguf, model))
+    return model.eval(), layers, tokenizer
+
+
+@contextmanager
+def _silent(logging: Any) -> Iterator[None]:
+    """Without transformers' bars."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _names(gguf: Any, model: Any) -> Callable[[str], str | None]:
+    """The name in the file of a layer's weight."""
+    kind = model.config.model_type
+    arch = next((number for number, name in gguf.MODEL_ARCH_NAMES.items() if name == kind), None)
+    if arch is None:
+        return lambda path: None
+    table = gguf.get_tensor_name_map(arch, model.config.num_hidden_layers)
+    return lambda path: table.get_name(f"{path}.weight", try_suffixes=(".weight",))
+
+
+def _taken_over(model: Any, tensors: dict[str, Any], name_of: Callable[[str], str | None]) -> dict[str, GroupedLinear]:
+    """Put layers that have the file's own codes in the places of float ones, where both say the same."""
+    tied = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+    found: dict[str, GroupedLinear] = {}
+    for path, layer in list(model.named_modules()):
+        tensor = tensors.get(name_of(path) or "") if type(layer) is nn.Linear else None
+        if tensor is None or id(layer.weight) in tied or tensor.tensor_type.name not in FORMATS:
+            continue
+        bits, split = FORMATS[tensor.tensor_type.name]
+        codes, scale, zero = (torch.from_numpy(np.ascontiguousarray(part)) for part in split(tensor.data))
+        grouped = _in_order(layer, assemble(codes, scale, zero, bits, BLOCK), model.config)
+        if grouped is not None:
+            found[path] = GroupedLinear.of(layer, grouped).eval()
+            put(model, path, found[path])
+    return found
+
+
+def _in_order(layer: nn.Linear, grouped: Grouped, config: Any) -> Grouped | None:
+    """The rows as transformers has them: llama.cpp interleaves the two halves of every rotated head."""
+    exact, out = layer.weight.detach(), layer.out_features
+    orders = [torch.arange(out)]
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    if out % head == 0:
+        orders.append(torch.arange(out).view(-1, head // 2, 2).transpose(1, 2).reshape(-1))
+    for order in orders:
+        turned = grouped._replace(codes=grouped.codes[order], scale=grouped.scale[order], zero=grouped.zero[order])
+        if float((dequantize(turned) - exact).norm()) <= NEAR * float(exact.norm()):
+            return turned
+    return None
+
+
+def _halves(blocks: np.ndarray, at: int) -> np.ndarray:
+    """The float16 at this byte of every block [rows, blocks, bytes], in float32."""
+    return np.ascontiguousarray(blocks[..., at : at + 2]).view(np.float16)[..., 0].astype(np.float32)
+
+
+def _nibbles(blocks: np.ndarray, at: int) -> np.ndarray:
+    """32 codes of 4 bits from this byte on, the first 16 in the low halves of the bytes, as [rows, inputs]."""
+    held = blocks[..., at : at + BLOCK // 2]
+    return np.concatenate((held & 15, held >> 4), -1).reshape(len(blocks), -1)
+
+
+def _q4_0(data: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """weight = scale * (code - 8)."""
+    blocks = data.reshape(len(data), -1, 18)
+    scale = _halves(blocks, 0)
+    return _nibbles(blocks, 2), scale, np.full_like(scale, 8)
+
+
+def _q4_1(data: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """weight = scale * code + offset; a block of one value has a scale of zero, and becomes offset * 1."""
+    blocks = data.reshape(len(data), -1, 20)
+    scale, offset = _halves(blocks, 0), _halves(blocks, 2)
+    flat = scale == 0
+    codes = np.where(np.repeat(flat, BLOCK, 1), 1, _nibbles(blocks, 4)).astype(np.uint8)
+    zero = np.where(flat, 0, -offset / np.where(flat, 1, scale))
+    return codes, np.where(flat, offset, scale), zero.astype(np.float32)
+
+
+def _q8_0(data: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """weight = scale * signed code."""
+    blocks = data.reshape(len(data), -1, 34)
+    scale = _halves(blocks, 0)
+    signed = np.ascontiguousarray(blocks[..., 2:]).view(np.int8).astype(np.int16)
+    return (signed + 128).astype(np.uint8).reshape(len(data), -1), scale, np.full_like(scale, 128)
+
+
+FORMATS: dict[str, tuple[int, Split]] = {"Q4_0": (4, _q4_0), "Q4_1": (4, _q4_1), "Q8_0": (8, _q8_0)}
