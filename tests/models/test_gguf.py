@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from gearshift.kernels.grouped_linear import GroupedLinear
+from gearshift.layers.grouped import GroupedLinear
 from support.tiny import build
 from transformers import LlamaConfig, LlamaForCausalLM
 
