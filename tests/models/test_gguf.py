@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from gearshift.layers.grouped import GroupedLinear
 from support.tiny import build
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import gearshift as gs
 from gearshift.core.errors import BrokenFolder
+from gearshift.layers.grouped import GroupedLinear
 
 gguf = pytest.importorskip("gguf")
 Type = gguf.GGMLQuantizationType
