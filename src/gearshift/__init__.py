@@ -56,11 +56,11 @@ def load(
 
 
 def read_checkpoint(place: str | os.PathLike[str]) -> Any:
-    """A language model that another program quantized. See `gearshift.algorithms.quantizers.reading`."""
-    from gearshift.algorithms.quantizers import reading
+    """A language model that another program quantized. See `gearshift.algorithms.common.checkpoint_import`."""
+    from gearshift.algorithms.common import checkpoint_import
 
     with surroundings():
-        return reading.read_checkpoint(place)
+        return checkpoint_import.read_checkpoint(place)
 
 
 _RUNTIMES = {

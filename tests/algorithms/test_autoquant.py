@@ -13,7 +13,7 @@ from support.timed import as_if
 from torch import nn
 
 import gearshift as gs
-from gearshift.algorithms.compilers import later
+from gearshift.algorithms.common import deferred_compile
 from gearshift.algorithms.compilers.torch_compile import Compiled
 from gearshift.algorithms.quantizers.torchao_autoquant import Trials
 from gearshift.core.errors import GearshiftWarning
@@ -49,7 +49,7 @@ def quick(monkeypatch):
 @pytest.fixture
 def traced(monkeypatch):
     """torch.compile without inductor: quick, and the same bits."""
-    monkeypatch.setitem(later.OPTIONS, "backend", "aot_eager")
+    monkeypatch.setitem(deferred_compile.OPTIONS, "backend", "aot_eager")
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()

@@ -287,9 +287,9 @@ def test_without_an_example_call_the_weights_decide_and_a_note_says_so():
 
 
 def test_measuring_that_would_take_too_long_is_not_begun(monkeypatch):
-    from gearshift.algorithms.quantizers import harm
+    from gearshift.algorithms.common import layer_sensitivity
 
-    monkeypatch.setattr(harm, "MOST_SECONDS", 0.0)
+    monkeypatch.setattr(layer_sensitivity, "MOST_SECONDS", 0.0)
     tiny = build("dit")
     with pytest.warns(GearshiftWarning):
         gs.optimize(tiny.pipe, "diffusers_higgs", data=[tiny.parts.call(1)])

@@ -5,8 +5,8 @@ import torch
 from support.tiny import build
 
 import gearshift as gs
-from gearshift.algorithms.compilers import portable
-from gearshift.algorithms.compilers.portable import Portable
+from gearshift.algorithms.common import portable
+from gearshift.algorithms.common.portable import Portable
 from gearshift.core.errors import BadRecipe, GearshiftWarning
 from gearshift.core.record import record_of
 

@@ -8,7 +8,7 @@ import torch
 from support.tiny import build
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
-from gearshift.algorithms.compilers.static_cache import IDLE, StaticGeneration
+from gearshift.algorithms.common.static_cache import IDLE, StaticGeneration
 
 ROOM = 32
 GREEDY = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}

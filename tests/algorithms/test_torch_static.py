@@ -10,8 +10,9 @@ from torch import nn
 
 import gearshift as gs
 from gearshift import zoo
-from gearshift.algorithms.quantizers import calibrating, sqnr, torch_static
+from gearshift.algorithms.quantizers import sqnr, torch_static
 from gearshift.core.errors import BadRecipe, GearshiftWarning
+from gearshift.data import calibration_data
 from gearshift.kernels.static_int8 import Fixed
 from gearshift.layers.static_int8 import StaticInt8Conv2d, StaticInt8Layer, StaticInt8Linear
 from gearshift.models import in_place
@@ -192,7 +193,7 @@ def test_what_cannot_be_called_needs_data():
 
 
 def test_what_a_model_does_not_take_is_said_in_words(monkeypatch):
-    monkeypatch.setattr(calibrating, "_texts", lambda model, seed: {"nonsense": torch.ones(1)})
+    monkeypatch.setattr(calibration_data, "_texts", lambda model, seed: {"nonsense": torch.ones(1)})
     with pytest.raises(BadRecipe, match="needs `data`: what was made up for LlamaForCausalLM"):
         optimized(build("llama").pipe, None)
 
@@ -201,7 +202,7 @@ def test_samples_are_gone_after_it():
     tiny = build("llama")
     data = [tiny.call()]
     context = torch_static.Context(gs.Recipe.of("torch_static", data=data), None)
-    with calibrating.samples(context, [1]):
+    with calibration_data.samples(context, [1]):
         assert context.recipe.data == [1]
     assert context.recipe.data is data
 

@@ -8,8 +8,8 @@ from support.tiny import build
 from torch import nn
 
 import gearshift as gs
-from gearshift.algorithms.compilers.tally import Tally
-from gearshift.algorithms.compilers.tracing import Traced
+from gearshift.algorithms.common.compile_stats import Tally
+from gearshift.algorithms.common.tracing import Traced
 from gearshift.core.errors import GearshiftWarning
 from gearshift.core.record import Applied
 from gearshift.steps.decision import Action

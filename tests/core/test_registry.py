@@ -40,3 +40,10 @@ def test_a_field_that_is_no_parameter_is_refused():
 def test_unknown_names_get_suggestions():
     with pytest.raises(UnknownName, match="did you mean 'deepcache'"):
         registry().get("depcache")
+
+
+def test_a_family_is_found_by_its_former_name():
+    assert Family("scheduler") is Family.PRECISION and Family.PRECISION.aliases == ["scheduler"]
+    assert Family.PRUNER.aliases == []
+    with pytest.raises(ValueError, match="'fast' is not a valid Family"):
+        Family("fast")

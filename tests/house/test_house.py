@@ -56,3 +56,9 @@ def test_one_name_names_one_thing():
     known = {*ONE_FOR_EACH.split(), *STILL_TWICE.split()}
     twice = {name: where for name, where in twice.items() if len(where) > 1}
     none(f"{name} is defined in {', '.join(where)}" for name, where in twice.items() if name not in known)
+
+
+def test_folders_of_algorithms_hold_algorithms_only():
+    homes = {cls.__module__ for cls in registry()}
+    files = {module(p) for p in TREES if room(p) == "algorithms" and p.name != "__init__.py"}
+    none(name for name in files - homes if not name.startswith("gearshift.algorithms.common."))

@@ -15,6 +15,7 @@ def describe(cls: type[Algorithm]) -> dict[str, Any]:
     return {
         "name": cls.name,
         "family": cls.facts.family.value,
+        "family_aliases": cls.facts.family.aliases,
         "summary": cls.summary(),
         "params": [{"name": name, **declared.describe()} for name, declared in cls.params().items()],
         "works_with": works_with(cls),

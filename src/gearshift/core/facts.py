@@ -6,19 +6,35 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from types import MappingProxyType
+from typing import Any
 
 
 class Family(str, Enum):
+    """What an algorithm does to a model. A family is also found by the names it had before."""
+
     BATCHER = "batcher"
     CACHER = "cacher"
     COMPILER = "compiler"
     DISTILLER = "distiller"
     ENHANCER = "enhancer"
     FACTORIZER = "factorizer"
+    PRECISION = "precision"
     PRUNER = "pruner"
     QUANTIZER = "quantizer"
     RECOVERER = "recoverer"
-    SCHEDULER = "scheduler"
+    SCHEDULER = PRECISION
+
+    @property
+    def aliases(self) -> list[str]:
+        """The names it had before."""
+        return [old for old, new in FORMER_FAMILIES.items() if new == self.value]
+
+    @classmethod
+    def _missing_(cls, value: object) -> Family | None:
+        return cls(FORMER_FAMILIES[value]) if value in FORMER_FAMILIES else None
+
+
+FORMER_FAMILIES: dict[Any, str] = {"scheduler": "precision"}
 
 
 class Stage(IntEnum):

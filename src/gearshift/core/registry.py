@@ -15,6 +15,7 @@ from gearshift.core.errors import GearshiftWarning, UnknownName, told
 from gearshift.core.rules import conflict
 
 ENTRY_POINTS = "gearshift.algorithms"
+SHARED = "gearshift.algorithms.common"
 
 
 class Registry:
@@ -80,7 +81,7 @@ def _family_modules() -> Iterator[ModuleType]:
     package = importlib.import_module("gearshift.algorithms")
 
     for family in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
-        if family.ispkg:
+        if family.ispkg and family.name != SHARED:
             folder = importlib.import_module(family.name)
             for found in pkgutil.iter_modules(folder.__path__, folder.__name__ + "."):
                 yield importlib.import_module(found.name)

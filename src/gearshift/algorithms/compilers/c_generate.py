@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gearshift.algorithms.compilers.ctranslating import BITS, ctranslate_facts
+from gearshift.algorithms.common.ctranslate_facts import BITS, ctranslate_facts
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.context import Context
 from gearshift.core.facts import Kind

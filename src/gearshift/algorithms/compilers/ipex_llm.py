@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
+from gearshift.algorithms.common.tied_weights import shares_weight, untie
 from gearshift.algorithms.quantizers import LANGUAGE, sqnr, tell_activations
-from gearshift.algorithms.quantizers.tied import shares_weight, untie
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.context import Context
 from gearshift.core.facts import Facts, Family, Persist, Slot, Stage, Trait

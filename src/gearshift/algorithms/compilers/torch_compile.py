@@ -8,9 +8,9 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any, ClassVar, NamedTuple
 
+from gearshift.algorithms.common.compile_stats import Tally, name_of
+from gearshift.algorithms.common.tracing import STATES, prepare, traced_gates
 from gearshift.algorithms.compilers import compile_behind, compiler_facts
-from gearshift.algorithms.compilers.tally import Tally, name_of
-from gearshift.algorithms.compilers.tracing import STATES, prepare, traced_gates
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.context import Context
 from gearshift.core.errors import GearshiftError
@@ -92,7 +92,7 @@ class TorchCompile(Algorithm):
             self._convert(model, context)
             return
         options = {k: getattr(self, k) for k in ("mode", "backend", "fullgraph", "dynamic")}
-        from gearshift.algorithms.compilers.static_cache import StaticGeneration
+        from gearshift.algorithms.common.static_cache import StaticGeneration
         from gearshift.core.facts import Kind
         from gearshift.models.describe import describe
 
@@ -103,7 +103,7 @@ class TorchCompile(Algorithm):
         if not self.make_portable:
             compile_behind(model, context, lambda module: Compiled(module, options, tally), blocks)
             return
-        from gearshift.algorithms.compilers.portable import Portable, machine
+        from gearshift.algorithms.common.portable import Portable, machine
 
         numbers, tuned = count(), "max-autotune" in self.mode
         compile_behind(model, context, lambda module: Portable(module, next(numbers), context, tuned), blocks)
@@ -111,7 +111,7 @@ class TorchCompile(Algorithm):
 
     def _convert(self, model: Any, context: Context) -> None:
         """Another runtime behind the gates, for each shape; it has no modes, and no dynamic shapes."""
-        from gearshift.algorithms.compilers.converted import Converted
+        from gearshift.algorithms.common.export_backends import Converted
 
         blocks, tally = self.target == "module_list", Tally.of(context)
         compile_behind(model, context, lambda module: Converted(module, self.backend, tally), blocks)

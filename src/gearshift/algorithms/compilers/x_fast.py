@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from gearshift.algorithms.common.compile_stats import Tally
+from gearshift.algorithms.common.tracing import Traced
 from gearshift.algorithms.compilers import compile_at, compile_behind, compiler_facts, repeated
-from gearshift.algorithms.compilers.tally import Tally
-from gearshift.algorithms.compilers.tracing import Traced
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.change import Change
 from gearshift.core.context import Context

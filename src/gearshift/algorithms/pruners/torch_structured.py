@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-from gearshift.algorithms.pruners.shrunk import Shrunk, resized
+from gearshift.algorithms.common.shrunk import Shrunk, resized
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.context import Context
 from gearshift.core.errors import GearshiftError

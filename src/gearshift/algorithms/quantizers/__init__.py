@@ -114,7 +114,7 @@ class LayerQuantizer(Algorithm, base=True):
         raise NotImplementedError
 
     def apply(self, model: Any, context: Context) -> None:
-        from gearshift.algorithms.quantizers.tied import shares_weight, untie
+        from gearshift.algorithms.common.tied_weights import shares_weight, untie
         from gearshift.core.model import size_bytes
         from gearshift.core.target import Swap
         from gearshift.layers.linear_view import inside
@@ -195,7 +195,7 @@ class LayerQuantizer(Algorithm, base=True):
         return [Place(part, root, path, seen.get(root.get_submodule(path))) for part, root, path in found]
 
     def rebuild(self, model: Any, context: Context) -> None:
-        from gearshift.algorithms.quantizers.tied import shares_weight, untie
+        from gearshift.algorithms.common.tied_weights import shares_weight, untie
         from gearshift.core.model import parts
         from gearshift.core.target import Swap
         from gearshift.layers.linear_view import as_linear, in_place_of

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from gearshift.algorithms.common.group_quantizers import Calibrating
 from gearshift.algorithms.quantizers import LANGUAGE, Place, quantizer_facts
-from gearshift.algorithms.quantizers.grouping import Calibrating
 from gearshift.core.context import Context
 
 BITS, GROUP = 4, 128

@@ -37,7 +37,7 @@ class DiffusersHiggs(Higgs):
 
     def prepare(self, model: Any, context: Context, places: list[Place]) -> dict[str, Any]:
         """The twin of each layer, or the reason why it is left, by name."""
-        from gearshift.algorithms.quantizers import harm
+        from gearshift.algorithms.common import layer_sensitivity
 
         super().prepare(model, context, places)
         shown = track(places, f"{self.name} makes layers")
@@ -46,9 +46,9 @@ class DiffusersHiggs(Higgs):
         count = round(len(there) * self.skip_layers / 100)
         if not count:
             return made
-        found = harm.of_layers(model, there, made, context)
+        found = layer_sensitivity.of_layers(model, there, made, context)
         measure = "the denoiser's answers change" if found else "the weight changes"
-        found = found or harm.of_weights(there, made)
+        found = found or layer_sensitivity.of_weights(there, made)
         context.measured(harm=found)
         for name in sorted(found, key=found.__getitem__, reverse=True)[:count]:
             made[name] = f"it is among the {self.skip_layers} % of layers with which {measure} most"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from gearshift.algorithms.quantizers import LayerQuantizer, Place, quantizer_facts
-from gearshift.algorithms.quantizers.calibrating import readable, samples, watch_inputs
 from gearshift.core.context import Context
 from gearshift.core.param import param
 from gearshift.core.plain import fields, flag, saved_layers
+from gearshift.data.calibration_data import readable, samples, watch_inputs
 
 ROUNDS_INPUTS = ("qint8", "qfloat8")  # below 8 bits the product is one of floats whatever the inputs are
 

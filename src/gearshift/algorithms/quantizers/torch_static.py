@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from gearshift.algorithms.quantizers import LayerQuantizer, Place, least_int8_speed, quantizer_facts
-from gearshift.algorithms.quantizers.calibrating import made_up, readable, samples, trial, watch_inputs
 from gearshift.core.context import Context
 from gearshift.core.param import param
+from gearshift.data.calibration_data import made_up, readable, samples, trial, watch_inputs
 
 PER_CHANNEL = "PerChannelMinMaxObserver"
 

@@ -94,7 +94,7 @@ class TorchaoAutoquant(LayerQuantizer):
         return self.compile and has_compiler()
 
     def _compile(self, model: Any, context: Context) -> None:
-        from gearshift.algorithms.compilers.later import compile_later
+        from gearshift.algorithms.common.deferred_compile import compile_later
 
         compile_later(model, context)
         if not context.loading:

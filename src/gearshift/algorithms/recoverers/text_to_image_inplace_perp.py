@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from gearshift.algorithms.recoverers import accumulation_param, rate_param
-from gearshift.algorithms.recoverers.text_to_image import (
+from gearshift.algorithms.common.text_to_image import (
     ImageRecoverer,
     batch_param,
     epochs_param,
@@ -11,6 +10,7 @@ from gearshift.algorithms.recoverers.text_to_image import (
     optimizer_param,
     validate_param,
 )
+from gearshift.algorithms.recoverers import accumulation_param, rate_param
 
 
 class TextToImageInplacePerp(ImageRecoverer):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from gearshift.algorithms.recoverers import accumulation_param, rate_param
-from gearshift.algorithms.recoverers.text_to_text import (
+from gearshift.algorithms.common.text_to_text import (
     LanguageRecoverer,
     batch_param,
     epochs_param,
     optimizer_param,
     report_param,
 )
+from gearshift.algorithms.recoverers import accumulation_param, rate_param
 
 
 class TextToTextInplacePerp(LanguageRecoverer):

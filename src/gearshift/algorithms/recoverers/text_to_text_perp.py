@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from gearshift.algorithms.recoverers import accumulation_param, alpha_param, rank_param, rate_param
-from gearshift.algorithms.recoverers.text_to_text import (
+from gearshift.algorithms.common.text_to_text import (
     LanguageRecoverer,
     batch_param,
     epochs_param,
@@ -11,6 +10,7 @@ from gearshift.algorithms.recoverers.text_to_text import (
     report_param,
     targets_param,
 )
+from gearshift.algorithms.recoverers import accumulation_param, alpha_param, rank_param, rate_param
 
 
 class TextToTextPerp(LanguageRecoverer):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from gearshift.algorithms.common.compile_stats import Tally
 from gearshift.algorithms.compilers import around_gates
-from gearshift.algorithms.compilers.tally import Tally
 from gearshift.algorithms.compilers.torch_compile import Compiled
 from gearshift.core.change import Change
 

@@ -28,7 +28,7 @@ class AdaptivePrecision(Algorithm):
     follows_gears: ClassVar[bool] = True
     saved_fields: ClassVar = {"weight_only": flag, "gears": dict_of(text())}
     facts = Facts(
-        family=Family.SCHEDULER,
+        family=Family.PRECISION,
         stage=Stage.QUANTIZE,
         occupies={Slot.STEP_PRECISION, Slot.WEIGHT_FORMAT},
         needs={Trait.DENOISES, Trait.LINEAR, Trait.FLOAT_WEIGHTS},

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gearshift.algorithms.compilers.tally import Tally
-from gearshift.algorithms.compilers.tracing import Key, Traced
+from gearshift.algorithms.common.compile_stats import Tally
+from gearshift.algorithms.common.tracing import Key, Traced
 from gearshift.core.context import Context
 from gearshift.core.folders import scratch
 

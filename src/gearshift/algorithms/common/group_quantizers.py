@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from gearshift.algorithms.quantizers import LANGUAGE, LayerQuantizer, Place, quantizer_facts
-from gearshift.algorithms.quantizers.calibrating import made_up, readable, samples
 from gearshift.core.context import Context
 from gearshift.core.errors import BadRecipe
 from gearshift.core.plain import fields, flag, saved_layers, whole
+from gearshift.data.calibration_data import made_up, readable, samples
 
 MOST, BATCH = 128, 8  # windows that are read, and those that are run at a time
 SHORT = 32  # tokens

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from gearshift.algorithms.compilers.tally import Tally, listed, name_of
+from gearshift.algorithms.common.compile_stats import Tally, listed, name_of
 from gearshift.core.errors import told
 from gearshift.core.surroundings import surroundings
 

@@ -1,0 +1,1 @@
+"""What several algorithms share; no algorithm itself, and no folder that the registry looks into."""

@@ -1,0 +1,1 @@
+"""Algorithms that choose the precision of each step."""

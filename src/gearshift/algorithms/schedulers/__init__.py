@@ -1,1 +1,0 @@
-"""Decide the precision of each step."""
