@@ -24,6 +24,7 @@ from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
 
 import gearshift as gs
 from gearshift import zoo
+from gearshift.api import algorithms
 from gearshift.core.errors import BadRecipe
 from gearshift.core.files import write_atomically
 from gearshift.evaluate.cells import Column, Row
@@ -31,7 +32,6 @@ from gearshift.evaluate.compare import compare, figures
 from gearshift.evaluate.table import to_json, to_markdown
 from gearshift.evaluate.timing import machine
 from gearshift.steps.decision import Action
-from gearshift.verbs import algorithms
 from gearshift.zoo.data import COLORS, Prompt, prompt_set
 from gearshift.zoo.judge import Judge
 

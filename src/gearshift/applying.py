@@ -1,16 +1,20 @@
-"""Carrying out recipes: what keeps one from a model, and putting its algorithms on in their order."""
+"""Carrying out recipes and plans: what keeps one from a model, and applying its algorithms in their order."""
 
 from __future__ import annotations
 
 from typing import Any, TypeVar
 
 from gearshift.core.adapters import aside_for
+from gearshift.core.context import Context
+from gearshift.core.devices import absent
 from gearshift.core.errors import BadRecipe
 from gearshift.core.extras import installed, missing
-from gearshift.core.recipe import SAVED_SETTINGS, Recipe
+from gearshift.core.recipe import READERS, SAVED_SETTINGS, Recipe
+from gearshift.core.record import ATTRIBUTE, Applied, Record, attach, record_of
 from gearshift.core.registry import registry
 from gearshift.core.rules import clashes
-from gearshift.persist.readers import READERS
+from gearshift.core.surroundings import surroundings
+from gearshift.core.transaction import Transaction
 
 M = TypeVar("M")
 
@@ -22,9 +26,6 @@ def problems(model: Any, recipe: Any = None, /, **keywords: Any) -> list[str]:
         BadRecipe: if it is no recipe to begin with.
         WrongModel: if the model is neither a pipeline nor a torch module.
     """
-    from gearshift.core.context import Context
-    from gearshift.core.devices import absent
-    from gearshift.core.record import ATTRIBUTE, Record, record_of
     from gearshift.models.describe import describe
 
     wanted = Recipe.of(recipe, **keywords)
@@ -69,9 +70,6 @@ def planner_recipe(model: Any, mode: str, gears: bool = False, **settings: Any) 
 
 def applied(model: M, wanted: Recipe, keep_original: bool, saved: dict[str, Any]) -> M:
     """Apply a recipe inside of a transaction; `saved` is what its algorithms find as if they were loaded."""
-    from gearshift.core.context import Context
-    from gearshift.core.record import Applied, Record, attach, record_of
-
     found = problems(model, wanted)
     if found:
         raise BadRecipe(found)
@@ -95,3 +93,17 @@ def applied(model: M, wanted: Recipe, keep_original: bool, saved: dict[str, Any]
             record.insert(place, context.applied)
     attach(model, record)
     return model
+
+
+def follow(model: M, plan: Any) -> M:
+    """Make a pipeline follow a plan; `plan.apply(model)` is the same.
+
+    Raises:
+        BadRecipe: if the model has no denoiser, or a cacher already.
+    """
+    saved: dict[str, Any] = {"schedules": {plan.key: plan.schedule.as_data()}, "plan": plan.summary}
+    if plan.gears is not None:
+        saved["gears"] = {plan.key: plan.gears.to_json()}
+    wanted = planner_recipe(model, plan.mode, plan.gears is not None, speed_factor=plan.share)
+    with surroundings(wanted.seed), Transaction(model):
+        return applied(model, wanted, False, saved)

@@ -11,6 +11,7 @@ from typing import Any
 from gearshift.core.boundary import path_of, refuse_unwritable
 from gearshift.core.errors import GearshiftError
 from gearshift.core.extras import need
+from gearshift.core.model import size_bytes
 from gearshift.persist.store import refuse_foreign
 
 STEPS, GUIDANCE, BATCH = 50, 5.0, 8
@@ -95,7 +96,6 @@ def _variants(recipes: dict[str, str], console: Any) -> list[Variant]:
     """A warmed-up pipeline for the original and each recipe, with its size on disk and peak memory."""
     import gearshift as gs
     from gearshift import zoo
-    from gearshift.core.model import size_bytes
     from gearshift.evaluate.memory import peak_bytes
     from gearshift.zoo.data import prompt_set
 

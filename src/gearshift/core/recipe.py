@@ -19,6 +19,7 @@ from gearshift.core.rules import conflicts, order
 from gearshift.core.yamls import read_yaml, write_yaml
 
 SAVED_SETTINGS = ("batch_size", "device", "seed", "include", "exclude")
+READERS = ("tokenizer", "processor")  # what reads and writes a model\'s text and sound
 SETTINGS = (*SAVED_SETTINGS, "tokenizer", "processor", "data")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from gearshift.core.boundary import calling
 from gearshift.core.errors import BadRecipe
 from gearshift.core.examples import first
-from gearshift.core.model import evaluating
+from gearshift.core.model import evaluating, parts
 from gearshift.models.calls import SILENT
 from gearshift.models.image_to_image import taking
 from gearshift.models.texts import fitted, texts
@@ -66,8 +66,6 @@ def layer_inputs(model: Any, data: Any = None, batch_size: int = 1) -> dict[Any,
         BadRecipe: if the model cannot be called with the first item of `data`.
     """
     from torch import nn
-
-    from gearshift.core.model import parts
 
     layers = [m for p in parts(model).values() for m in p.modules() if type(m) in (nn.Linear, nn.Conv2d)]
     given = arguments(model, layers, data, batch_size)

@@ -6,7 +6,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from gearshift.core.errors import GearshiftWarning
 from gearshift.core.recipe import Recipe
+from gearshift.core.record import record_of
 from gearshift.models.example import example_call
 
 REPEATS = 3
@@ -18,9 +20,6 @@ def verified(model: Any, recipe: Recipe, apply: Callable[[], Any]) -> Any:
     Warns if the model is slower than before, or if nothing is known that it could be called with.
     """
     import warnings
-
-    from gearshift.core.errors import GearshiftWarning
-    from gearshift.core.record import record_of
 
     before = seconds_of(example_call(model, recipe.data, recipe.batch_size))
     made = apply()

@@ -13,6 +13,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from gearshift.core.errors import BadValue, BrokenFolder, told
+from gearshift.core.extras import need
+from gearshift.core.tensors import read_tensors
 
 SLOPE = 0.2
 SHRUNK = 0.2  # what a residual branch is scaled by
@@ -179,8 +181,6 @@ def read_upscaler(source: str | os.PathLike[str]) -> Upscaler:
     if not path.is_file():
         raise BrokenFolder(f"{source} is not there: an upscaler is a .safetensors or .pth file, or 'owner/name:file'.")
     if path.suffix == ".safetensors":
-        from gearshift.core.tensors import read_tensors
-
         return Upscaler.of(read_tensors(path), str(path))
     try:
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
@@ -190,8 +190,6 @@ def read_upscaler(source: str | os.PathLike[str]) -> Upscaler:
 
 
 def _from_hub(source: str) -> str:
-    from gearshift.core.extras import need
-
     repo, _, file = source.partition(":")
     hub = need("huggingface_hub", "diffusers", "Fetching an upscaler")
     try:

@@ -8,10 +8,9 @@ from typing import Any
 
 from gearshift.core.errors import BrokenFolder, GearshiftWarning
 from gearshift.core.model import parts
+from gearshift.core.recipe import READERS
 from gearshift.persist.classes import LIBRARIES, find_class
 from gearshift.persist.component import read_other
-
-READERS = ("tokenizer", "processor")
 
 
 def write_readers(model: Any, given: dict[str, Any], folder: Path) -> dict[str, str]:

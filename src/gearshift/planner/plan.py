@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from gearshift.applying import follow
 from gearshift.core.boundary import Misfit, path_of, reading
 from gearshift.core.errors import BadValue, quoted
 from gearshift.core.extras import need
@@ -163,8 +164,6 @@ class Plan:
 
     def apply(self, model: Any) -> Any:
         """Make a pipeline follow this plan; like `gearshift.optimize`, and as `gearshift.restore` takes off."""
-        from gearshift import follow
-
         return follow(model, self)
 
     def plot(self, path: str | Path) -> Path:

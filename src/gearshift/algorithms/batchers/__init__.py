@@ -6,6 +6,7 @@ from typing import Any
 
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.context import Context
+from gearshift.core.errors import WrongModel
 from gearshift.core.facts import Facts, Family, Kind, Slot, Stage, Trait
 
 
@@ -32,7 +33,6 @@ class Batcher(Algorithm):
         raise NotImplementedError
 
     def check_model(self, model: Any, context: Context) -> list[str]:
-        from gearshift.core.errors import WrongModel
         from gearshift.runtimes.speech.tokens import Tokens
 
         found = self.lacks(model, context)

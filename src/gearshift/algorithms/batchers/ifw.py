@@ -8,6 +8,8 @@ from gearshift.algorithms.batchers import Batcher, batcher_facts
 from gearshift.core.context import Context
 from gearshift.core.facts import Trait
 from gearshift.core.param import param
+from gearshift.core.record import Record
+from gearshift.core.target import Replaced
 
 
 class Ifw(Batcher):
@@ -26,8 +28,6 @@ class Ifw(Batcher):
         return [f"{self.name} takes a Whisper that generates text; {type(model).__name__} does not."]
 
     def apply(self, model: Any, context: Context) -> Any:
-        from gearshift.core.record import Record
-        from gearshift.core.target import Replaced
         from gearshift.runtimes.whisper_torch import TorchTranscriber
 
         recipe, record = context.recipe, context.record

@@ -9,6 +9,7 @@ from gearshift.algorithms.batchers import Batcher, batcher_facts
 from gearshift.core.context import Context
 from gearshift.core.facts import Trait
 from gearshift.core.param import param
+from gearshift.core.target import Replaced
 
 
 class WhisperS2t(Batcher):
@@ -34,7 +35,6 @@ class WhisperS2t(Batcher):
         return found
 
     def apply(self, model: Any, context: Context) -> Any:
-        from gearshift.core.target import Replaced
         from gearshift.runtimes.ctranslate import replaced
         from gearshift.runtimes.whisper import WhisperGenerator
         from gearshift.runtimes.whisper_ctranslate import CTranslateTranscriber

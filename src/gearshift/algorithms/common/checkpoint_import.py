@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from gearshift.core.boundary import Misfit, path_of
 from gearshift.core.plain import one_of, whole
+from gearshift.core.record import Applied, Record, attach
+from gearshift.core.target import Baked
 
 if TYPE_CHECKING:
     from gearshift.core.record import Applied
@@ -25,7 +27,6 @@ def read_checkpoint(place: str | os.PathLike[str]) -> Any:
     Raises:
         BrokenFolder: for what is not such a model, or a format that cannot be read.
     """
-    from gearshift.core.record import Record, attach
     from gearshift.models.checkpoints import read_quantized
     from gearshift.models.gguf_files import read_gguf
 
@@ -44,8 +45,6 @@ def read_checkpoint(place: str | os.PathLike[str]) -> Any:
 def _as_if_applied(layers: Mapping[str, Any], notes: list[str]) -> Applied:
     """What the record would say had a quantizer made these layers, by their paths."""
     from gearshift.algorithms.quantizers.gptq import Gptq
-    from gearshift.core.record import Applied
-    from gearshift.core.target import Baked
 
     first = next(iter(layers.values()))
     choices = {name: declared.bound.samples() for name, declared in Gptq.params().items()}

@@ -8,6 +8,7 @@ from gearshift.algorithms.common.compile_stats import Tally
 from gearshift.algorithms.compilers import around_gates
 from gearshift.algorithms.compilers.torch_compile import Compiled
 from gearshift.core.change import Change
+from gearshift.core.model import parts
 
 OPTIONS = {"mode": "default", "backend": "inductor", "fullgraph": False, "dynamic": None}
 
@@ -71,7 +72,6 @@ class CompiledLater(Change):
 
 def compile_later(model: Any, context: Any) -> None:
     """Compile the denoisers of a model, or its parts where it has none, at their first calls."""
-    from gearshift.core.model import parts
     from gearshift.models.diffusers import denoisers
     from gearshift.steps.install import gate_at, watch
 

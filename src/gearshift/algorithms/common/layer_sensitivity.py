@@ -30,6 +30,7 @@ from typing import Any
 from gearshift.algorithms.quantizers import Place
 from gearshift.core.context import Context
 from gearshift.core.progress import track
+from gearshift.core.target import put
 
 STEPS = 4  # of the example run, where the user's does not say how many
 MOST_CALLS = 8  # of the denoisers that are kept of it
@@ -93,8 +94,6 @@ def of_weights(places: list[Place], twins: Mapping[str, Any]) -> dict[str, float
 
 def _alone(place: Place, twin: Any, calls: list[Call]) -> float:
     """The error with this layer replaced, on average over calls."""
-    from gearshift.core.target import put
-
     layer = place.layer
     put(place.root, place.path, twin)
     try:

@@ -13,6 +13,7 @@ from typing import Any
 from gearshift.core.change import Change
 from gearshift.core.context import Context
 from gearshift.core.facts import ANY_KIND, Facts, Family, Kind, Slot, Stage, Trait
+from gearshift.core.model import parts
 
 WORTH_IT = 0.3  # share of the parameters below which compiling gains little
 
@@ -53,7 +54,6 @@ def compile_behind(model: Any, context: Context, make: Callable[[Any], Any], blo
     Args:
         make: gives the compiled stand-in for a module.
     """
-    from gearshift.core.model import parts
     from gearshift.models.diffusers import denoisers
     from gearshift.steps.install import gate_at, gates_below, watch
     from gearshift.steps.predecided_pass import Foreseen, foreseeable

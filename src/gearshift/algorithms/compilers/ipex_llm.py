@@ -11,10 +11,12 @@ from gearshift.algorithms.quantizers import LANGUAGE, sqnr, tell_activations
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.context import Context
 from gearshift.core.facts import Facts, Family, Persist, Slot, Stage, Trait
+from gearshift.core.model import size_bytes
 from gearshift.core.param import param
 from gearshift.core.plain import PARTS, dict_of, whole
 from gearshift.core.progress import track
 from gearshift.core.recipe import Recipe
+from gearshift.core.target import Swap, matches
 
 GROUP = 64
 HEAD_BITS = 8  # on a small trained model a 4-bit head moved the probabilities a third as far again as 4 bits elsewhere
@@ -44,8 +46,6 @@ class IpexLlm(Algorithm):
     saved_fields: ClassVar = {"parts": PARTS, "paths": dict_of(whole(1, 8))}
 
     def apply(self, model: Any, context: Context) -> None:
-        from gearshift.core.model import size_bytes
-        from gearshift.core.target import Swap
         from gearshift.kernels.weight_only import problem
         from gearshift.layers.linear_view import as_linear, in_place_of, linear_types
         from gearshift.layers.weight_only import Int8WeightLinear, from_float
@@ -75,7 +75,6 @@ class IpexLlm(Algorithm):
         self._tell(context, problem())
 
     def rebuild(self, model: Any, context: Context) -> None:
-        from gearshift.core.target import Swap
         from gearshift.layers.linear_view import as_linear, in_place_of
         from gearshift.layers.weight_only import empty
 
@@ -86,7 +85,6 @@ class IpexLlm(Algorithm):
 
     def _layers(self, model: Any, recipe: Recipe) -> Iterator[tuple[str, int]]:
         """Paths of the layers that are replaced, with their bits."""
-        from gearshift.core.target import matches
         from gearshift.layers.linear_view import linear_types
         from gearshift.models.describe import chosen
 

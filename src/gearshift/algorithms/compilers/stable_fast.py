@@ -11,6 +11,7 @@ from gearshift.core.algorithm import Algorithm
 from gearshift.core.change import Change
 from gearshift.core.context import Context
 from gearshift.core.facts import Kind
+from gearshift.core.model import parts
 
 
 class StableFast(Algorithm):
@@ -25,7 +26,6 @@ class StableFast(Algorithm):
     facts = compiler_facts(frozenset({Kind.DIFFUSION}))
 
     def apply(self, model: Any, context: Context) -> None:
-        from gearshift.core.model import parts
         from gearshift.models.diffusers import denoisers
 
         tally = Tally.of(context)

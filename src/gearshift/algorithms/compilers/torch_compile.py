@@ -15,6 +15,7 @@ from gearshift.core.algorithm import Algorithm
 from gearshift.core.context import Context
 from gearshift.core.errors import GearshiftError
 from gearshift.core.extras import installed
+from gearshift.core.facts import Kind
 from gearshift.core.param import param
 from gearshift.core.plain import text
 
@@ -93,7 +94,6 @@ class TorchCompile(Algorithm):
             return
         options = {k: getattr(self, k) for k in ("mode", "backend", "fullgraph", "dynamic")}
         from gearshift.algorithms.common.static_cache import StaticGeneration
-        from gearshift.core.facts import Kind
         from gearshift.models.describe import describe
 
         if describe(model).kind is Kind.LANGUAGE and not model.config.is_encoder_decoder:

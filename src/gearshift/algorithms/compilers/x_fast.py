@@ -12,6 +12,7 @@ from gearshift.core.algorithm import Algorithm
 from gearshift.core.change import Change
 from gearshift.core.context import Context
 from gearshift.core.extras import installed
+from gearshift.core.model import parts
 from gearshift.core.param import param
 
 
@@ -42,8 +43,6 @@ class XFast(Algorithm):
 
 def _stateless(model: Any) -> Iterator[Any]:
     """Modules that get and give nothing but tensors: feed-forward parts of blocks; a model without blocks whole."""
-    from gearshift.core.model import parts
-
     for part in parts(model).values():
         blocks = repeated(part)
         if blocks == [part]:

@@ -10,8 +10,10 @@ from typing import Any, ClassVar
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.change import Change
 from gearshift.core.context import Context
-from gearshift.core.errors import BadRecipe
+from gearshift.core.errors import BadRecipe, BadValue
+from gearshift.core.extras import installed, missing
 from gearshift.core.facts import Facts, Family, Kind, Persist, Stage, Trait
+from gearshift.core.folders import scratch
 from gearshift.core.param import param
 from gearshift.core.plain import PARTS, flag, whole
 from gearshift.core.target import Written
@@ -55,8 +57,6 @@ class Hyper(Algorithm):
     )
 
     def check_model(self, model: Any, context: Context) -> list[str]:
-        from gearshift.core.errors import BadValue
-        from gearshift.core.extras import installed, missing
         from gearshift.models.adapters import adapter
 
         if not hasattr(model, "scheduler"):
@@ -198,8 +198,6 @@ def trailing(scheduler: Any) -> Any:
 def _written(students: dict[str, Any], paths: dict[str, list[str]]) -> Path:
     """The adapter as a file that diffusers' `load_lora_weights` reads."""
     from safetensors.torch import save_file
-
-    from gearshift.core.folders import scratch
 
     found = {}
     for part, names in paths.items():

@@ -11,6 +11,8 @@ from gearshift.algorithms.enhancers import enhancer_facts
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.context import Context
 from gearshift.core.facts import Slot
+from gearshift.core.folders import scratch
+from gearshift.core.tensors import write_tensors
 from gearshift.models.calls import Hook, Hooked
 
 SOURCE = "GEARSHIFT_UPSCALER"  # environment variable: a file, or 'owner/name:file' on the hub
@@ -88,9 +90,6 @@ def _mode(image: Any) -> str:
 
 def _written(network: Any) -> Path:
     """The weights as safetensors, in a file that lasts as long as the process."""
-    from gearshift.core.folders import scratch
-    from gearshift.core.tensors import write_tensors
-
     path = scratch() / WEIGHTS
     write_tensors(network.state_dict(), path)
     return path

@@ -9,9 +9,11 @@ from gearshift.algorithms.common.shrunk import Shrunk, resized
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.context import Context
 from gearshift.core.errors import GearshiftError
-from gearshift.core.facts import Facts, Family, Persist, Stage, Trait
+from gearshift.core.facts import Facts, Family, Kind, Persist, Stage, Trait
+from gearshift.core.model import parts, size_bytes
 from gearshift.core.param import param
 from gearshift.core.plain import PART, PARTS, dict_of, either, list_of, text, whole
+from gearshift.core.target import matches
 
 CRITERIA = ("RandomImportance", "MagnitudeImportance", "LAMPImportance", "TaylorImportance", "HessianImportance")
 
@@ -49,7 +51,6 @@ class TorchStructured(Algorithm):
     it_steps: int = param(1, between=(1, 10), help="rounds in which they go, ranked anew in each")
 
     def check_model(self, model: Any, context: Context) -> list[str]:
-        from gearshift.core.model import parts
         from gearshift.models.describe import layers_to_leave
 
         roots, shares = [root for root, _ in layers_to_leave(model).values()], self._shares()
@@ -75,7 +76,6 @@ class TorchStructured(Algorithm):
     def apply(self, model: Any, context: Context) -> None:
         import torch
 
-        from gearshift.core.model import size_bytes
         from gearshift.models.describe import layers_to_leave
         from gearshift.models.rebuilt import Proof
 
@@ -108,8 +108,6 @@ class TorchStructured(Algorithm):
             context.note("The model's own configuration cannot say these sizes, so gearshift.load has to load it.")
 
     def rebuild(self, model: Any, context: Context) -> None:
-        from gearshift.core.model import parts
-
         for part, layers in context.saved["sizes"].items():
             resized(parts(model)[part], layers, context.saved["attributes"].get(part, []))
 
@@ -159,7 +157,6 @@ class TorchStructured(Algorithm):
 
 def _groups(model: Any, root: Any, kind: str, context: Context) -> list[Any]:
     """The groups of a kind that the recipe's globs let through."""
-    from gearshift.core.target import matches
     from gearshift.models import channel_tracing, prunable_groups
 
     include, exclude = context.recipe.include or ("*",), context.recipe.exclude
@@ -183,7 +180,6 @@ def _calls(model: Any, context: Context) -> Any:
 
 def _losses(model: Any, root: Any, context: Context, count: int, generator: Any) -> Iterator[Any]:
     """Losses of a few samples: of the next token where tokens are given, else random projections of the output."""
-    from gearshift.core.facts import Kind
     from gearshift.models.describe import describe
     from gearshift.steps.tree import tensors
     from gearshift.training.diffusion import calls_of, lessons

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.context import Context
 from gearshift.core.facts import ANY_KIND, Facts, Family, Kind, Persist, Slot, Stage, Trait
+from gearshift.core.model import parts, size_bytes
 from gearshift.core.plain import one_of, saved_layers
 from gearshift.core.progress import track
+from gearshift.core.target import Swap
 
 if TYPE_CHECKING:
     from gearshift.models.in_place import Pair, Timed
@@ -115,8 +117,6 @@ class LayerQuantizer(Algorithm, base=True):
 
     def apply(self, model: Any, context: Context) -> None:
         from gearshift.algorithms.common.tied_weights import shares_weight, untie
-        from gearshift.core.model import size_bytes
-        from gearshift.core.target import Swap
         from gearshift.layers.linear_view import inside
         from gearshift.models.describe import passed_over
         from gearshift.models.in_place import in_turns
@@ -196,8 +196,6 @@ class LayerQuantizer(Algorithm, base=True):
 
     def rebuild(self, model: Any, context: Context) -> None:
         from gearshift.algorithms.common.tied_weights import shares_weight, untie
-        from gearshift.core.model import parts
-        from gearshift.core.target import Swap
         from gearshift.layers.linear_view import as_linear, in_place_of
 
         tied = shares_weight(model)

@@ -12,7 +12,7 @@ from gearshift.core.boundary import calling
 from gearshift.core.change import Change
 from gearshift.core.context import Context
 from gearshift.core.errors import BadRecipe, GearshiftError, told
-from gearshift.core.facts import Facts, Family, Persist, Slot, Stage, Trait
+from gearshift.core.facts import Facts, Family, Kind, Persist, Slot, Stage, Trait
 from gearshift.core.model import parts
 from gearshift.core.plain import PARTS
 
@@ -177,7 +177,6 @@ def _call(model: Any) -> Callable[[], bool] | None:
     """A call of a language model with a few tokens; None for other models."""
     import torch
 
-    from gearshift.core.facts import Kind
     from gearshift.models.describe import describe
 
     if describe(model).kind is not Kind.LANGUAGE:

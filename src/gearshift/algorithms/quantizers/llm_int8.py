@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from gearshift.algorithms.quantizers import LANGUAGE, LayerQuantizer, Place, quantizer_facts
 from gearshift.core.context import Context
+from gearshift.core.model import size_bytes
 from gearshift.core.param import param
 from gearshift.core.plain import fields, flag, maybe, saved_layers
 
@@ -71,8 +72,6 @@ class LlmInt8(LayerQuantizer):
 
     def _beyond(self, model: Any, places: list[Place], room: float) -> set[str]:
         """Names of the layers, from the last one on, without which the rest fits into so many bytes."""
-        from gearshift.core.model import size_bytes
-
         sizes = {str(place): self._stored_bytes(place.layer) for place in places}
         needed = size_bytes(model) + sum(sizes.values()) - sum(place.layer.weight.nbytes for place in places)
         stay = set()

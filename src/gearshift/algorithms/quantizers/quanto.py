@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from gearshift.algorithms.quantizers import LayerQuantizer, Place, quantizer_facts
 from gearshift.core.context import Context
+from gearshift.core.extras import need
 from gearshift.core.param import param
 from gearshift.core.plain import fields, flag, saved_layers
 from gearshift.data.calibration_data import readable, samples, watch_inputs
@@ -69,8 +70,6 @@ class Quanto(LayerQuantizer):
         return self._kernels().QuantoLinear(*sizes, self.weight_bits, kept["calibrated"]).eval()
 
     def _kernels(self) -> Any:
-        from gearshift.core.extras import need
-
         need("optimum.quanto", "quanto", self.name)
         from gearshift.layers.vendors import quanto
 

@@ -12,9 +12,12 @@ from typing import Any, ClassVar
 
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.context import Context
+from gearshift.core.errors import CannotRestore
 from gearshift.core.facts import Facts, Family, Kind, Persist, Slot, Stage, Trait
+from gearshift.core.model import parts
 from gearshift.core.param import param
 from gearshift.core.plain import PART, PARTS, dict_of, list_of, number, text, whole
+from gearshift.core.target import Swap
 
 
 def recoverer_facts(kind: Kind) -> Facts:
@@ -86,8 +89,6 @@ class Recoverer(Algorithm, base=True):
         return []
 
     def before_recipe(self, model: Any, context: Context) -> None:
-        from gearshift.core.errors import CannotRestore
-
         record = context.record
         before = [*(applied.algorithm for applied in record.applied), *context.recipe.algorithms]
         reason = "" if any(_costs_quality(a) for a in before) else "nothing was done to it before"
@@ -131,8 +132,6 @@ class Recoverer(Algorithm, base=True):
         context.measured(seconds=time.perf_counter() - start)
 
     def rebuild(self, model: Any, context: Context) -> None:
-        from gearshift.core.model import parts
-        from gearshift.core.target import Swap
         from gearshift.training.lora import LowRank
 
         for part, paths in context.saved["paths"].items():

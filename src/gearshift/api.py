@@ -1,23 +1,50 @@
-"""The verbs: optimize, plan, status, disabled, restore and the rest. Nothing heavy is imported until one needs it."""
+"""What users call: the verbs, saving and loading, plans and runtimes. Nothing heavy is imported until one is used."""
 
 from __future__ import annotations
 
+import importlib
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from gearshift.applying import applied, planner_recipe, problems
+from gearshift.applying import applied, follow, planner_recipe, problems
 from gearshift.core.algorithm import Algorithm
+from gearshift.core.context import Context
 from gearshift.core.errors import BadValue, WrongModel, quoted, told
 from gearshift.core.recipe import Recipe
+from gearshift.core.record import Applied, Record, attach, record_of
 from gearshift.core.registry import registry
+from gearshift.core.status import Status
 from gearshift.core.surroundings import surroundings
 from gearshift.core.transaction import Transaction
 
-__all__ = ["algorithms", "disabled", "follow", "optimize", "plan", "problems", "restore", "status", "warm_up"]
+if TYPE_CHECKING:
+    from gearshift.models.warming import Warmed
+    from gearshift.planner.plan import Plan
+
+__all__ = [
+    "algorithms", "disabled", "follow", "load", "optimize", "plan", "problems", "read_checkpoint", "restore", "save",
+    "status", "warm_up",
+]  # fmt: skip
 
 M = TypeVar("M")
+LATER = {  # what is imported when somebody asks for it
+    "Plan": "planner.plan",
+    "sampling": "steps.run",
+    "CausalGenerator": "runtimes.generator",
+    "Translator": "runtimes.translator",
+    "WhisperGenerator": "runtimes.whisper",
+    "CTranslateTranscriber": "runtimes.whisper_ctranslate",
+    "TorchTranscriber": "runtimes.whisper_torch",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in LATER:
+        raise AttributeError(f"module 'gearshift' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"gearshift.{LATER[name]}"), name)
 
 
 def algorithms() -> dict[str, type[Algorithm]]:
@@ -70,7 +97,7 @@ def plan(
     memory: float | None = None,
     mode: str = "taylor",
     metric: Any = None,
-) -> Any:
+) -> Plan:
     """Find which steps are worth computing, and in which precision, by rehearsing a call; the model is left as it was.
 
     For memory, and for speed where 4 or 8 bits were measured to be faster here, steps and gears are planned together.
@@ -92,8 +119,6 @@ def plan(
         BadValue: unless exactly one of speed, quality and memory is given, in its range.
         BadRecipe: if the model has no denoiser, or a cacher already.
     """
-    from gearshift.core.context import Context
-    from gearshift.core.record import Applied, Record
     from gearshift.planner import joint_search, step_search
     from gearshift.planner.goal import goal_of
 
@@ -124,20 +149,6 @@ def _distance(metric: Any, run: Any, reference: Any) -> float:
         raise BadValue(f"The 'metric' of a plan must give a number, and it failed: {told(error)}.") from error
 
 
-def follow(model: M, plan: Any) -> M:
-    """Make a pipeline follow a plan; `plan.apply(model)` is the same.
-
-    Raises:
-        BadRecipe: if the model has no denoiser, or a cacher already.
-    """
-    saved: dict[str, Any] = {"schedules": {plan.key: plan.schedule.as_data()}, "plan": plan.summary}
-    if plan.gears is not None:
-        saved["gears"] = {plan.key: plan.gears.to_json()}
-    wanted = planner_recipe(model, plan.mode, plan.gears is not None, speed_factor=plan.share)
-    with surroundings(wanted.seed), Transaction(model):
-        return applied(model, wanted, False, saved)
-
-
 def warm_up(
     model: Any,
     *,
@@ -146,7 +157,7 @@ def warm_up(
     lengths: Any = None,
     steps: int | None = None,
     data: Any = None,
-) -> list[Any]:
+) -> list[Warmed]:
     """Call a model twice at each size it will be used at, so that what compiles or is captured is there in advance.
 
     Args:
@@ -206,8 +217,6 @@ def restore(model: M) -> M:
     Raises:
         CannotRestore: if weights were replaced and not kept; nothing is taken off then.
     """
-    from gearshift.core.record import attach
-
     record = _record(model)
     with Transaction(model):
         record.close()
@@ -215,19 +224,41 @@ def restore(model: M) -> M:
     return model
 
 
-def status(model: Any) -> Any:
+def status(model: Any) -> Status:
     """What was done to a model: algorithms, parameters, notes, figures, and each step's decision in the newest run."""
-    from gearshift.core.record import record_of
-    from gearshift.core.status import Status
     from gearshift.steps.keeping import look_after
 
     look_after(model)
     return Status.of(record_of(model), model)
 
 
-def _record(model: Any) -> Any:
-    from gearshift.core.record import record_of
+def save(model: Any, folder: str | os.PathLike[str]) -> None:
+    """Write a model and everything done to it: safetensors and JSON. See `gearshift.persist.store.save`."""
+    from gearshift.persist import store
 
+    with surroundings():
+        store.save(model, folder)
+
+
+def load(
+    folder: str | os.PathLike[str], device: str | None = None, verify: bool = True, trust_compiled: bool = False
+) -> Any:
+    """The model of a saved folder, on a device. See `gearshift.persist.reload.load`."""
+    from gearshift.persist import reload
+
+    with surroundings():
+        return reload.load(folder, device, verify, trust_compiled)
+
+
+def read_checkpoint(place: str | os.PathLike[str]) -> Any:
+    """A language model that another program quantized. See `gearshift.algorithms.common.checkpoint_import`."""
+    from gearshift.algorithms.common import checkpoint_import
+
+    with surroundings():
+        return checkpoint_import.read_checkpoint(place)
+
+
+def _record(model: Any) -> Record:
     record = record_of(model)
     if record is None:
         raise WrongModel(f"Nothing was done to this {type(model).__name__} by gearshift.")
