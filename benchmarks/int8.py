@@ -24,9 +24,9 @@ from torch.nn import functional as F
 
 from gearshift.core.files import write_atomically
 from gearshift.kernels import int8_pack
-from gearshift.kernels.int8 import as_signed, quantize_weight
 from gearshift.layers.int8 import Int8Linear
 from gearshift.layers.int8_conv import int8_twin
+from gearshift.quant.formats.int8 import as_signed, quantize_weight
 
 LINEARS = [(1024, 384, 384), (256, 1152, 1152), (1024, 768, 3072), (512, 768, 768), (64, 768, 768), (1, 768, 3072)]
 CONVS = [  # batch, channels in and out, kernel, stride, side

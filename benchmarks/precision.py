@@ -31,14 +31,14 @@ from gearshift.core.files import write_atomically
 from gearshift.evaluate.cells import Column, Row
 from gearshift.evaluate.table import to_json, to_markdown
 from gearshift.evaluate.timing import machine
-from gearshift.kernels.int8 import dequantize
-from gearshift.kernels.nested import nest
 from gearshift.models.diffusers import denoisers
 from gearshift.planner.call import rehearsal
 from gearshift.planner.gears import GearRehearsals
 from gearshift.precision import Precision, PrecisionSchedule, quick_schedule
 from gearshift.precision.gear_timing import time_layers
 from gearshift.precision.gears import LOW, Geared, high_gear
+from gearshift.quant.formats.int8 import dequantize
+from gearshift.quant.formats.nested import nest
 from gearshift.steps.gate import gate_of
 
 

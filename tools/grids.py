@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from scipy.spatial import cKDTree
 from scipy.special import ndtr
 
-FILE = Path(__file__).parents[1] / "src" / "gearshift" / "kernels" / "data" / "grids.safetensors"
+FILE = Path(__file__).parents[1] / "src" / "gearshift" / "quant" / "formats" / "data" / "grids.safetensors"
 REACH = 6.5  # standard deviations that the nodes cover
 COARSE, FINE = 0.04, 0.01  # distance of nodes
 STARTS = {16: 4, 64: 4, 256: 3}

@@ -11,10 +11,10 @@ from torch import nn
 
 import gearshift as gs
 from gearshift.core.errors import BadRecipe, GearshiftWarning
-from gearshift.kernels.grouped import dequantize, quantize
 from gearshift.layers.grouped import GroupedLinear
 from gearshift.layers.linear_view import matrix
 from gearshift.models.calibration import walk
+from gearshift.quant.formats.grouped import dequantize, quantize
 from gearshift.zoo import language
 
 LANGUAGE = ["hqq(weight_bits=4)", "gptq", "awq"]

@@ -18,11 +18,11 @@ from gearshift import zoo
 from gearshift.core.errors import GearshiftWarning
 from gearshift.core.recipe import Recipe
 from gearshift.core.target import put
-from gearshift.kernels.grouped import dequantize, nbytes, quantize
 from gearshift.layers import higgs
 from gearshift.layers.higgs import HiggsLinear, group_size
 from gearshift.models import in_place
 from gearshift.models.describe import chosen
+from gearshift.quant.formats.grouped import dequantize, nbytes, quantize
 
 SETTINGS = [(bits, p) for bits in (2, 3, 4) for p in (1, 2)]
 each_setting = pytest.mark.parametrize(("bits", "p"), SETTINGS)

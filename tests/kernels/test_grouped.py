@@ -14,10 +14,10 @@ from gearshift.core.errors import GearshiftWarning
 from gearshift.kernels import grouped_cuda
 from gearshift.kernels.channel_scales import Activity, found_scales, rounded
 from gearshift.kernels.compensate import Gram, compensated
-from gearshift.kernels.grouped import dequantize, nbytes, pack, quantize, row_bytes, unpack
 from gearshift.kernels.half_quadratic import POWER, half_quadratic, least_squares
 from gearshift.layers.conv1d import QuantizedConv1D
 from gearshift.layers.grouped import GroupedLinear
+from gearshift.quant.formats.grouped import dequantize, nbytes, pack, quantize, row_bytes, unpack
 
 every_width = pytest.mark.parametrize("bits", [2, 3, 4, 8])
 WIDTHS = (1, 31, 32, 33, 100, 192)

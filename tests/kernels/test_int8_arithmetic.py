@@ -7,8 +7,8 @@ import torch
 from torch.nn import functional as F
 
 from gearshift.kernels import int8_cpu, int8_cuda, int8_ops, int8_pack
-from gearshift.kernels.int8 import as_signed, dequantize, is_pair_safe, quantize_weight
 from gearshift.kernels.int8_reference import conv_reference, linear_reference
+from gearshift.quant.formats.int8 import as_signed, dequantize, is_pair_safe, quantize_weight
 
 needs_kernel = pytest.mark.skipif(not int8_pack.available(), reason="this machine has no oneDNN int8 kernels")
 both_signs = pytest.mark.parametrize("unsigned", [False, True], ids=["qint8", "quint8"])

@@ -15,9 +15,9 @@ from torch.nn import functional as F
 from gearshift.algorithms.quantizers import sqnr
 from gearshift.core.errors import GearshiftWarning
 from gearshift.kernels import int8_pack, static_int8
-from gearshift.kernels.int8 import Quantized, as_signed, is_pair_safe, quantize_weight
 from gearshift.kernels.static_int8 import Fixed, accumulate, encode
 from gearshift.layers.static_int8 import StaticInt8Conv2d, StaticInt8Layer, StaticInt8Linear, static_skeleton
+from gearshift.quant.formats.int8 import Quantized, as_signed, is_pair_safe, quantize_weight
 
 both_signs = pytest.mark.parametrize("unsigned", [False, True], ids=["qint8", "quint8"])
 both_ranges = pytest.mark.parametrize("pair_safe", [False, True], ids=["full", "pair_safe"])

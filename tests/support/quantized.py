@@ -2,7 +2,6 @@
 
 import torch
 
-from gearshift.kernels.grouped import quantize
 from gearshift.kernels.static_int8 import Fixed
 from gearshift.layers.float8 import Fp8Linear
 from gearshift.layers.grouped import GroupedLinear
@@ -13,6 +12,7 @@ from gearshift.layers.vendors.bitsandbytes import FourBitLinear, LLMInt8Linear
 from gearshift.layers.vendors.quanto import QuantoLinear
 from gearshift.layers.vendors.torchao import ROUNDED, TorchaoLinear
 from gearshift.layers.weight_only import from_float
+from gearshift.quant.formats.grouped import quantize
 
 
 def static(layer):

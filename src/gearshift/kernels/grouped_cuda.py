@@ -18,7 +18,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from gearshift.core.errors import GearshiftWarning, told
 from gearshift.core.extras import installed
-from gearshift.kernels.grouped import Grouped, dequantize, multiply, unpack
+from gearshift.quant.formats.grouped import Grouped, dequantize, multiply, unpack
 
 CLOSE = 0.03  # relative error that 16-bit arithmetic may make
 TILES = 8  # of 16 inputs, that torch's kernel reads at a time

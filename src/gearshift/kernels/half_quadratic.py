@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import torch
 
-from gearshift.kernels.grouped import Grid, usable
+from gearshift.quant.formats.grouped import Grid, usable
 
 SHARES = (1.0, 0.93, 0.86, 0.79, 0.72, 0.65, 0.58, 0.51)  # of a group's range, that the levels are first spread over
 POLISH = 3  # rounds of rounding and fitting that follow

@@ -17,8 +17,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from gearshift.core.errors import MissingExtra
 from gearshift.core.extras import installed, need
-from gearshift.kernels.grid_codes import numbers, unpack
 from gearshift.kernels.speed import compared
+from gearshift.quant.formats.gaussian_codes import numbers, unpack
 
 INSTALLED = installed("flute")  # looked up once: compiled programs cannot
 TYPES = (torch.float16, torch.bfloat16)

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from gearshift.kernels.int8 import Quantized, column
 from gearshift.kernels.int8_pack import multiply, packed
 from gearshift.kernels.int8_rows import codes_in_one_range, ends_of, from_codes, to_codes
+from gearshift.quant.formats.int8 import Quantized, column
 
 
 def linear(

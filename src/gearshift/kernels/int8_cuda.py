@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from gearshift.kernels.int8 import Quantized, as_signed
+from gearshift.quant.formats.int8 import Quantized, as_signed
 
 
 def takes(x: torch.Tensor, values: torch.Tensor) -> bool:

@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from gearshift.kernels import int8_cpu, int8_cuda, int8_pack
-from gearshift.kernels.int8 import Quantized, dequantize
+from gearshift.quant.formats.int8 import Quantized, dequantize
 
 
 def linear(

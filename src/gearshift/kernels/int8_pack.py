@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from gearshift.kernels.int8 import as_signed, is_pair_safe
+from gearshift.quant.formats.int8 import as_signed, is_pair_safe
 
 FULL_LEVELS, NARROW_LEVELS = 255, 127
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from gearshift.kernels.int8 import Quantized, as_signed, column
+from gearshift.quant.formats.int8 import Quantized, as_signed, column
 
 
 def linear_reference(

@@ -4,8 +4,8 @@ An activation is read as step * (code - zero), with one step and one zero for al
 channel of a linear layer; then the weight was multiplied by the steps before it was rounded. Codes are uint8, the only
 ones that the kernels take; a signed code is the unsigned one less 128, and so is its zero, which changes no product.
 
-On CPUs that add pairs of products in 16 bits (see kernels/int8.py), weights that could overflow are multiplied by the
-codes in two parts, code = 2 * half + rest, so that the integers are exact everywhere.
+On CPUs that add pairs of products in 16 bits (see quant/formats/int8.py), weights that could overflow are multiplied by
+the codes in two parts, code = 2 * half + rest, so that the integers are exact everywhere.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import torch
 from torch.nn import functional as F
 
 from gearshift.kernels import int8_cuda, int8_pack
-from gearshift.kernels.int8 import Quantized, as_signed, column, dequantize
 from gearshift.kernels.int8_ops import needs_operator
+from gearshift.quant.formats.int8 import Quantized, as_signed, column, dequantize
 
 CENTER = 128
 MIDDLE = 127.5

@@ -19,10 +19,11 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from gearshift.kernels import grouped, int8_ops
-from gearshift.kernels.grouped import Grouped
-from gearshift.kernels.int8 import Quantized, dequantize
+from gearshift.kernels import int8_ops
 from gearshift.kernels.native import declare, native
+from gearshift.quant.formats import grouped
+from gearshift.quant.formats.grouped import Grouped
+from gearshift.quant.formats.int8 import Quantized, dequantize
 
 GROUPS = (128, 64, 32)  # that the kernel has
 MULTIPLE = 64  # inputs that it takes at a time

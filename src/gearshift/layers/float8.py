@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from gearshift.kernels.scales import usable
 from gearshift.layers.frozen import FrozenLinear
+from gearshift.quant.formats.scales import usable
 
 FORMATS = {"e4m3fn": torch.float8_e4m3fn, "e5m2": torch.float8_e5m2}
 MULTIPLE = 16  # of both sizes of a weight that torch._scaled_mm takes on CUDA

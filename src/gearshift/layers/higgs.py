@@ -8,8 +8,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from gearshift.kernels import grid_codes, grids, hadamard, higgs_flute
+from gearshift.kernels import higgs_flute
 from gearshift.layers.frozen import FrozenLinear
+from gearshift.quant.formats import gaussian_codes, gaussian_grid, hadamard
 
 CHUNK = 2**20  # weights that are floats at a time where the activations are rotated: the fastest, and little memory
 
@@ -53,12 +54,12 @@ class HiggsLinear(FrozenLinear):
     ) -> None:
         super().__init__(in_features, out_features, bias, device, dtype)
         self.bits, self.p, self.block, self.group, self.rows = bits, p, block, group, rows
-        width = grid_codes.packed_width(in_features, bits)
+        width = gaussian_codes.packed_width(in_features, bits)
         self.register_buffer("codes", torch.zeros(out_features, width, dtype=torch.uint8, device=device))
         scale = torch.zeros(out_features, in_features // group, dtype=torch.float16, device=device)
         self.register_buffer("scale", scale)
         self.register_buffer("signs", torch.zeros(in_features // 8, dtype=torch.uint8, device=device))
-        table = grids.pairs(bits, p)
+        table = gaussian_grid.pairs(bits, p)
         self.register_buffer("table", table if _without_storage(device) else table.to(device), persistent=False)
 
     @classmethod
@@ -89,8 +90,8 @@ class HiggsLinear(FrozenLinear):
 
     def quantize(self, weight: torch.Tensor) -> None:
         rotated = hadamard.rotate(weight.detach().float(), self.signs, self.block)
-        codes, self.scale = grids.fit(rotated.unflatten(1, (-1, self.group)), self.bits, self.p)
-        self.codes = grid_codes.pack(codes.flatten(1), self.bits)
+        codes, self.scale = gaussian_grid.fit(rotated.unflatten(1, (-1, self.group)), self.bits, self.p)
+        self.codes = gaussian_codes.pack(codes.flatten(1), self.bits)
 
     def product(self, rows: torch.Tensor) -> torch.Tensor:
         if rows.shape[0] > self.out_features:
@@ -108,7 +109,7 @@ class HiggsLinear(FrozenLinear):
         return hadamard.rotate_back(self._rotated(dtype), self.signs, self.block)
 
     def _rotated(self, dtype: torch.dtype, channels: slice = slice(None)) -> torch.Tensor:
-        return grid_codes.numbers(self.codes[channels], self.scale[channels], self.table, self.bits, dtype)
+        return gaussian_codes.numbers(self.codes[channels], self.scale[channels], self.table, self.bits, dtype)
 
     def extra_repr(self) -> str:
         kind = f"bits={self.bits}, p={self.p}, block={self.block}, group={self.group}"

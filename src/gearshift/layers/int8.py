@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from gearshift.kernels import int8_ops, int8_pack
-from gearshift.kernels.int8 import Quantized, dequantize, quantize_weight
 from gearshift.layers.base import QuantizedLayer
+from gearshift.quant.formats.int8 import Quantized, dequantize, quantize_weight
 
 
 class Int8Layer(QuantizedLayer):

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from gearshift.kernels.nested import Nested, nest
 from gearshift.layers.base import QuantizedLayer
+from gearshift.quant.formats.nested import Nested, nest
 
 PLANES = ("multiplier", "offset", "coarse", "fine", "rest")
 

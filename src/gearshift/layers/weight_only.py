@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from gearshift.kernels.int8 import Quantized, quantize_weight
 from gearshift.kernels.weight_only import fitting_group, matmul4, matmul8, pack4, rounding, unpack
 from gearshift.layers.frozen import FrozenLinear
 from gearshift.layers.grouped import GroupedLinear
+from gearshift.quant.formats.int8 import Quantized, quantize_weight
 
 
 class Int8WeightLinear(FrozenLinear):

@@ -15,8 +15,8 @@ from gearshift.core.extras import need
 from gearshift.core.plain import anything, dict_of, fields, read_json, text
 from gearshift.core.target import put
 from gearshift.core.tensors import read_tensors
-from gearshift.kernels.grouped import Grouped
 from gearshift.layers.grouped import GroupedLinear
+from gearshift.quant.formats.grouped import Grouped
 
 Layers = Mapping[str, Mapping[str, torch.Tensor]]  # by path: tensors by name
 Convert = Callable[[Mapping[str, torch.Tensor], str, tuple[int, int]], Grouped]

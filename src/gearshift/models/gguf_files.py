@@ -19,8 +19,8 @@ from gearshift.core.boundary import reading
 from gearshift.core.errors import BrokenFolder
 from gearshift.core.extras import need
 from gearshift.core.target import put
-from gearshift.kernels.grouped import Grouped, assemble, dequantize
 from gearshift.layers.grouped import GroupedLinear
+from gearshift.quant.formats.grouped import Grouped, assemble, dequantize
 
 BLOCK = 32  # inputs that share a scale in the formats that are taken over
 NEAR = 1e-5  # relative distance of a layer that was taken over from what the file says: an offset is stored as a zero

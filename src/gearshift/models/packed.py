@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from gearshift.core.boundary import Misfit
-from gearshift.kernels.grouped import Grouped, assemble
+from gearshift.quant.formats.grouped import Grouped, assemble
 
 State = Mapping[str, torch.Tensor]
 

@@ -17,13 +17,13 @@ from torch.nn import functional as F
 
 from gearshift.core.change import Change
 from gearshift.kernels import int8_ops
-from gearshift.kernels.int8 import Quantized, dequantize
-from gearshift.kernels.nested import Nested, nest
 from gearshift.kernels.prints import fingerprint
 from gearshift.layers.int8_conv import supports
 from gearshift.layers.nested import drop_planes, give_up_weight, planes_of, put_planes, take_weight_back
 from gearshift.models.layers import unsound
 from gearshift.precision.levels import Precision
+from gearshift.quant.formats.int8 import Quantized, dequantize
+from gearshift.quant.formats.nested import Nested, nest
 from gearshift.steps.gate import Gate
 from gearshift.steps.run import Run, current
 

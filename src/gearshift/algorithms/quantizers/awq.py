@@ -77,8 +77,8 @@ class Awq(Calibrating):
 
     def _rounded(self, layer: Any, activity: Any, scales: Any, folded: bool, errors: list) -> tuple[Any, Any]:
         from gearshift.kernels.channel_scales import rounded
-        from gearshift.kernels.grouped import dequantize, quantize
         from gearshift.layers.linear_view import matrix
+        from gearshift.quant.formats.grouped import dequantize, quantize
 
         weight = matrix(layer).detach().float() * (1 if folded else scales)
         grouped = rounded(weight, activity, scales, BITS)

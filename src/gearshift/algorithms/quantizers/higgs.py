@@ -53,8 +53,8 @@ class Higgs(LayerQuantizer):
         return lambda: model(input_ids=tokens)
 
     def twin(self, layer: Any, place: Place, prepared: Any, context: Context) -> Any:
-        from gearshift.kernels.hadamard import LEAST
         from gearshift.layers.higgs import HiggsLinear
+        from gearshift.quant.formats.hadamard import LEAST
 
         rows = context.recipe.batch_size if place.input is None else place.input.shape[0]
         sizes = self.group_size, self.hadamard_size

@@ -15,9 +15,9 @@ from torch.nn import functional as F
 
 from gearshift.core.extras import need
 from gearshift.kernels import int8_cpu
-from gearshift.kernels.int8 import Quantized, dequantize
 from gearshift.kernels.int8_pack import saturates
 from gearshift.layers.frozen import FrozenLinear
+from gearshift.quant.formats.int8 import Quantized, dequantize
 
 bnb = need("bitsandbytes", "bitsandbytes", "A layer of bitsandbytes")
 OUTLIERS = 6.0  # inputs from here on are multiplied in floating point, as in the paper

@@ -16,12 +16,12 @@ from torch.nn import functional as F
 from gearshift.core.errors import GearshiftError
 from gearshift.core.extras import need
 from gearshift.kernels import int8_ops, int8_pack
-from gearshift.kernels.grouped import Grouped, pack, unpack
-from gearshift.kernels.int8 import Quantized
-from gearshift.kernels.scales import usable
 from gearshift.kernels.weight_only import matmul4, matmul8, rounding
 from gearshift.layers.float8 import widened
 from gearshift.layers.frozen import FrozenLinear
+from gearshift.quant.formats.grouped import Grouped, pack, unpack
+from gearshift.quant.formats.int8 import Quantized
+from gearshift.quant.formats.scales import usable
 
 ao = need("torchao.quantization", "torchao", "A layer of torchao")
 workflows = need("torchao.quantization.quantize_.workflows", "torchao", "A layer of torchao")

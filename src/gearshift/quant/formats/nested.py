@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
-from gearshift.kernels.int8 import Quantized, column
-from gearshift.kernels.scales import usable
+from gearshift.quant.formats.int8 import Quantized, column
+from gearshift.quant.formats.scales import usable
 
 GROUP = 64
 PEAK = 119  # the largest value that sixteen 4-bit steps of 16 and a 4-bit rest reach on both sides

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from gearshift.kernels.scales import usable
+from gearshift.quant.formats.scales import usable
 
 FILE = Path(__file__).parent / "data" / "grids.safetensors"
 REACH, CELLS = 5.0, 1024  # the square that `_cells` maps, in standard deviations, and its cells a side

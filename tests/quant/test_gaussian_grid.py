@@ -8,9 +8,9 @@ import math
 import pytest
 import torch
 
-from gearshift.kernels import grids
-from gearshift.kernels.grid_codes import numbers, pack, packed_width, unpack
-from gearshift.kernels.grids import fit, grid, nearest, pairs
+from gearshift.quant.formats import gaussian_grid
+from gearshift.quant.formats.gaussian_codes import numbers, pack, packed_width, unpack
+from gearshift.quant.formats.gaussian_grid import fit, grid, nearest, pairs
 
 KINDS = [(bits, p) for bits in (2, 3, 4) for p in (1, 2)]
 # mean square errors: Lloyd and Max's for p=1 (Max 1960), and for p=2 the best that is known to us
@@ -87,7 +87,7 @@ def test_zeros_are_kept_and_small_numbers_are_not_lost(bits: int, p: int) -> Non
 def test_pieces_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     x = gaussian(1 << 12).view(4, -1, 64)
     whole = fit(x, 4, 2)
-    monkeypatch.setattr(grids, "PIECE", 300)
+    monkeypatch.setattr(gaussian_grid, "PIECE", 300)
     for one, other in zip(whole, fit(x, 4, 2), strict=True):
         assert torch.equal(one, other)
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from gearshift import zoo
-from gearshift.kernels.int8 import dequantize
-from gearshift.kernels.nested import GROUP, MOST, nest
+from gearshift.quant.formats.int8 import dequantize
+from gearshift.quant.formats.nested import GROUP, MOST, nest
 
 SHAPES = [(8, 64), (5, 130), (3, 7), (4, 6, 3, 3), (2, 1)]
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional as F
 
-from gearshift.kernels.scales import SMALLEST, usable
+from gearshift.quant.formats.scales import SMALLEST, usable
 
 PAIR_LIMIT = 128
 

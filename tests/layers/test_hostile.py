@@ -5,9 +5,9 @@ import torch
 from support.quantized import MAKERS
 from torch import nn
 
-from gearshift.kernels.int8 import dequantize, quantize_weight
-from gearshift.kernels.nested import nest
 from gearshift.layers.int8_conv import Int8Conv2d
+from gearshift.quant.formats.int8 import dequantize, quantize_weight
+from gearshift.quant.formats.nested import nest
 
 SIZES = [(33, 128), (1, 64)]
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional as F
 
-from gearshift.kernels.scales import SMALLEST
+from gearshift.quant.formats.scales import SMALLEST
 
 BLOCK = 32
 PLANES = {2: (2,), 3: (2, 1), 4: (4,), 8: (8,)}  # widths of the planes, low bits first

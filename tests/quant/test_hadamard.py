@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gearshift.kernels.hadamard import (
+from gearshift.quant.formats.hadamard import (
     block_size,
     matrix,
     random_signs,
