@@ -12,11 +12,12 @@ from torch.nn import functional as F
 
 from gearshift.kernels import weight_only
 from gearshift.kernels.native import native
-from gearshift.kernels.weight_only import matmul4, matmul8, pack4, reference, unpack
+from gearshift.kernels.weight_only import matmul4, matmul8, reference, unpack
 from gearshift.layers.linear_view import as_linear, in_place_of
 from gearshift.layers.weight_only import Int8WeightLinear, empty, from_float
 from gearshift.quant.formats import grouped
 from gearshift.quant.formats.int8 import quantize_weight
+from gearshift.quant.rounding.least_squares import pack4
 
 both_bits = pytest.mark.parametrize("bits", [8, 4])
 each_group = pytest.mark.parametrize("group", [32, 64, 128])

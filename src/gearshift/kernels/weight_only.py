@@ -24,10 +24,10 @@ from gearshift.kernels.native import declare, native
 from gearshift.quant.formats import grouped
 from gearshift.quant.formats.grouped import Grouped
 from gearshift.quant.formats.int8 import Quantized, dequantize
+from gearshift.quant.rounding.least_squares import pack4
 
 GROUPS = (128, 64, 32)  # that the kernel has
 MULTIPLE = 64  # inputs that it takes at a time
-SHARES = (1.0, 0.957, 0.914, 0.871, 0.829, 0.786, 0.743, 0.7)  # of a group's range, that 16 levels are spread over
 FEW_ROWS = 64  # up to here the kernels were faster than unpacking and torch's float product
 TILE = 1 << 20  # weights that are floats at a time
 POINTER, LENGTH, FLAG = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
@@ -44,43 +44,6 @@ Packed = Grouped | Quantized
 def fitting_group(in_features: int, group: int) -> int | None:
     """The group itself if it divides the inputs, else the largest smaller one that does; None if there is none."""
     return max((g for g in GROUPS if g <= group and in_features % max(g, MULTIPLE) == 0), default=None)
-
-
-def pack4(weight: torch.Tensor, group: int = 64) -> Grouped:
-    """Round a weight to 4 bits, on grids of the least squared error that was found.
-
-    Args:
-        weight: floating point [out, in].
-        group: inputs that share a scale and a zero; the kernels take what `fitting_group` answers.
-    """
-    return grouped.quantize(weight, 4, group, least_squares)
-
-
-def least_squares(groups: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scale and zero [..., groups] of 4-bit levels for weights [..., groups, group].
-
-    The weights are rounded to levels over eight shares of their range, scale and zero are fitted to each rounding, and
-    the best fit is taken: .8 dB better than levels from lowest to highest on Gaussian weights, groups of 64.
-    """
-    pieces = groups.split(max(1, TILE // max(groups[0].numel(), 1)))
-    scale, zero = (torch.cat(parts) for parts in zip(*map(_least_squares, pieces), strict=True))
-    return scale, zero
-
-
-def _least_squares(groups: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    low, high, mean = groups.amin(-1, True), groups.amax(-1, True), groups.mean(-1, True)
-    gained, scale, zero = torch.full_like(mean, -1), torch.ones_like(mean), torch.zeros_like(mean)
-    for share in SHARES:
-        step = grouped.usable(share * (high - low)[..., 0] / 15, groups)[..., None]
-        codes = (groups / step + (7.5 - (low + high) / 2 / step)).round_().clamp_(0, 15)
-        middle = codes.mean(-1, True)
-        spread = codes - middle
-        product, square = (groups * spread).sum(-1, True), spread.square().sum(-1, True)
-        fit = grouped.usable((product / square.clamp_min(1e-30))[..., 0], groups)[..., None]
-        less = fit * (2 * product - fit * square)  # squared error than with the mean alone
-        scale, zero = torch.where(less > gained, fit, scale), torch.where(less > gained, middle - mean / fit, zero)
-        gained = torch.maximum(less, gained)
-    return scale[..., 0], zero[..., 0]
 
 
 def matmul8(x: torch.Tensor, packed: Quantized, bias: torch.Tensor | None = None) -> torch.Tensor:

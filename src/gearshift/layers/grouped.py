@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from gearshift.kernels import grouped_cuda, weight_only
-from gearshift.kernels.half_quadratic import least_squares
 from gearshift.layers.frozen import FrozenLinear
 from gearshift.quant.formats.grouped import Grouped, dequantize, multiply, quantize, row_bytes
+from gearshift.quant.rounding.least_squares import least_squares
 
 INSTRUCTIONS = {  # torch's questions about them
     torch.bfloat16: ("_is_avx512_bf16_supported", "_is_amx_tile_supported"),

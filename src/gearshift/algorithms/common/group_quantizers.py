@@ -72,8 +72,8 @@ class Calibrating(Grouping, base=True):
 
     def unseen(self, layer: Any, place: Place, context: Context) -> Any:
         """The twin of a layer that no batch reached."""
-        from gearshift.kernels.half_quadratic import least_squares
         from gearshift.quant.formats.grouped import quantize
+        from gearshift.quant.rounding.least_squares import least_squares
 
         bits, group = self.layout()["bits"], self.layout()["group"]
         context.note(f"No calibration data reached {place}, so it was rounded without.")

@@ -49,8 +49,8 @@ class Awq(Calibrating):
 
     def _seen(self, block: Any, groups: list[list[Any]]) -> list[Any]:
         """What the layers of each group are given, seen in one run of the block on the data."""
-        from gearshift.kernels.channel_scales import Activity
         from gearshift.layers.linear_view import matrix
+        from gearshift.quant.rounding.awq import Activity
 
         seen = {layers[0]: Activity(matrix(layers[0]).shape[1], GROUP, layers[0].weight.device) for layers in groups}
         block.watch({layer: activity.see for layer, activity in seen.items()})
@@ -60,9 +60,9 @@ class Awq(Calibrating):
         """The scales of the inputs that the layers share, and whether another module has them."""
         import torch
 
-        from gearshift.kernels.channel_scales import found_scales
         from gearshift.layers.linear_view import matrix
         from gearshift.models.scale_folding import find_source
+        from gearshift.quant.rounding.awq import found_scales
 
         source = find_source(block, layers, config)
         weight = torch.cat([matrix(layer).detach().float() for layer in layers])
@@ -76,9 +76,9 @@ class Awq(Calibrating):
         return scales, source is not None
 
     def _rounded(self, layer: Any, activity: Any, scales: Any, folded: bool, errors: list) -> tuple[Any, Any]:
-        from gearshift.kernels.channel_scales import rounded
         from gearshift.layers.linear_view import matrix
         from gearshift.quant.formats.grouped import dequantize, quantize
+        from gearshift.quant.rounding.awq import rounded
 
         weight = matrix(layer).detach().float() * (1 if folded else scales)
         grouped = rounded(weight, activity, scales, BITS)

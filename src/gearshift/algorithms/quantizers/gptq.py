@@ -49,10 +49,10 @@ class Gptq(Calibrating):
 
     def _rounded(self, block: Any, layers: list[Any], errors: list[tuple[float, float]]) -> dict[Any, Any]:
         """Weights of layers with a common input, which the layers are given for what comes after them."""
-        from gearshift.kernels.compensate import Gram, compensated
         from gearshift.layers.linear_view import matrix
         from gearshift.models.calibration import put_matrix
         from gearshift.quant.formats.grouped import dequantize, quantize
+        from gearshift.quant.rounding.gptq import Gram, compensated
 
         gram = Gram(matrix(layers[0]).shape[1], layers[0].weight.device)
         block.watch({layers[0]: gram.see})

@@ -43,8 +43,8 @@ class HqqDiffusers(Grouping):
             context.note(f"The kernel {self.backend} is not used here: {why}.")
 
     def twin(self, layer: Any, place: Place, prepared: None, context: Context) -> Any:
-        from gearshift.kernels.half_quadratic import half_quadratic
         from gearshift.quant.formats.grouped import quantize
+        from gearshift.quant.rounding.hqq import half_quadratic
 
         bits = self.weight_bits
         grouped = quantize(layer.weight, bits, self.group_size, lambda groups: half_quadratic(groups, bits))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from gearshift.kernels.half_quadratic import least_squares
 from gearshift.quant.formats.grouped import Grouped, assemble, grid, spread
+from gearshift.quant.rounding.least_squares import least_squares
 
 BLOCK = 128  # columns whose corrections of all later ones are put together
 DAMPING = (0.01, 0.1, 1.0, 10.0)  # shares of the mean diagonal, the first with which the matrix can be inverted

@@ -1,6 +1,6 @@
-"""Scales and zeros of groups, fitted: by least squares, and by half-quadratic splitting for errors with long tails.
+"""Grids of groups fitted by least squares, for codes rounded to nearest.
 
-All take groups [..., n] of float32 values and answer with scale and zero [...] for codes rounded to nearest.
+All take groups [..., n] of float32 values and answer with scale and zero [...].
 """
 
 from __future__ import annotations
@@ -9,15 +9,12 @@ from collections.abc import Callable
 
 import torch
 
-from gearshift.quant.formats.grouped import Grid, usable
+from gearshift.quant.formats.grouped import Grid, Grouped, quantize, usable
 
 SHARES = (1.0, 0.93, 0.86, 0.79, 0.72, 0.65, 0.58, 0.51)  # of a group's range, that the levels are first spread over
 POLISH = 3  # rounds of rounding and fitting that follow
-POWER = 0.7
-ROUNDS = 20
-SHARPER = 1.05  # by how much the splitting tightens each round
-
 Metric = Callable[[torch.Tensor], torch.Tensor]
+QUICK_SHARES = (1.0, 0.957, 0.914, 0.871, 0.829, 0.786, 0.743, 0.7)  # of a group's range, for 16 levels
 
 
 def least_squares(groups: torch.Tensor, bits: int, metric: Metric | None = None) -> Grid:
@@ -27,7 +24,7 @@ def least_squares(groups: torch.Tensor, bits: int, metric: Metric | None = None)
         metric: multiplies [..., n] by a positive matrix M, which makes the error e . M e, the same for all rows (the
             first dimension); None: the identity.
     """
-    metric = metric or _same
+    metric = metric or same
     low, high = groups.amin(-1), groups.amax(-1)
     best = torch.full_like(low, torch.inf)
     scale, zero = torch.ones_like(low), torch.zeros_like(low)
@@ -42,29 +39,6 @@ def least_squares(groups: torch.Tensor, bits: int, metric: Metric | None = None)
         best = torch.where(better, cost, best)
         scale, zero = torch.where(better, found[0], scale), torch.where(better, found[1], zero)
     return scale, zero
-
-
-def half_quadratic(groups: torch.Tensor, bits: int) -> Grid:
-    """The grid of the least sum of |error| ** 0.7 that was found; few large errors count less than in squares.
-
-    Half-quadratic splitting as in HQQ (Badri and Shaji 2023, mobiusml.github.io/hqq_blog): the error is split into one
-    part that may be anything, at a price of |part| ** 0.7, and the rest, whose square is made small by a new scale and
-    zero. There only the zero is moved; moving the scale as well, from the grid of least squares, lowers both norms.
-    """
-    grid = least_squares(groups, bits)
-    weight = grid[0][..., None].pow(POWER - 2)  # in steps of the grid
-    for _ in range(ROUNDS):
-        found = codes(groups, grid, bits)
-        free = shrunk(groups - decoded(found, grid), weight)
-        grid = fitted(groups - free, found, grid, _same)
-        weight = weight * SHARPER
-    return grid
-
-
-def shrunk(error: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """The generalized soft threshold: about argmin over x of |x| ** POWER + weight / 2 * (x - error) ** 2."""
-    size = error.abs()
-    return error.sign() * (size - POWER * size.clamp_min(1e-30).pow(POWER - 1) / weight).clamp_min(0)
 
 
 def fitted(groups: torch.Tensor, codes: torch.Tensor, before: Grid, metric: Metric) -> Grid:
@@ -94,5 +68,36 @@ def residue(groups: torch.Tensor, grid: Grid, bits: int) -> torch.Tensor:
     return groups - decoded(codes(groups, grid, bits), grid)
 
 
-def _same(values: torch.Tensor) -> torch.Tensor:
+def same(values: torch.Tensor) -> torch.Tensor:
     return values
+
+
+def pack4(weight: torch.Tensor, group: int = 64) -> Grouped:
+    """Round a weight to 4 bits, on grids of the least squared error that was found.
+
+    Args:
+        weight: floating point [out, in].
+        group: inputs that share a scale and a zero; the kernels take what `fitting_group` answers.
+    """
+    return quantize(weight, 4, group, quick_least_squares)
+
+
+def quick_least_squares(groups: torch.Tensor) -> Grid:
+    """Scale and zero [..., groups] of 4-bit levels for weights [..., groups, group].
+
+    The weights are rounded to levels over eight shares of their range, scale and zero are fitted to each rounding, and
+    the best fit is taken: .8 dB better than levels from lowest to highest on Gaussian weights, groups of 64.
+    """
+    low, high, mean = groups.amin(-1, True), groups.amax(-1, True), groups.mean(-1, True)
+    gained, scale, zero = torch.full_like(mean, -1), torch.ones_like(mean), torch.zeros_like(mean)
+    for share in QUICK_SHARES:
+        step = usable(share * (high - low)[..., 0] / 15, groups)[..., None]
+        codes = (groups / step + (7.5 - (low + high) / 2 / step)).round_().clamp_(0, 15)
+        middle = codes.mean(-1, True)
+        spread = codes - middle
+        product, square = (groups * spread).sum(-1, True), spread.square().sum(-1, True)
+        fit = usable((product / square.clamp_min(1e-30))[..., 0], groups)[..., None]
+        less = fit * (2 * product - fit * square)  # squared error than with the mean alone
+        scale, zero = torch.where(less > gained, fit, scale), torch.where(less > gained, middle - mean / fit, zero)
+        gained = torch.maximum(less, gained)
+    return scale[..., 0], zero[..., 0]

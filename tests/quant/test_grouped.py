@@ -12,12 +12,13 @@ from torch.nn import functional as F
 from gearshift import zoo
 from gearshift.core.errors import GearshiftWarning
 from gearshift.kernels import grouped_cuda
-from gearshift.kernels.channel_scales import Activity, found_scales, rounded
-from gearshift.kernels.compensate import Gram, compensated
-from gearshift.kernels.half_quadratic import POWER, half_quadratic, least_squares
 from gearshift.layers.conv1d import QuantizedConv1D
 from gearshift.layers.grouped import GroupedLinear
 from gearshift.quant.formats.grouped import dequantize, nbytes, pack, quantize, row_bytes, unpack
+from gearshift.quant.rounding.awq import Activity, found_scales, rounded
+from gearshift.quant.rounding.gptq import Gram, compensated
+from gearshift.quant.rounding.hqq import POWER, half_quadratic
+from gearshift.quant.rounding.least_squares import least_squares
 
 every_width = pytest.mark.parametrize("bits", [2, 3, 4, 8])
 WIDTHS = (1, 31, 32, 33, 100, 192)

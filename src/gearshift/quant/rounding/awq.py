@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from gearshift.kernels.half_quadratic import least_squares
 from gearshift.quant.formats.grouped import Grid, Grouped, dequantize, groups_of, quantize
+from gearshift.quant.rounding.least_squares import least_squares
 
 ALPHAS = (0.0, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9)  # powers of the activations that are tried as scales
 SAMPLE = 64  # inputs of each batch that outputs are compared on
