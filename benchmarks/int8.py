@@ -23,7 +23,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from gearshift.core.files import write_atomically
-from gearshift.kernels import int8_pack
+from gearshift.kernels.cpu import onednn
 from gearshift.layers.int8 import Int8Linear
 from gearshift.layers.int8_conv import int8_twin
 from gearshift.quant.formats.int8 import as_signed, quantize_weight
@@ -104,7 +104,7 @@ def linear_dynamic(x: torch.Tensor, layer: nn.Linear, reduce_range: bool) -> Cal
 
 def bare_product(x: torch.Tensor, layer: nn.Linear) -> Call:
     """The ceiling: onednn's product alone, codes and layouts made beforehand, one range, bias added by the kernel."""
-    quantized = quantize_weight(layer.weight, pair_safe=int8_pack.saturates())
+    quantized = quantize_weight(layer.weight, pair_safe=onednn.saturates())
     weight = torch.ops.onednn.qlinear_prepack(as_signed(quantized.values), None)
     step = float(x.abs().max()) / 127
     codes = (x / step + 128).round().to(torch.uint8)
@@ -160,7 +160,7 @@ def stack_row(width: int, depth: int, tokens: int) -> Row:
 
 
 def machine() -> str:
-    kind = "without VNNI" if int8_pack.saturates() else "with VNNI"
+    kind = "without VNNI" if onednn.saturates() else "with VNNI"
     return f"{os.cpu_count()}-core {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, {kind}"
 
 

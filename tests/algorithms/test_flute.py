@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from gearshift.kernels import higgs_flute
+from gearshift.kernels.cuda import flute
 from gearshift.quant.formats.gaussian_codes import numbers, pack
 from gearshift.quant.formats.gaussian_grid import pairs
 
@@ -42,7 +42,7 @@ class Flute:
 
 
 @pytest.fixture
-def flute(monkeypatch):
+def installed(monkeypatch):
     """Puts a stand-in where FLUTE would be, and says which one is the faster."""
 
     def install(stand_in, ratio=2.0):
@@ -53,22 +53,22 @@ def flute(monkeypatch):
         modules["flute.utils"].get_workspace_streamk = stand_in.get_workspace_streamk
         for name, module in modules.items():
             monkeypatch.setitem(sys.modules, name, module)
-        monkeypatch.setattr(higgs_flute, "compared", lambda *_: ratio)
+        monkeypatch.setattr(flute, "compared", lambda *_: ratio)
         return stand_in
 
     return install
 
 
 @each_setting
-def test_flute_gets_what_it_asks_for(flute, bits, p):
-    stand_in = flute(Flute())
+def test_flute_gets_what_it_asks_for(installed, bits, p):
+    stand_in = installed(Flute())
     codes, scale = torch.randint(4**bits, (6, 32), dtype=torch.uint8), torch.rand(6, 1).half()
     weight = pack(codes, bits), scale, pairs(bits, p), bits
     x = torch.randn(2, 64).half()
-    got = higgs_flute.multiply(x, *weight, 2)
+    got = flute.multiply(x, *weight, 2)
     assert stand_in.calls[-1] == (2, 2)
     assert torch.allclose(got, F.linear(x, numbers(*weight, torch.float16)), atol=0.02)
-    higgs_flute.multiply(x, *weight, 2)
+    flute.multiply(x, *weight, 2)
     assert len(stand_in.calls) == 3, "once to compare, then once a call"
     kept, codes = weakref.ref(weight[0]), None
     del weight
@@ -77,16 +77,16 @@ def test_flute_gets_what_it_asks_for(flute, bits, p):
 
 
 @pytest.mark.parametrize(("stand_in", "ratio"), [(Flute(off=1.5), 2.0), (Flute(kernel=False), 2.0), (Flute(), 0.5)])
-def test_flute_is_left_where_it_is_wrong_has_no_kernel_or_is_slower(flute, stand_in, ratio):
-    flute(stand_in, ratio)
+def test_flute_is_left_where_it_is_wrong_has_no_kernel_or_is_slower(installed, stand_in, ratio):
+    installed(stand_in, ratio)
     weight = torch.zeros(6, 32, dtype=torch.uint8), torch.rand(6, 1).half(), pairs(4, 2), 4
     x = torch.randn(1, 64).half()
-    assert torch.equal(higgs_flute.multiply(x, *weight, 1), F.linear(x, numbers(*weight, torch.float16)))
+    assert torch.equal(flute.multiply(x, *weight, 1), F.linear(x, numbers(*weight, torch.float16)))
     assert len(stand_in.calls) <= 1
 
 
 def test_flute_is_asked_only_on_cuda_in_16_bits_for_as_many_rows(monkeypatch):
-    monkeypatch.setattr(higgs_flute, "INSTALLED", True)
+    monkeypatch.setattr(flute, "INSTALLED", True)
     for dtype, cuda, rows, asked in [
         (torch.float16, True, 2, True),
         (torch.bfloat16, True, 1, True),
@@ -95,12 +95,12 @@ def test_flute_is_asked_only_on_cuda_in_16_bits_for_as_many_rows(monkeypatch):
         (torch.float16, False, 2, False),
     ]:
         x = SimpleNamespace(dtype=dtype, is_cuda=cuda, shape=(rows, 64))
-        assert higgs_flute.serves(x, 2) is asked
+        assert flute.serves(x, 2) is asked
 
 
-def test_what_flute_lacks_is_said_in_words(flute):
-    if not higgs_flute.INSTALLED:
-        assert "pip install 'gearshift[flute]'" in higgs_flute.missing("cuda")
-    flute(Flute())
-    assert higgs_flute.missing("cuda") is None
-    assert "the model is on cpu" in higgs_flute.missing("cpu")
+def test_what_flute_lacks_is_said_in_words(installed):
+    if not flute.INSTALLED:
+        assert "pip install 'gearshift[flute]'" in flute.missing("cuda")
+    installed(Flute())
+    assert flute.missing("cuda") is None
+    assert "the model is on cpu" in flute.missing("cpu")

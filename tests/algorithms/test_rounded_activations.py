@@ -7,7 +7,7 @@ from support.tiny import build
 from torch import nn
 
 import gearshift as gs
-from gearshift.kernels import weight_only
+from gearshift.kernels.cpu import weight_only
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 

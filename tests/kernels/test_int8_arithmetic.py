@@ -6,11 +6,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from gearshift.kernels import int8_cpu, int8_cuda, int8_ops, int8_pack
-from gearshift.kernels.int8_reference import conv_reference, linear_reference
+from gearshift.kernels import ops
+from gearshift.kernels.cpu import onednn
+from gearshift.kernels.cuda import int_mm
+from gearshift.kernels.reference import conv_reference, linear_reference
 from gearshift.quant.formats.int8 import as_signed, dequantize, is_pair_safe, quantize_weight
 
-needs_kernel = pytest.mark.skipif(not int8_pack.available(), reason="this machine has no oneDNN int8 kernels")
+needs_kernel = pytest.mark.skipif(not onednn.available(), reason="this machine has no oneDNN int8 kernels")
 both_signs = pytest.mark.parametrize("unsigned", [False, True], ids=["qint8", "quint8"])
 both_ranges = pytest.mark.parametrize("pair_safe", [False, True], ids=["full", "pair_safe"])
 
@@ -51,9 +53,9 @@ def test_linear_equals_the_reference(unsigned: bool, pair_safe: bool, shape: tup
     tokens, width, out = shape
     x, bias = F.gelu(torch.randn(tokens, width)), torch.randn(out)
     quantized = quantize_weight(torch.randn(out, width), unsigned, pair_safe)
-    got = int8_cpu.linear(x, quantized, bias)
-    levels = int8_pack.packed(quantized.values).levels
-    assert levels == (127 if int8_pack.saturates() and not pair_safe else 255)
+    got = onednn.linear(x, quantized, bias)
+    levels = onednn.packed(quantized.values).levels
+    assert levels == (127 if onednn.saturates() and not pair_safe else 255)
     assert error(got, linear_reference(x, quantized, bias, levels)) < 1e-3  # a code on a tie may go the other way
 
 
@@ -62,9 +64,9 @@ def test_the_largest_codes_do_not_overflow() -> None:
     x = torch.cat([torch.zeros(4, 1), torch.ones(4, 127)], 1)
     for pair_safe in (False, True):
         quantized = quantize_weight(torch.ones(16, 128), pair_safe=pair_safe)
-        assert torch.allclose(int8_cpu.linear(x, quantized, None), torch.full((4, 16), 127.0), rtol=1e-2)
+        assert torch.allclose(onednn.linear(x, quantized, None), torch.full((4, 16), 127.0), rtol=1e-2)
         quantized = quantize_weight(torch.ones(16, 8, 3, 3), pair_safe=pair_safe)
-        image = int8_cpu.conv2d(torch.ones(1, 8, 5, 5), quantized, None, [1, 1], [0, 0])
+        image = onednn.conv2d(torch.ones(1, 8, 5, 5), quantized, None, [1, 1], [0, 0])
         assert torch.allclose(image, torch.full((1, 16, 3, 3), 72.0), rtol=2e-2)
 
 
@@ -73,7 +75,7 @@ def test_per_token_error_on_gaussians() -> None:
     x, weight = torch.randn(256, 384), torch.randn(384, 384)
     want = x.double() @ weight.double().T
     quantized = quantize_weight(weight, pair_safe=True)
-    per_token = error(int8_cpu.linear(x, quantized, None), want)
+    per_token = error(onednn.linear(x, quantized, None), want)
     assert per_token <= 0.013
     assert per_token < error(linear_reference(x, quantized, per_token=False), want)
 
@@ -86,8 +88,8 @@ def test_convolution_equals_the_reference(unsigned: bool, pair_safe: bool, case:
     channels, kernel, stride, padding = case
     x, bias = F.silu(torch.randn(2, channels, 9, 8)), torch.randn(16)
     quantized = quantize_weight(torch.randn(16, channels, kernel, kernel), unsigned, pair_safe)
-    got = int8_cpu.conv2d(x, quantized, bias, [stride] * 2, [padding] * 2)
-    levels = int8_pack.packed(quantized.values).levels
+    got = onednn.conv2d(x, quantized, bias, [stride] * 2, [padding] * 2)
+    levels = onednn.packed(quantized.values).levels
     want = conv_reference(x, quantized, bias, (stride, stride), (padding, padding), levels)
     assert got.shape == want.shape
     assert got.is_contiguous()
@@ -96,10 +98,10 @@ def test_convolution_equals_the_reference(unsigned: bool, pair_safe: bool, case:
 
 def test_signed_and_unsigned_agree() -> None:
     x, weight, bias = torch.randn(32, 384), torch.randn(128, 384), torch.randn(128)
-    signed, unsigned = (int8_ops.linear(x, quantize_weight(weight, u), bias) for u in (False, True))
+    signed, unsigned = (ops.linear(x, quantize_weight(weight, u), bias) for u in (False, True))
     assert error(signed, unsigned) < 0.02
     image, kernel = torch.randn(2, 16, 8, 8), torch.randn(32, 16, 3, 3)
-    one, other = (int8_ops.conv2d(image, quantize_weight(kernel, u), None, [1, 1], [1, 1]) for u in (False, True))
+    one, other = (ops.conv2d(image, quantize_weight(kernel, u), None, [1, 1], [1, 1]) for u in (False, True))
     assert error(one, other) < 0.05
 
 
@@ -108,7 +110,7 @@ def test_signed_and_unsigned_agree() -> None:
 def test_rows_of_one_value_and_large_ones(row: torch.Tensor) -> None:
     quantized = quantize_weight(torch.randn(8, 16), pair_safe=True)
     want = row @ dequantize(quantized).T
-    assert torch.allclose(int8_cpu.linear(row[None], quantized, None)[0], want, rtol=1e-4, atol=1e-5 * row.abs().max())
+    assert torch.allclose(onednn.linear(row[None], quantized, None)[0], want, rtol=1e-4, atol=1e-5 * row.abs().max())
 
 
 @needs_kernel
@@ -118,14 +120,14 @@ def test_a_small_range_far_from_zero_does_not_wrap_around() -> None:
     quantized = quantize_weight(signs, pair_safe=True)
     for spread in (1e-2, 1e-3):
         x = 100 + spread * torch.rand(64, 16)
-        assert error(int8_cpu.linear(x, quantized, None), x.double() @ signs.double().T) < 0.3
+        assert error(onednn.linear(x, quantized, None), x.double() @ signs.double().T) < 0.3
 
 
 @needs_kernel
 def test_not_a_number_stays_one() -> None:
     x = torch.randn(2, 16)
     x[0, 3] = float("nan")
-    y = int8_cpu.linear(x, quantize_weight(torch.randn(8, 16)), None)
+    y = onednn.linear(x, quantize_weight(torch.randn(8, 16)), None)
     assert y[0].isnan().all()
     assert y[1].isfinite().all()
 
@@ -133,7 +135,7 @@ def test_not_a_number_stays_one() -> None:
 @needs_kernel
 def test_the_engine_is_left_alone() -> None:
     before = torch.backends.quantized.engine
-    int8_cpu.linear(torch.randn(2, 16), quantize_weight(torch.randn(8, 16)), None)
+    onednn.linear(torch.randn(2, 16), quantize_weight(torch.randn(8, 16)), None)
     assert torch.backends.quantized.engine == before
 
 
@@ -141,15 +143,15 @@ def test_the_engine_is_left_alone() -> None:
 def test_the_product_meant_for_cuda(unsigned: bool) -> None:
     x, weight, bias = torch.randn(4, 5, 64), torch.randn(32, 64), torch.randn(32)
     quantized = quantize_weight(weight, unsigned)
-    got = int8_cuda.linear(x, quantized, bias)  # torch._int_mm runs on a CPU too
+    got = int_mm.linear(x, quantized, bias)  # torch._int_mm runs on a CPU too
     assert error(got, F.linear(x, weight, bias)) < 0.02
-    assert not int8_cuda.takes(x, quantized.values)
+    assert not int_mm.takes(x, quantized.values)
 
 
 @both_signs
 def test_without_kernels_the_weight_is_dequantized(unsigned: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(int8_pack, "available", lambda: False)
+    monkeypatch.setattr(onednn, "available", lambda: False)
     x, quantized = torch.randn(3, 64), quantize_weight(torch.randn(32, 64), unsigned)
-    assert torch.equal(int8_ops.linear(x, quantized, None), F.linear(x, dequantize(quantized)))
+    assert torch.equal(ops.linear(x, quantized, None), F.linear(x, dequantize(quantized)))
     x, quantized = torch.randn(2, 8, 6, 6), quantize_weight(torch.randn(4, 8, 3, 3), unsigned)
-    assert torch.equal(int8_ops.conv2d(x, quantized, None, [1, 1], [0, 0]), F.conv2d(x, dequantize(quantized)))
+    assert torch.equal(ops.conv2d(x, quantized, None, [1, 1], [0, 0]), F.conv2d(x, dequantize(quantized)))

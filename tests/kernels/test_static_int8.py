@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from gearshift.algorithms.quantizers import sqnr
 from gearshift.core.errors import GearshiftWarning
-from gearshift.kernels import int8_pack, static_int8
+from gearshift.kernels import static_int8
+from gearshift.kernels.cpu import onednn
 from gearshift.kernels.static_int8 import Fixed, accumulate, encode
 from gearshift.layers.static_int8 import StaticInt8Conv2d, StaticInt8Layer, StaticInt8Linear, static_skeleton
 from gearshift.quant.formats.int8 import Quantized, as_signed, is_pair_safe, quantize_weight
@@ -109,7 +110,7 @@ def test_without_kernels_the_numbers_are_the_same(
 ) -> None:
     layer, x = layer_and_input(kind, unsigned, per_channel)
     want = layer(x)
-    monkeypatch.setattr(int8_pack, "available", lambda: False)
+    monkeypatch.setattr(onednn, "available", lambda: False)
     assert error(layer(x), want) < 2e-6
 
 

@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 
-from gearshift.kernels import weight_only
-from gearshift.kernels.native import native
-from gearshift.kernels.weight_only import matmul4, matmul8, reference, unpack
+from gearshift.kernels.cpu import weight_only
+from gearshift.kernels.cpu.native import native
+from gearshift.kernels.cpu.weight_only import matmul4, matmul8, reference, unpack
 from gearshift.layers.linear_view import as_linear, in_place_of
 from gearshift.layers.weight_only import Int8WeightLinear, empty, from_float
 from gearshift.quant.formats import grouped
@@ -215,7 +215,7 @@ def test_compiles_whole(bits):
 @pytest.fixture
 def source(tmp_path, monkeypatch):
     """A folder of C++ sources and an empty cache."""
-    monkeypatch.setattr("gearshift.kernels.native.SOURCES", tmp_path)
+    monkeypatch.setattr("gearshift.kernels.cpu.native.SOURCES", tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "seven.cpp").write_text('extern "C" int seven() { return 7; }')
     return tmp_path

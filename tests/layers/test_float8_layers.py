@@ -11,8 +11,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from gearshift.algorithms.quantizers import sqnr
+from gearshift.kernels.cuda.fp8 import scaled_product
 from gearshift.layers import float8
-from gearshift.layers.float8 import FORMATS, Fp8Linear, rounded, scaled_product, widened
+from gearshift.layers.float8 import Fp8Linear
+from gearshift.quant.formats.float8 import FORMATS, rounded, widened
 
 both_formats = pytest.mark.parametrize("format", FORMATS)
 

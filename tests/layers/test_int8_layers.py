@@ -15,7 +15,7 @@ from torch import nn
 
 from gearshift.algorithms.quantizers import sqnr
 from gearshift.core.errors import GearshiftWarning
-from gearshift.kernels import int8_pack
+from gearshift.kernels.cpu import onednn
 from gearshift.layers.int8 import Int8Layer, Int8Linear
 from gearshift.layers.int8_conv import Int8Conv2d, faster_than_float, int8_twin, supports
 
@@ -143,16 +143,16 @@ def test_threads_share_a_layer() -> None:
 
 
 def test_packs_once_and_again_after_a_write(monkeypatch: pytest.MonkeyPatch) -> None:
-    if not int8_pack.available():
+    if not onednn.available():
         pytest.skip("this machine has no oneDNN int8 kernels")
-    made: list[int8_pack.Packed] = []
-    pack = int8_pack._pack
+    made: list[onednn.Packed] = []
+    pack = onednn._pack
 
-    def counted(values: torch.Tensor) -> int8_pack.Packed:
+    def counted(values: torch.Tensor) -> onednn.Packed:
         made.append(pack(values))
         return made[-1]
 
-    monkeypatch.setattr(int8_pack, "_pack", counted)
+    monkeypatch.setattr(onednn, "_pack", counted)
     layer, x = layer_and_input("linear")
     layer(x), layer(x)
     assert len(made) == 1
@@ -195,7 +195,7 @@ def test_compiles_whole_without_packing_again(monkeypatch: pytest.MonkeyPatch) -
     compiled = torch.compile(net, fullgraph=True)
     with torch.no_grad():
         assert torch.allclose(compiled(x), want, atol=1e-5)
-        monkeypatch.setattr(int8_pack, "_pack", lambda values: pytest.fail("packed again"))
+        monkeypatch.setattr(onednn, "_pack", lambda values: pytest.fail("packed again"))
         assert torch.allclose(compiled(x), want, atol=1e-5)
 
 

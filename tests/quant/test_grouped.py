@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from gearshift import zoo
 from gearshift.core.errors import GearshiftWarning
-from gearshift.kernels import grouped_cuda
+from gearshift.kernels.cuda import int4
 from gearshift.layers.conv1d import QuantizedConv1D
 from gearshift.layers.grouped import GroupedLinear
 from gearshift.quant.formats.grouped import dequantize, nbytes, pack, quantize, row_bytes, unpack
@@ -200,9 +200,9 @@ def kernel(monkeypatch):
     """Lets a function stand for a CUDA kernel of 4 bits in groups of 64."""
 
     def put(make):
-        backend = grouped_cuda.Backend(None, torch.float32, (4,), (64,), make)
-        monkeypatch.setattr(grouped_cuda.Backend, "lacks", lambda self, bits, group: None)
-        monkeypatch.setitem(grouped_cuda.BACKENDS, "marlin", backend)
+        backend = int4.Backend(None, torch.float32, (4,), (64,), make)
+        monkeypatch.setattr(int4.Backend, "lacks", lambda self, bits, group: None)
+        monkeypatch.setitem(int4.BACKENDS, "marlin", backend)
 
     return put
 
@@ -217,7 +217,7 @@ def test_a_kernel_is_used_if_it_answers_right(kernel):
     kernel(make)
     packed, x = quantize(torch.randn(48, 128), 4, 64), torch.randn(5, 128)
     for _ in range(2):
-        assert torch.equal(grouped_cuda.product(x, packed, "marlin"), F.linear(x, dequantize(packed)))
+        assert torch.equal(int4.product(x, packed, "marlin"), F.linear(x, dequantize(packed)))
     assert calls == [3, 5, 5]  # tried once, then used
 
 
@@ -231,12 +231,12 @@ def test_a_kernel_that_answers_wrong_or_not_is_left(kernel, how):
     kernel(make)
     packed, x = quantize(torch.randn(48, 128), 4, 64), torch.randn(5, 128)
     with pytest.warns(GearshiftWarning, match="relative error of 0.1" if how == "wrong" else "no such symbol"):
-        y = grouped_cuda.product(x, packed, "marlin")
+        y = int4.product(x, packed, "marlin")
     assert torch.equal(y, F.linear(x, dequantize(packed)))
 
 
 def test_kernels_say_what_they_lack():
-    kernel = grouped_cuda.BACKENDS["torchao_int4"]
+    kernel = int4.BACKENDS["torchao_int4"]
     assert "8 in groups of 64" in kernel.lacks(8, 64)
     if not torch.cuda.is_available():
         assert kernel.lacks(4, 64) == "it needs a CUDA device, and there is none"

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn import functional as F
 
-from gearshift.kernels import int8_cuda, int8_pack
-from gearshift.kernels.int8_ops import needs_operator
+from gearshift.kernels.cpu import onednn
+from gearshift.kernels.cuda import int_mm
+from gearshift.kernels.ops import needs_operator
 from gearshift.quant.formats.int8 import Quantized, as_signed, column, dequantize
 
 CENTER = 128
@@ -124,10 +125,10 @@ def accumulate(codes: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
 def _accumulate(codes: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     if codes.dtype == torch.int8:
         codes = codes.view(torch.uint8) ^ CENTER
-    if codes.device.type == "cpu" and int8_pack.available():
+    if codes.device.type == "cpu" and onednn.available():
         return _packed_product(codes, values, torch.ones(values.shape[0]))
     signed = as_signed(values)
-    if int8_cuda.takes(codes, values):
+    if int_mm.takes(codes, values):
         return torch._int_mm((codes ^ CENTER).view(torch.int8), signed.t()).float()
     return ((codes.double() - CENTER) @ signed.double().t()).float()
 
@@ -164,10 +165,10 @@ def _packed_product(
     bias: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """step * scale * (codes - 128) @ signed values.T + bias."""
-    weight, _, none, levels = int8_pack.packed(values)
+    weight, _, none, levels = onednn.packed(values)
     rest: tuple[Any, ...] = (1.0, 0, torch.float32, "none", [], "")  # output, no post-op
     multiply = torch.ops.onednn.qlinear_pointwise
-    if levels == int8_pack.FULL_LEVELS:
+    if levels == onednn.FULL_LEVELS:
         return multiply(codes, step, CENTER, weight, scale, none, bias, *rest)
     y = multiply(codes & 1, step, CENTER, weight, scale, none, bias, *rest)
     return y.add_(multiply(codes >> 1, 2 * step, 0, weight, scale, none, None, *rest))
@@ -191,7 +192,7 @@ def _linear(
     unit = 1.0 if step.ndim else float(step)
     constant = shift * (-unit * scale)
     constant = constant if bias is None else constant + bias.float()
-    if x.device.type == "cpu" and int8_pack.available():
+    if x.device.type == "cpu" and onednn.available():
         y = _packed_product(codes, values, scale, unit, constant)
     else:
         y = _accumulate(codes, values) * (unit * scale) + constant
@@ -213,17 +214,17 @@ def _conv2d(
     padding: list[int],
 ) -> torch.Tensor:
     fixed = Fixed(step, zero)
-    if x.device.type != "cpu" or not int8_pack.available() or not x.numel():
+    if x.device.type != "cpu" or not onednn.available() or not x.numel():
         return conv_reference(x, Quantized(values, scale, zero_point), fixed, bias, stride, padding)
-    weight, _, none, levels = int8_pack.packed(values)
+    weight, _, none, levels = onednn.packed(values)
     channels_last = x.is_contiguous(memory_format=torch.channels_last)
     codes = encode(x, fixed, images=True).contiguous(memory_format=torch.channels_last)
     unit, center = 1.0 if step.ndim else float(step), int(zero)
-    rest: tuple[Any, ...] = (stride, padding, [1, 1], 1, 1.0, 0, torch.float32, "none", [], "")  # as in int8_cpu
+    rest: tuple[Any, ...] = (stride, padding, [1, 1], 1, 1.0, 0, torch.float32, "none", [], "")  # as in onednn
     multiply = torch.ops.onednn.qconv_pointwise
-    last = codes if levels == int8_pack.FULL_LEVELS else codes & 1
+    last = codes if levels == onednn.FULL_LEVELS else codes & 1
     y = multiply(last, unit, center, weight, scale, none, None if bias is None else bias.float(), *rest)
-    if levels != int8_pack.FULL_LEVELS:
+    if levels != onednn.FULL_LEVELS:
         y = y + multiply(codes >> 1, 2 * unit, 0, weight, scale, none, None, *rest)
     if zero_point is not None:
         sums = (codes.float().sum(1, keepdim=True) - center * x.shape[1]) * unit

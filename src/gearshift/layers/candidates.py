@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from gearshift.core.extras import installed
-from gearshift.kernels import int8_pack
+from gearshift.kernels.cpu import onednn
+from gearshift.kernels.cuda.fp8 import multiplies
 from gearshift.layers import float8, weight_only
 from gearshift.layers.int8 import Int8Linear
 
@@ -48,14 +49,14 @@ def _torchao(quant_type: str) -> Callable[[nn.Linear], nn.Module]:
 
 def _has_torchao(device: torch.device) -> bool:
     """Whether torchao multiplies itself; on x86 CPUs gearshift's products do, which are candidates already."""
-    return installed("torchao") and not (device.type == "cpu" and int8_pack.available())
+    return installed("torchao") and not (device.type == "cpu" and onednn.available())
 
 
 CANDIDATES = {
     "int8": Candidate(Int8Linear.from_float, lambda device: device.type in ("cpu", "cuda")),
     "int8 weights": Candidate(_int8_weights, lambda device: device.type == "cpu"),
-    "float8": Candidate(float8.Fp8Linear.from_float, float8.multiplies),
+    "float8": Candidate(float8.Fp8Linear.from_float, multiplies),
     "torchao int8dq": Candidate(_torchao("int8dq"), _has_torchao),
     "torchao int8wo": Candidate(_torchao("int8wo"), _has_torchao),
-    "torchao fp8dq": Candidate(_torchao("fp8dq"), lambda device: _has_torchao(device) and float8.multiplies(device)),
+    "torchao fp8dq": Candidate(_torchao("fp8dq"), lambda device: _has_torchao(device) and multiplies(device)),
 }

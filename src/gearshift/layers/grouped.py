@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from gearshift.kernels import grouped_cuda, weight_only
+from gearshift.kernels.cpu import weight_only
+from gearshift.kernels.cuda import int4
 from gearshift.layers.frozen import FrozenLinear
 from gearshift.quant.formats.grouped import Grouped, dequantize, multiply, quantize, row_bytes
 from gearshift.quant.rounding.least_squares import least_squares
@@ -94,7 +95,7 @@ class GroupedLinear(FrozenLinear):
         if self.input_scale is not None:
             rows = rows * self.input_scale.to(given)
         if rows.is_cuda:
-            return grouped_cuda.product(rows.to(self.compute or given), self.grouped, self.backend).to(given)
+            return int4.product(rows.to(self.compute or given), self.grouped, self.backend).to(given)
         dtype = self.compute if self.compute is not None and has_arithmetic(self.compute) else given
         if self.decodes and (dtype == given or not has_arithmetic(dtype)):
             return weight_only.matmul4(rows, self.grouped)

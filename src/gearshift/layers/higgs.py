@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from gearshift.kernels import higgs_flute
+from gearshift.kernels.cuda import flute
 from gearshift.layers.frozen import FrozenLinear
 from gearshift.quant.formats import gaussian_codes, gaussian_grid, hadamard
 
@@ -97,8 +97,8 @@ class HiggsLinear(FrozenLinear):
         if rows.shape[0] > self.out_features:
             return F.linear(rows, self.dequantized(rows.dtype))
         rotated = hadamard.rotate(rows, self.signs, self.block)
-        if higgs_flute.serves(rotated, self.rows):
-            return higgs_flute.multiply(rotated, self.codes, self.scale, self.table, self.bits, self.rows)
+        if flute.serves(rotated, self.rows):
+            return flute.multiply(rotated, self.codes, self.scale, self.table, self.bits, self.rows)
         whole = torch.compiler.is_compiling() or torch.jit.is_tracing()
         step = self.out_features if whole else max(1, CHUNK // self.in_features)
         starts = range(0, self.out_features, step)

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from gearshift.kernels import int8_ops, int8_pack
+from gearshift.kernels import ops
+from gearshift.kernels.cpu import onednn
 from gearshift.layers.base import QuantizedLayer
 from gearshift.quant.formats.int8 import Quantized, dequantize, quantize_weight
 
@@ -49,7 +50,7 @@ class Int8Layer(QuantizedLayer):
         return dequantize(self.quantized, dtype)
 
     def quantize(self, weight: torch.Tensor) -> None:
-        pair_safe = int8_pack.saturates() if self.pair_safe is None else self.pair_safe
+        pair_safe = onednn.saturates() if self.pair_safe is None else self.pair_safe
         self.qweight, self.scale, self.zero_point = quantize_weight(weight, self.zero_point is not None, pair_safe)
 
     def weight_shape(self) -> tuple[int, ...]:
@@ -66,7 +67,7 @@ class Int8Layer(QuantizedLayer):
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
-        int8_pack.forget(self.qweight)
+        onednn.forget(self.qweight)
 
     def _float_state(self, layer: nn.Module) -> Any:
         state = {"weight": self.read_weight()}
@@ -108,7 +109,7 @@ class Int8Linear(Int8Layer, nn.Linear):
         return self._float_state(nn.Linear(self.in_features, self.out_features, bias, device, self.dtype))
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return int8_ops.linear(input, self.quantized, self.bias)
+        return ops.linear(input, self.quantized, self.bias)
 
     def extra_repr(self) -> str:
         kind = "quint8" if self.zero_point is not None else "qint8"

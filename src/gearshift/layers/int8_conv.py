@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from gearshift.kernels import int8_ops
+from gearshift.kernels import ops
 from gearshift.kernels.speed import compared
 from gearshift.layers.int8 import Int8Layer, Int8Linear
 
@@ -72,7 +72,7 @@ class Int8Conv2d(Int8Layer, nn.Conv2d):
         return self._float_state(nn.Conv2d(*sizes, bias=self.bias is not None, **there))
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return int8_ops.conv2d(input, self.quantized, self.bias, list(self.stride), list(self.padding))
+        return ops.conv2d(input, self.quantized, self.bias, list(self.stride), list(self.padding))
 
     def extra_repr(self) -> str:
         kind = "quint8" if self.zero_point is not None else "qint8"

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from gearshift.kernels.weight_only import fitting_group, matmul4, matmul8, rounding, unpack
+from gearshift.kernels.cpu.weight_only import fitting_group, matmul4, matmul8, rounding, unpack
 from gearshift.layers.frozen import FrozenLinear
 from gearshift.layers.grouped import GroupedLinear
 from gearshift.quant.formats.int8 import Quantized, quantize_weight

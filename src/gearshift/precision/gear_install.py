@@ -9,7 +9,7 @@ from torch import nn
 
 from gearshift.core.context import Context
 from gearshift.core.target import select
-from gearshift.kernels import int8_pack
+from gearshift.kernels.cpu import onednn
 from gearshift.models.diffusers import denoisers, describe_denoiser
 from gearshift.models.example import arguments
 from gearshift.models.in_place import Seconds
@@ -81,7 +81,7 @@ def int8_is_slow(times: dict[Precision, Seconds]) -> bool:
     """
     if times:
         return not is_faster(times[Precision.INT8])
-    return int8_pack.saturates()
+    return onednn.saturates()
 
 
 def measured_times(model: Any, data: Any, batch_size: int = 1) -> dict[Precision, Seconds]:

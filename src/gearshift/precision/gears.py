@@ -16,12 +16,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from gearshift.core.change import Change
-from gearshift.kernels import int8_ops
-from gearshift.kernels.prints import fingerprint
+from gearshift.kernels import ops
 from gearshift.layers.int8_conv import supports
 from gearshift.layers.nested import drop_planes, give_up_weight, planes_of, put_planes, take_weight_back
 from gearshift.models.layers import unsound
 from gearshift.precision.levels import Precision
+from gearshift.precision.weight_fingerprint import fingerprint
 from gearshift.quant.formats.int8 import Quantized, dequantize
 from gearshift.quant.formats.nested import Nested, nest
 from gearshift.steps.gate import Gate
@@ -148,8 +148,8 @@ class Geared(Gate):
         if self.weight_only:
             return self._float(x, dequantize(weight, x.dtype))
         if isinstance(self.module, nn.Linear):
-            return int8_ops.linear(x, weight, self.module.bias)
-        return int8_ops.conv2d(x, weight, self.module.bias, list(self.module.stride), list(self.module.padding))
+            return ops.linear(x, weight, self.module.bias)
+        return ops.conv2d(x, weight, self.module.bias, list(self.module.stride), list(self.module.padding))
 
     def prepare(self, run: Run | None) -> None:
         """Before a graph is traced: its operand is made, and stays, as the graph would not outlive it."""

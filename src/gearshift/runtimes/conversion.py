@@ -22,7 +22,7 @@ from gearshift.core.extras import need
 from gearshift.core.model import parts
 from gearshift.core.record import ATTRIBUTE
 from gearshift.core.target import put
-from gearshift.kernels.int8_pack import saturates
+from gearshift.kernels.cpu.onednn import saturates
 from gearshift.quant.formats.int8 import quantize_weight
 from gearshift.runtimes.fields import is_plain, unread, watch
 

@@ -46,7 +46,7 @@ class IpexLlm(Algorithm):
     saved_fields: ClassVar = {"parts": PARTS, "paths": dict_of(whole(1, 8))}
 
     def apply(self, model: Any, context: Context) -> None:
-        from gearshift.kernels.weight_only import problem
+        from gearshift.kernels.cpu.weight_only import problem
         from gearshift.layers.linear_view import as_linear, in_place_of, linear_types
         from gearshift.layers.weight_only import Int8WeightLinear, from_float
         from gearshift.models.describe import passed_over

@@ -22,7 +22,7 @@ class Fp8(LayerQuantizer):
     facts = quantizer_facts()
 
     def prepare(self, model: Any, context: Context, places: list[Place]) -> None:
-        from gearshift.layers.float8 import multiplies
+        from gearshift.kernels.cuda.fp8 import multiplies
 
         devices = {place.layer.weight.device for place in places}
         if places and not any(multiplies(device) for device in devices):
@@ -44,7 +44,7 @@ class Fp8(LayerQuantizer):
     saved_fields: ClassVar = saved_layers(fields({"format": text(r"\w+", "the name of a format", most=20)}))
 
     def keepsake(self, twin: Any) -> dict[str, str]:
-        from gearshift.layers.float8 import FORMATS
+        from gearshift.quant.formats.float8 import FORMATS
 
         return {"format": next(name for name, dtype in FORMATS.items() if dtype == twin.qweight.dtype)}
 

@@ -26,7 +26,7 @@ class Higgs(LayerQuantizer):
     hadamard_size: int = param(1024, choices=(512, 1024, 2048), help="size of the Hadamard blocks, at most")
 
     def prepare(self, model: Any, context: Context, places: list[Place]) -> Any:
-        from gearshift.kernels.higgs_flute import missing
+        from gearshift.kernels.cuda.flute import missing
 
         for place in places:
             if place.input is not None:

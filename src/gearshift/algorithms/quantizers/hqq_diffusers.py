@@ -36,7 +36,7 @@ class HqqDiffusers(Grouping):
         return (nn.Linear,)
 
     def prepare(self, model: Any, context: Context, places: list[Place]) -> None:
-        from gearshift.kernels.grouped_cuda import BACKENDS
+        from gearshift.kernels.cuda.int4 import BACKENDS
 
         why = BACKENDS[self.backend].lacks(self.weight_bits, self.group_size)
         if why:

@@ -14,8 +14,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from gearshift.core.extras import need
-from gearshift.kernels import int8_cpu
-from gearshift.kernels.int8_pack import saturates
+from gearshift.kernels.cpu import onednn
+from gearshift.kernels.cpu.onednn import saturates
 from gearshift.layers.frozen import FrozenLinear
 from gearshift.quant.formats.int8 import Quantized, dequantize
 
@@ -83,7 +83,7 @@ def _int8_on_cpu(rows: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor) 
     """The same by oneDNN; the library's own product on CPUs makes floats of the whole weight at each call."""
     columns = (rows.abs() >= OUTLIERS).any(0).nonzero().squeeze(1)
     scale = scale / 127
-    rounded = int8_cpu.linear(rows.index_fill(1, columns, 0), Quantized(weight, scale), None)
+    rounded = onednn.linear(rows.index_fill(1, columns, 0), Quantized(weight, scale), None)
     if not len(columns):
         return rounded
     exact = dequantize(Quantized(weight[:, columns], scale), rows.dtype)

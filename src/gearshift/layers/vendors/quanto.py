@@ -14,8 +14,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from gearshift.kernels import static_int8
-from gearshift.layers.float8 import widened
 from gearshift.layers.frozen import FrozenLinear
+from gearshift.quant.formats.float8 import widened
 from gearshift.quant.formats.scales import usable
 
 

@@ -15,10 +15,11 @@ from torch.nn import functional as F
 
 from gearshift.core.errors import GearshiftError
 from gearshift.core.extras import need
-from gearshift.kernels import int8_ops, int8_pack
-from gearshift.kernels.weight_only import matmul4, matmul8, rounding
-from gearshift.layers.float8 import widened
+from gearshift.kernels import ops
+from gearshift.kernels.cpu import onednn
+from gearshift.kernels.cpu.weight_only import matmul4, matmul8, rounding
 from gearshift.layers.frozen import FrozenLinear
+from gearshift.quant.formats.float8 import widened
 from gearshift.quant.formats.grouped import Grouped, pack, unpack
 from gearshift.quant.formats.int8 import Quantized
 from gearshift.quant.formats.scales import usable
@@ -34,7 +35,7 @@ ROUNDING = {
 EMPTY = 1e-35  # rows of nothing larger are zeros
 GROUPS = (64, 32)  # 4 bits: inputs that share a scale and a zero point; the first that divides them
 # what gearshift's own products are for on a CPU; that of int8 activations is there on some
-OWN = {"int8wo", "int4wo", "int4dq", "fp8wo"} | ({"int8dq"} if int8_pack.available() else set())
+OWN = {"int8wo", "int4wo", "int4dq", "fp8wo"} | ({"int8dq"} if onednn.available() else set())
 
 
 class TorchaoLinear(FrozenLinear):
@@ -125,7 +126,7 @@ class TorchaoLinear(FrozenLinear):
         if self.quant_type == "fp8wo":
             return F.linear(rows, widened(self.qdata, self.scale.flatten()).to(rows.dtype))
         weight = Quantized(self.qdata, self.scale.flatten())
-        return matmul8(rows, weight) if self.quant_type == "int8wo" else int8_ops.linear(rows, weight, None)
+        return matmul8(rows, weight) if self.quant_type == "int8wo" else ops.linear(rows, weight, None)
 
     def _hold(self, weight: Any) -> None:
         """Make one of torchao's tensors this layer's."""
@@ -167,7 +168,7 @@ class TorchaoLinear(FrozenLinear):
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
-        int8_pack.forget(self.qdata)
+        onednn.forget(self.qdata)
         self._join()
 
     def __getstate__(self) -> dict[str, Any]:

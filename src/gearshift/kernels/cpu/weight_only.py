@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from gearshift.kernels import int8_ops
-from gearshift.kernels.native import declare, native
+from gearshift.kernels import ops
+from gearshift.kernels.cpu.native import declare, native
 from gearshift.quant.formats import grouped
 from gearshift.quant.formats.grouped import Grouped
 from gearshift.quant.formats.int8 import Quantized, dequantize
@@ -121,7 +121,7 @@ def problem() -> str | None:
 
 
 def _matmul(x: torch.Tensor, packed: Packed, bias: torch.Tensor | None) -> torch.Tensor:
-    if int8_ops.needs_operator(x, bias):
+    if ops.needs_operator(x, bias):
         zero = None if isinstance(packed, Quantized) else packed.zero
         return _linear_op(x, packed[0], packed.scale, zero, bias)
     return _product(x, packed, bias)
@@ -131,7 +131,7 @@ def _product(x: torch.Tensor, packed: Packed, bias: torch.Tensor | None) -> torc
     rows = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
     library = kernels() if x.device.type == "cpu" and rows.shape[0] and takes(packed) else None
     if library is None and isinstance(packed, Quantized):
-        return int8_ops.linear(x, packed, bias)
+        return ops.linear(x, packed, bias)
     few = library is not None and rows.shape[0] <= FEW_ROWS
     y = _few_rows(library, rows, packed) if few else _many_rows(rows, packed)  # type: ignore[arg-type]
     if bias is not None:

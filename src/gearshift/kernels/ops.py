@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from gearshift.kernels import int8_cpu, int8_cuda, int8_pack
+from gearshift.kernels.cpu import onednn
+from gearshift.kernels.cuda import int_mm
 from gearshift.quant.formats.int8 import Quantized, dequantize
 
 
@@ -53,10 +54,10 @@ def _linear(
     bias: torch.Tensor | None,
 ) -> torch.Tensor:
     quantized = Quantized(values, scale, zero_point)
-    if x.device.type == "cpu" and int8_pack.available():
-        return int8_cpu.linear(x, quantized, bias)
-    if int8_cuda.takes(x, values):
-        return int8_cuda.linear(x, quantized, bias)
+    if x.device.type == "cpu" and onednn.available():
+        return onednn.linear(x, quantized, bias)
+    if int_mm.takes(x, values):
+        return int_mm.linear(x, quantized, bias)
     weight = dequantize(quantized, x.dtype)
     return F.linear(x, weight, None if bias is None else bias.to(x.dtype))
 
@@ -71,8 +72,8 @@ def _conv2d(
     padding: list[int],
 ) -> torch.Tensor:
     quantized = Quantized(values, scale, zero_point)
-    if x.device.type == "cpu" and int8_pack.available() and x.numel():
-        return int8_cpu.conv2d(x, quantized, bias, stride, padding)
+    if x.device.type == "cpu" and onednn.available() and x.numel():
+        return onednn.conv2d(x, quantized, bias, stride, padding)
     weight = dequantize(quantized, x.dtype)
     return F.conv2d(x, weight, None if bias is None else bias.to(x.dtype), stride, padding)
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from gearshift.kernels.native import declare, native
+from gearshift.kernels.cpu.native import declare, native
 
 POINTER, LENGTH, INT, FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_float
 SIGNATURES: dict[str, list[Any]] = {
