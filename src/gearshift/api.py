@@ -232,12 +232,16 @@ def status(model: Any) -> Status:
     return Status.of(record_of(model), model)
 
 
-def save(model: Any, folder: str | os.PathLike[str]) -> None:
-    """Write a model and everything done to it: safetensors and JSON. See `gearshift.persist.store.save`."""
+def save(model: Any, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    """Write a model and everything done to it: safetensors and JSON. See `gearshift.persist.store.save`.
+
+    A folder that was saved before is replaced, other files in it stay, and any other folder is refused unless
+    `overwrite` says that whatever is in it may go.
+    """
     from gearshift.persist import store
 
     with surroundings():
-        store.save(model, folder)
+        store.save(model, folder, overwrite)
 
 
 def load(

@@ -81,6 +81,8 @@ def test_names_that_lead_elsewhere_are_refused(saved, name):
         (lambda m: m["settings"].update(batch_size=10**30), r"settings\.batch_size must be an int from 1"),
         (lambda m: m.update(more=1), "it has 'more', which is unknown here"),
         (lambda m: m.update(format=True), "format must be an int"),
+        (lambda m: m.update(made_with={"torch": 2}), r"made_with\.torch must be a string"),
+        (lambda m: m.pop("tensors"), "it lacks 'tensors'"),
         (lambda m: m.pop("model"), "it lacks 'model'"),
     ],
 )
@@ -144,3 +146,28 @@ def test_components_of_other_libraries_are_refused(saved, pair):
     listed_again(saved)
     with pytest.raises(BrokenFolder, match=r"names a class|must be"):
         gs.load(saved)
+
+
+def test_a_folder_says_what_it_was_made_with(saved):
+    made = json.loads((saved / MANIFEST).read_text())["made_with"]
+    assert made["torch"] == torch.__version__ and {"gearshift", "diffusers", "transformers", "machine"} <= made.keys()
+    listed_again(saved, lambda m: m.pop("made_with"))
+    gs.load(saved)
+
+
+def test_a_folder_of_another_release_that_does_not_load_says_so(saved):
+    listed_again(saved, lambda m: m.update(model="diffusers:NoPipeline", made_with={"diffusers": "0.0.1"}))
+    with pytest.raises(BrokenFolder, match=r"NoPipeline.* It was saved with diffusers 0\.0\.1; here: diffusers"):
+        gs.load(saved)
+
+
+def test_format_1_becomes_the_newest(saved):
+    def older(manifest):
+        manifest["format"] = 1
+        manifest["dtypes"] = {name: facts["dtype"] for name, facts in manifest["tensors"].items()}
+        for name in ("made_with", "tensors", "fused", "readers"):
+            del manifest[name]
+
+    listed_again(saved, older)
+    assert read_manifest(saved)["format"] == 2
+    gs.load(saved)

@@ -10,7 +10,7 @@ import torch
 from support.tiny import build
 
 import gearshift as gs
-from gearshift.core.errors import BrokenFolder, GearshiftError, GearshiftWarning
+from gearshift.core.errors import BadValue, BrokenFolder, GearshiftError, GearshiftWarning
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +86,30 @@ def test_a_folder_that_gearshift_did_not_write_is_not_touched(tmp_path):
     with pytest.raises(BrokenFolder, match="was not saved by gearshift"):
         gs.save(build("dit").pipe, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_only_overwrite_replaces_what_gearshift_did_not_write(tmp_path):
+    mine = tmp_path / "mine" / "folder" / "notes.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("keep me")
+    with pytest.raises(BadValue, match="overwrite must be True or False"):
+        gs.save(build("dit").pipe, tmp_path / "mine", overwrite="yes")
+    with pytest.raises(BrokenFolder, match="overwrite=True to delete"):
+        gs.save(build("dit").pipe, tmp_path / "mine")
+    assert mine.read_text() == "keep me"
+    gs.save(build("dit").pipe, tmp_path / "mine", overwrite=True)
+    assert not mine.parent.exists() and [p.name for p in tmp_path.iterdir()] == ["mine"]
+    gs.load(tmp_path / "mine")
+
+
+def test_a_file_and_a_home_are_never_replaced(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    (tmp_path / "file").write_text("keep me")
+    for place in (tmp_path, tmp_path / "home", tmp_path / "file"):
+        with pytest.raises(BrokenFolder, match="no folder that can be replaced"):
+            gs.save(build("dit").pipe, place, overwrite=True)
+    assert (tmp_path / "file").read_text() == "keep me"
 
 
 def test_saving_again_replaces_and_leaves_no_scratch(copy):

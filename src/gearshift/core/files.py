@@ -17,7 +17,7 @@ from typing import Any
 from gearshift.core.boundary import path_of, writing
 from gearshift.core.scratch import begun, exchange, flushed, locked_parent, settled, sweep
 
-Owned = Callable[[Path], Iterable[str] | None]
+Owned = Callable[[Path], Iterable[str] | None] | None
 
 
 def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None:
@@ -59,7 +59,7 @@ def replacing_folder(path: str | os.PathLike[str], owned: Owned) -> Iterator[Pat
 
     Args:
         owned: gives the names of the files in a folder that may go with it, relative to it; None refuses to replace it.
-            All others are carried over into the new folder.
+            All others are carried over into the new folder. None instead of a function: everything goes.
 
     Raises:
         BrokenFolder: in one sentence; what was there before still is.
@@ -109,10 +109,11 @@ def _put_in_place(scratch: Path, target: Path, owned: Owned) -> None:
     here = _working_folder()
     with locked_parent(target):
         if os.path.lexists(target):
-            names = owned(target)
-            if names is None:
-                raise FileExistsError(errno.EEXIST, "another program wrote it meanwhile")
-            _carry_over(target, scratch, set(names))
+            if owned is not None:
+                names = owned(target)
+                if names is None:
+                    raise FileExistsError(errno.EEXIST, "another program wrote it meanwhile")
+                _carry_over(target, scratch, set(names))
             shutil.copymode(target, scratch)
             exchange(scratch, target)
         else:

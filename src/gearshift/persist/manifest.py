@@ -1,10 +1,9 @@
-"""The manifest of a saved folder: what it may hold, and reading it with every file that it lists checked."""
+"""The files of a saved folder: reading its manifest, with every file that it lists checked."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -12,78 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gearshift.core.boundary import Misfit, path_of, reading
-from gearshift.core.errors import BrokenFolder, quoted
+from gearshift.core.boundary import path_of, reading
+from gearshift.core.errors import BrokenFolder
 from gearshift.core.folders import scratch
-from gearshift.core.plain import (
-    PART,
-    PARTS,
-    anything,
-    dict_of,
-    fields,
-    list_of,
-    maybe,
-    one_of,
-    read_json,
-    text,
-    whole,
-)
+from gearshift.core.plain import anything, dict_of, maybe, read_json
+from gearshift.persist.formats import CLASS, manifest_of
 
 MANIFEST = "gearshift.json"
-KEPT = "kept"
 INDEX = "model_index.json"
-FORMAT = 1
-FLOATS = ("float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2")
-DRIVE = re.compile(r"[A-Za-z]:")
-
-
-def relative(value: Any, place: str) -> str:
-    """The name of a file inside of a folder, its parts between slashes."""
-    parts = value.split("/") if isinstance(value, str) else [""]
-    if any(p in ("", ".", "..") or "\0" in p or "\\" in p or len(p) > 255 for p in parts) or DRIVE.match(value):
-        raise Misfit(f"{place} must name a file inside of the folder, not one outside of the folder: {quoted(value)}")
-    return text(most=4096)(value, place)
-
-
-NAME = text(r"[A-Za-z_]\w*", "a name", most=100)
-CLASS = text(r"[A-Za-z_]\w*", "the name of a class", most=200)
-GLOBS = list_of(text(), most=10_000)
-
-APPLIED = fields(
-    {"name": NAME, "params": dict_of(anything), "saved": dict_of(anything), "figures": dict_of(anything)},
-    {"notes": list_of(text(), most=10_000), "files": list_of(relative, most=10_000)},
-)
-SHAPE = fields(
-    {
-        "format": whole(FORMAT, FORMAT),
-        "model": text(r"\w+:\w+", "the name of a model class", most=200),
-        "changed": PARTS,
-        "applied": list_of(APPLIED, most=1000),
-        "settings": fields(
-            {},
-            {
-                "batch_size": whole(1),
-                "device": maybe(text(r"[a-z]+(:\d+)?", "the name of a device", most=30)),
-                "seed": whole(-(2**63), 2**64),
-                "include": GLOBS,
-                "exclude": GLOBS,
-            },
-        ),
-        "dtypes": dict_of(one_of(*FLOATS), key=PART),
-        "files": dict_of(text(r"[0-9a-f]{64}", "a SHA-256"), key=relative),
-    },
-    {
-        "tensors": dict_of(
-            fields(
-                {"dtype": maybe(one_of(*FLOATS)), "not_finite": list_of(text())},
-                {"strides": dict_of(list_of(whole(), most=64))},
-            ),
-            key=PART,
-        ),
-        "fused": list_of(text(), most=10_000),
-        "readers": dict_of(text(r"\w+:\w+", "the name of a class", most=200), key=NAME, most=10),
-    },
-)
 
 
 def read_manifest(folder: str | os.PathLike[str], verify: bool = True) -> dict[str, Any]:
@@ -102,28 +37,6 @@ def read_manifest(folder: str | os.PathLike[str], verify: bool = True) -> dict[s
         for name, digest in manifest["files"].items():
             _check_file(root, name, digest if verify else None)
     return manifest
-
-
-def manifest_of(plain: Any) -> dict[str, Any]:
-    """A manifest from JSON.
-
-    Raises:
-        Misfit: for anything else, and for a format that another release writes.
-    """
-    version = plain.get("format") if isinstance(plain, dict) else None
-    if isinstance(version, int) and not isinstance(version, bool) and version != FORMAT:
-        raise Misfit(f"it has format {quoted(version)}, and this gearshift reads format {FORMAT}")
-    manifest = {"tensors": {}, "fused": [], "readers": {}, **SHAPE(plain, "")}
-    for applied in manifest["applied"]:
-        for name in applied.get("files", []):
-            if kept_name(applied["name"], name) not in manifest["files"]:
-                raise Misfit(f"{applied['name']} needs the file {quoted(name)}, which is not listed")
-    return manifest
-
-
-def kept_name(algorithm: str, name: str) -> str:
-    """Where a saved folder has a file that an algorithm keeps."""
-    return f"{KEPT}/{algorithm}/{name}"
 
 
 def read_index(root: Path) -> dict[str, list[str | None]]:

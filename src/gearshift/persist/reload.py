@@ -23,7 +23,9 @@ from gearshift.persist.adapter_files import put_on
 from gearshift.persist.classes import component_classes, find_class
 from gearshift.persist.component import TRUSTING_NOTHING, fill, read_module, read_other, skeleton
 from gearshift.persist.exact import own, refuse_incomplete
-from gearshift.persist.manifest import INDEX, MANIFEST, kept_name, only_listed, read_manifest
+from gearshift.persist.formats import kept_name
+from gearshift.persist.made_with import other_versions
+from gearshift.persist.manifest import INDEX, MANIFEST, only_listed, read_manifest
 from gearshift.persist.readers import read_readers
 from gearshift.persist.store import FUSED
 
@@ -70,8 +72,11 @@ def _identity(folder: Path) -> tuple[int, ...] | None:
 
 def _load(root: Path, device: str | None, verify: bool, trust_compiled: bool) -> Any:
     manifest = read_manifest(root, verify)
-    with only_listed(root, manifest) as place, reading(root, "a saved model"):
-        return _made(place, manifest, device, trust_compiled)
+    try:
+        with only_listed(root, manifest) as place, reading(root, "a saved model"):
+            return _made(place, manifest, device, trust_compiled)
+    except BrokenFolder as error:
+        raise BrokenFolder(f"{error}{other_versions(manifest['made_with'])}") from error.__cause__
 
 
 def _made(root: Path, manifest: dict[str, Any], device: str | None, trust_compiled: bool) -> Any:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gearshift.core.adapters import aside
-from gearshift.core.errors import BrokenFolder, GearshiftError
+from gearshift.core.errors import BadValue, BrokenFolder, GearshiftError, quoted
 from gearshift.core.facts import Persist
 from gearshift.core.files import place_of, replacing_folder
 from gearshift.core.model import Runtime, parts
@@ -19,13 +19,15 @@ from gearshift.core.transaction import Transaction
 from gearshift.persist.adapter_files import keep_adapters, write_adapters
 from gearshift.persist.classes import LIBRARIES, component_classes
 from gearshift.persist.component import write_module
-from gearshift.persist.manifest import FORMAT, KEPT, MANIFEST, sha256
+from gearshift.persist.formats import FORMAT, KEPT
+from gearshift.persist.made_with import made_with
+from gearshift.persist.manifest import MANIFEST, sha256
 from gearshift.persist.readers import write_readers
 
 FUSED = "_merged_adapters"  # where diffusers has the names of adapters that are merged into the weights
 
 
-def save(model: Any, folder: str | os.PathLike[str]) -> Path:
+def save(model: Any, folder: str | os.PathLike[str], overwrite: bool = False) -> Path:
     """Write a model and everything that was done to it.
 
     The folder holds the library's own layout (model_index.json, config.json, tokenizer, ...), the weights in
@@ -37,22 +39,31 @@ def save(model: Any, folder: str | os.PathLike[str]) -> Path:
             there before still is.
     """
     target = place_of(folder, "A folder to save into")
-    refuse_foreign(target)
+    if not isinstance(overwrite, bool):
+        raise BadValue(f"overwrite must be True or False. Got {quoted(overwrite)} instead.")
+    refuse_foreign(target, overwrite)
     if _name_of(type(model)).partition(":")[0] not in LIBRARIES:
         raise GearshiftError(
             f"{type(model).__module__}.{type(model).__name__} cannot be saved: loading it would run code from outside "
             f"of {', '.join(LIBRARIES)}. Save its state dict yourself, and optimize it after loading."
         )
     (record_of(model) or Record()).refuse_disabled("saved")
-    with replacing_folder(target, _ours) as scratch:
+    with replacing_folder(target, None if overwrite else _ours) as scratch:
         _write(model, scratch)
     return target
 
 
-def refuse_foreign(target: Path) -> None:
-    """Raise BrokenFolder if something that gearshift did not write is there."""
-    if os.path.lexists(target) and (not target.is_dir() or _ours(target) is None):
-        raise BrokenFolder(f"{target} exists and was not saved by gearshift; choose another folder.")
+def refuse_foreign(target: Path, overwrite: bool = False) -> None:
+    """Raise BrokenFolder if something that gearshift did not write is there; always for a file or a home folder."""
+    if not os.path.lexists(target):
+        return
+    if not target.is_dir() or (overwrite and Path.home().is_relative_to(target)):
+        raise BrokenFolder(f"{target} exists and is no folder that can be replaced; choose another one.")
+    if not overwrite and _ours(target) is None:
+        raise BrokenFolder(
+            f"{target} exists and was not saved by gearshift; choose another folder, or save with overwrite=True "
+            "to delete what is in it."
+        )
 
 
 def _ours(folder: Path) -> set[str] | None:
@@ -78,11 +89,11 @@ def _write(model: Any, folder: Path) -> None:
     _write_files(record, folder)
     manifest = {
         "format": FORMAT,
+        "made_with": made_with(),
         "model": _name_of(type(model)),
         "changed": changed,
         "applied": [{"name": a.algorithm.name, "params": a.algorithm.values(), **_kept(a)} for a in record.applied],
         "settings": record.settings,
-        "dtypes": {name: f["dtype"] for name, f in facts.items() if name not in changed and f["dtype"]},
         "tensors": facts,
         "readers": write_readers(model, record.readers, folder),
         "fused": sorted(getattr(model, FUSED, ())),
