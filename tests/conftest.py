@@ -23,8 +23,8 @@ def same_numbers():
 @pytest.fixture(autouse=True)
 def layers_twice_as_fast(monkeypatch):
     """What quantizers find their layers to be, and all calls equally long, whatever machine the tests run on."""
-    monkeypatch.setattr("gearshift.models.in_place.in_turns", as_if(2.0))
-    monkeypatch.setattr("gearshift.models.in_place.seconds_of", lambda call: 1.0)
+    monkeypatch.setattr("gearshift.measure.in_place.timed_in_place", as_if(2.0))
+    monkeypatch.setattr("gearshift.measure.in_place.seconds_of", lambda call: 1.0)
 
 
 @pytest.fixture(autouse=True)

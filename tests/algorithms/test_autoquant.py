@@ -1,4 +1,4 @@
-"""torchao_autoquant: takes the fastest layer that is near enough, remembers timings, compiles around later gates."""
+"""torchao_autoquant: takes the fastest layer that is near enough, remembers timing, compiles around later gates."""
 
 import json
 import shutil
@@ -18,9 +18,9 @@ from gearshift.algorithms.compilers.torch_compile import Compiled
 from gearshift.algorithms.quantizers.torchao_autoquant import Trials
 from gearshift.core.errors import GearshiftWarning
 from gearshift.core.folders import cache_folder
-from gearshift.kernels import timings
-from gearshift.kernels.timings import Timings, compiled, in_turns
 from gearshift.layers.candidates import CANDIDATES, candidates
+from gearshift.measure import timing
+from gearshift.measure.timing import Timings, compiled, fastest_calls
 from gearshift.steps.gate import Gate, gate_of
 from gearshift.steps.install import gates_below
 
@@ -37,13 +37,13 @@ QUICK = {"float": 4e-4, "int8": 1e-4, "int8 weights": 2e-4}  # as if they had be
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(timings, "cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr(timing, "cache_folder", lambda: tmp_path / "cache")
 
 
 @pytest.fixture
 def quick(monkeypatch):
     """Timings that make int8 the fastest, and int8 weights the second."""
-    monkeypatch.setattr(timings, "in_turns", lambda functions, x, budget: {name: QUICK[name] for name in functions})
+    monkeypatch.setattr(timing, "fastest_calls", lambda functions, x, budget: {name: QUICK[name] for name in functions})
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_a_folder_that_cannot_be_written_is_no_error(tmp_path):
 
 def test_the_faster_is_measured_to_be_faster():
     large, small = torch.randn(256, 256), torch.randn(16, 16)
-    seconds = in_turns({"large": lambda x: large @ large @ large, "small": lambda x: small @ small}, large, 20)
+    seconds = fastest_calls({"large": lambda x: large @ large @ large, "small": lambda x: small @ small}, large, 20)
     assert 0 < seconds["small"] < seconds["large"]
 
 
@@ -133,7 +133,7 @@ def test_the_fastest_is_taken_and_the_table_says_so(quick):
 
 def test_what_is_no_faster_in_its_place_is_left(quick, monkeypatch):
     monkeypatch.setattr(
-        "gearshift.models.in_place.in_turns", as_if(lambda layer: 2.0 if layer.out_features > 256 else 1)
+        "gearshift.measure.in_place.timed_in_place", as_if(lambda layer: 2.0 if layer.out_features > 256 else 1)
     )
     model, x = net(), torch.randn(64, 256)
     gs.optimize(model, EAGER, data=[x])
@@ -155,7 +155,7 @@ def test_what_is_too_far_from_float_is_not_taken(quick):
 
 def test_a_small_gain_and_a_small_layer_are_left(monkeypatch):
     monkeypatch.setattr(
-        timings, "in_turns", lambda functions, x, budget: {n: 1e-4 for n in functions} | {"float": 1.05e-4}
+        timing, "fastest_calls", lambda functions, x, budget: {n: 1e-4 for n in functions} | {"float": 1.05e-4}
     )
     model = net()
     with pytest.warns(GearshiftWarning, match="no kind of layer that is near enough was faster"):
@@ -179,7 +179,7 @@ def test_measured_in_earnest_once_and_then_remembered(monkeypatch):
     first = trials.fastest(model[0], x)
     assert time.perf_counter() - started < 20
     assert {n for n in first.row if n.endswith(" us")} == {"float us"} | {f"{n} us" for n in candidates(model[0])}
-    monkeypatch.setattr(timings, "in_turns", lambda *_: pytest.fail("timed again"))
+    monkeypatch.setattr(timing, "fastest_calls", lambda *_: pytest.fail("timed again"))
     assert Trials(False).fastest(model[0], x).row == first.row
     times = {n: us for n, us in first.row.items() if n.endswith(" us")}
     assert first.name == "float" or times[f"{first.name} us"] < times["float us"]
@@ -222,7 +222,7 @@ def test_without_a_compiler_it_is_said_and_run_as_it_is(quick, monkeypatch):
 
 
 def test_the_model_is_compiled_and_can_be_restored(quick, traced, monkeypatch):
-    monkeypatch.setattr(timings, "compiled", lambda layer: layer)
+    monkeypatch.setattr(timing, "compiled", lambda layer: layer)
     model, x = net(), torch.randn(64, 256)
     with torch.no_grad():
         want = model(x)
@@ -237,7 +237,7 @@ def test_the_model_is_compiled_and_can_be_restored(quick, traced, monkeypatch):
 
 
 def test_gates_that_come_later_stay_outside_of_the_graphs(quick, traced, monkeypatch):
-    monkeypatch.setattr(timings, "compiled", lambda layer: layer)
+    monkeypatch.setattr(timing, "compiled", lambda layer: layer)
     model, x = net(), torch.randn(64, 256)
     gs.optimize(model, "torchao_autoquant", data=[x])
     torch._dynamo.utils.counters.clear()

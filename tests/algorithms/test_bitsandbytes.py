@@ -151,7 +151,7 @@ def test_a_denoiser_becomes_smaller_and_stays_near(format):
 
 
 def test_slower_than_floats_is_said_in_words(monkeypatch):
-    monkeypatch.setattr("gearshift.models.in_place.in_turns", as_if(0.5, whole=0.75))
+    monkeypatch.setattr("gearshift.measure.in_place.timed_in_place", as_if(0.5, whole=0.75))
     with pytest.warns(GearshiftWarning, match=r"its layers run at 0\.50 times .* call of the model at 0\.75 times"):
         gs.optimize(build("llama").pipe, "llm_int8")
 

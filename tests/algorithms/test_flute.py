@@ -53,7 +53,7 @@ def installed(monkeypatch):
         modules["flute.utils"].get_workspace_streamk = stand_in.get_workspace_streamk
         for name, module in modules.items():
             monkeypatch.setitem(sys.modules, name, module)
-        monkeypatch.setattr(flute, "compared", lambda *_: ratio)
+        monkeypatch.setattr(flute, "speed_ratio", lambda *_: ratio)
         return stand_in
 
     return install

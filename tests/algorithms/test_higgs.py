@@ -20,7 +20,7 @@ from gearshift.core.recipe import Recipe
 from gearshift.core.target import put
 from gearshift.layers import higgs
 from gearshift.layers.higgs import HiggsLinear, group_size
-from gearshift.models import in_place
+from gearshift.measure import in_place
 from gearshift.models.describe import chosen
 from gearshift.quant.formats.grouped import dequantize, nbytes, quantize
 
@@ -31,7 +31,7 @@ each_setting = pytest.mark.parametrize(("bits", "p"), SETTINGS)
 @pytest.fixture(autouse=True)
 def a_fourth_of_the_speed(monkeypatch):
     """What the layers' speed is found to be, whatever machine the tests run on."""
-    monkeypatch.setattr(in_place, "in_turns", as_if(0.25))
+    monkeypatch.setattr(in_place, "timed_in_place", as_if(0.25))
 
 
 def sqnr(exact, rounded):

@@ -15,7 +15,7 @@ from gearshift.core.errors import BadRecipe, GearshiftWarning
 from gearshift.data import calibration_data
 from gearshift.kernels.static_int8 import Fixed
 from gearshift.layers.static_int8 import StaticInt8Conv2d, StaticInt8Layer, StaticInt8Linear
-from gearshift.models import in_place
+from gearshift.measure import in_place
 
 OBSERVERS = torch_static.TorchStatic.params()["qobserver"].bound.values
 SCHEMES = torch_static.TorchStatic.params()["qscheme"].bound.values
@@ -133,10 +133,10 @@ def test_values_beyond_the_range_are_cut_off():
 
 def test_a_vision_model_takes_tensors_and_convolutions_only_where_they_are_faster(monkeypatch):
     data = [torch.randn(2, 3, 16, 16) for _ in range(3)]
-    monkeypatch.setattr(in_place, "in_turns", as_if(lambda layer: 0.5 if isinstance(layer, nn.Conv2d) else 2.0))
+    monkeypatch.setattr(in_place, "timed_in_place", as_if(lambda layer: 0.5 if isinstance(layer, nn.Conv2d) else 2.0))
     slow = optimized(Vision(), data)
     assert type(slow.one) is nn.Conv2d and "at 0.50 times the speed" in figures_of(slow)["left"]["one"]
-    monkeypatch.setattr(in_place, "in_turns", as_if(2.0))
+    monkeypatch.setattr(in_place, "timed_in_place", as_if(2.0))
     for observer in OBSERVERS:
         fast = optimized(Vision(), data, qobserver=observer)
         assert type(fast.one) is StaticInt8Conv2d and type(fast.head) is StaticInt8Linear

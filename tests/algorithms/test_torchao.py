@@ -173,7 +173,7 @@ def test_four_bits_that_fit_no_group_are_left():
 
 
 def test_slower_is_said_with_what_would_be_faster(monkeypatch):
-    monkeypatch.setattr("gearshift.models.in_place.in_turns", as_if(0.5))
+    monkeypatch.setattr("gearshift.measure.in_place.timed_in_place", as_if(0.5))
     net = nn.Sequential(linear())
     with pytest.warns(GearshiftWarning) as said:
         gs.optimize(net, {"torchao": {"quant_type": "fp8dqrow"}}, data=[torch.randn(2, 128)])

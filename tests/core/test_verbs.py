@@ -7,8 +7,8 @@ from support.tiny import build
 import gearshift as gs
 from gearshift.core.errors import BadRecipe, CannotRestore, GearshiftError, GearshiftWarning, MissingExtra, WrongModel
 from gearshift.core.extras import need
-from gearshift.models import in_place
-from gearshift.models.in_place import seconds_of
+from gearshift.measure import in_place
+from gearshift.measure.in_place import seconds_of
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_replaced_weights_come_back_only_if_they_were_kept(recipe):
 def test_half_says_where_it_is_slower(monkeypatch):
     tiny = build("dit")
     took = iter((2.0, 5.0))
-    monkeypatch.setattr("gearshift.models.in_place.seconds_of", lambda call: (call(), next(took))[1])
+    monkeypatch.setattr("gearshift.measure.in_place.seconds_of", lambda call: (call(), next(took))[1])
     with pytest.warns(GearshiftWarning, match=r"makes calls of the model take 2\.5 times as long as before"):
         gs.optimize(tiny.pipe, "half", data=[tiny.parts.call(1)])
     assert gs.status(tiny.pipe).applied[0]["figures"]["call_seconds_over_float32"] == 2.5

@@ -17,7 +17,7 @@ from gearshift.algorithms.quantizers import sqnr
 from gearshift.core.errors import GearshiftWarning
 from gearshift.kernels.cpu import onednn
 from gearshift.layers.int8 import Int8Layer, Int8Linear
-from gearshift.layers.int8_conv import Int8Conv2d, faster_than_float, int8_twin, supports
+from gearshift.layers.int8_conv import Int8Conv2d, int8_twin, supports
 
 both_signs = pytest.mark.parametrize("unsigned", [False, True], ids=["qint8", "quint8"])
 both_kinds = pytest.mark.parametrize("kind", ["linear", "conv"])
@@ -176,15 +176,6 @@ def test_what_has_no_int8_layer() -> None:
             Int8Conv2d.from_float(conv)
     assert supports(nn.Conv2d(8, 8, 3, 2, 1))
     assert int8_twin(Int8Linear(8, 8)) is None
-    with pytest.raises(TypeError, match="no int8 layer"):
-        faster_than_float(nn.LayerNorm(8), torch.randn(2, 8))
-
-
-@both_kinds
-def test_speed_is_measured_for_float_and_int8_layers(kind: str) -> None:
-    layer, x = layer_and_input(kind)
-    for candidate in (layer, layer.to_float()):
-        assert 0 < faster_than_float(candidate, x, budget=5) < 1000
 
 
 @pytest.mark.compiled

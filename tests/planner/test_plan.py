@@ -102,7 +102,7 @@ def test_a_target_that_no_plan_reaches_is_refused(wanted):
 
 
 def test_turns_tell_the_medians_and_what_cannot_be():
-    from gearshift.planner.timing import in_turns
+    from gearshift.measure.calls import in_turns
 
     def calls(*seconds):
         found = iter(seconds)

@@ -6,7 +6,7 @@ import torch
 import gearshift as gs
 from gearshift.algorithms.distillers import hyper
 from gearshift.core.facts import Family, Kind, Trait
-from gearshift.kernels import speed
+from gearshift.measure import timing
 
 from .tiny import TinyLanguage, build
 
@@ -39,7 +39,7 @@ def lesson(tiny, cls):
 def quick(monkeypatch):
     """Nothing is timed, so that two goes decide alike; distilling is short; what would be compiled runs as it is."""
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
-    monkeypatch.setattr(speed, "compared", lambda *_: 2.0)
+    monkeypatch.setattr(timing, "speed_ratio", lambda *_: 2.0)
     monkeypatch.setattr(hyper, "EPOCHS", 1)
 
 

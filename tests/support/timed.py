@@ -1,6 +1,6 @@
 """Made-up timings, for what follows from a measurement whatever machine the tests run on."""
 
-from gearshift.models.in_place import Seconds, Timed
+from gearshift.measure.in_place import Seconds, Timed
 from gearshift.precision.levels import Precision
 
 

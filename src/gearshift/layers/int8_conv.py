@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from gearshift.kernels import ops
-from gearshift.kernels.speed import compared
 from gearshift.layers.int8 import Int8Layer, Int8Linear
 
 Pair = int | tuple[int, int]
@@ -89,27 +88,6 @@ def int8_twin(layer: nn.Module, unsigned: bool = False) -> Int8Linear | Int8Conv
     if isinstance(layer, nn.Conv2d) and supports(layer):
         return Int8Conv2d.from_float(layer, unsigned)
     return None
-
-
-def faster_than_float(layer: nn.Module, example_input: torch.Tensor, budget: float = 50.0) -> float:
-    """How many times faster the int8 layer answers `example_input` than the float one; below 1 it is slower.
-
-    Both are warmed up, then take turns until the budget is spent, once each at the least; the best of each is compared.
-    CPU time where torch has one thread (other programs disturb it less), else wall clock.
-
-    Args:
-        layer: an nn.Linear or nn.Conv2d, or an int8 layer.
-        example_input: of the shape, dtype and memory layout that the layer will see.
-        budget: milliseconds for the turns, warm-up not counted.
-
-    Raises:
-        TypeError: there is no int8 layer for this one.
-    """
-    twin = layer if isinstance(layer, Int8Layer) else int8_twin(layer)
-    if twin is None:
-        raise TypeError(f"There is no int8 layer for {layer}: leave it in float.")
-    real = layer.to_float() if isinstance(layer, (Int8Linear, Int8Conv2d)) else layer
-    return compared(real, twin, example_input, budget)
 
 
 def _two(value: Pair) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from typing import Any
 from gearshift.core.context import Context
 from gearshift.core.errors import BadRecipe
 from gearshift.core.progress import say
-from gearshift.models.in_place import Seconds
+from gearshift.measure.in_place import Seconds
 from gearshift.planner.call import rehearsal
 from gearshift.planner.gears import GearRehearsals
 from gearshift.precision.controller import Gearbox

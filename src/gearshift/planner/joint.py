@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 
+from gearshift.measure.calls import Turns, in_turns
 from gearshift.planner.recording import Recording, Stopwatch
 from gearshift.planner.rehearsal import CHECKED, Distance, Rehearsals, apart
 from gearshift.planner.solve import moved
-from gearshift.planner.timing import Turns, in_turns
 from gearshift.precision.controller import Gearbox
 from gearshift.precision.levels import Precision
 from gearshift.precision.schedule import PrecisionSchedule

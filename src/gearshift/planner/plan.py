@@ -17,7 +17,7 @@ from gearshift.core.errors import BadValue, quoted
 from gearshift.core.extras import need
 from gearshift.core.files import replacing_file, write_atomically
 from gearshift.core.plain import anything, fields, list_of, maybe, number, one_of, read_json, text, whole
-from gearshift.planner.timing import MARGIN, UNEVEN
+from gearshift.measure.calls import MARGIN, UNEVEN
 from gearshift.precision.levels import Precision
 from gearshift.precision.schedule import PrecisionSchedule
 from gearshift.steps.decision import clipped

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from gearshift.measure.calls import Turns, in_turns
 from gearshift.planner.fit import Fitting
 from gearshift.planner.recording import Recording, Stopwatch
 from gearshift.planner.solve import moved, programme, solve, span_costs, sure
 from gearshift.planner.surrogate import Surrogate
-from gearshift.planner.timing import Turns, in_turns
 from gearshift.steps.predict import Predictor
 from gearshift.steps.schedule import Schedule
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from gearshift.core.context import Context
 from gearshift.core.progress import progress, say
+from gearshift.measure.calls import Turns
 from gearshift.planner.call import rehearsal
 from gearshift.planner.goal import FEWEST, Goal, must_be_reachable
 from gearshift.planner.plan import Plan
@@ -25,7 +26,6 @@ from gearshift.planner.rehearsal import (
     proving,
     sensitivity_of,
 )
-from gearshift.planner.timing import Turns
 from gearshift.steps.install import cache
 from gearshift.steps.predict import Taylor, by_mode
 from gearshift.steps.schedule import Planned, Schedule

@@ -10,9 +10,9 @@ from torch import nn
 from gearshift.core.context import Context
 from gearshift.core.target import select
 from gearshift.kernels.cpu import onednn
+from gearshift.measure.in_place import Seconds
 from gearshift.models.diffusers import denoisers, describe_denoiser
 from gearshift.models.example import arguments
-from gearshift.models.in_place import Seconds
 from gearshift.precision.controller import Engaged, Gearbox
 from gearshift.precision.gear_timing import time_gears
 from gearshift.precision.gears import LOW, Shift, can_gear, geared, high_gear

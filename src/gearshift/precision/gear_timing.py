@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from gearshift.core.errors import BadValue
+from gearshift.measure.in_place import Seconds, spread
+from gearshift.measure.timing import clock
 from gearshift.models.example import example_call, layer_inputs
-from gearshift.models.in_place import Seconds, clock, spread
 from gearshift.precision.gears import LOW, Geared, can_gear, geared, high_gear
 from gearshift.precision.levels import Precision
 

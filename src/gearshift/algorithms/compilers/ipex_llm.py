@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -114,17 +113,12 @@ def token_seconds(model: Any) -> float:
     """The least seconds of one token through the model; CPU time where torch has one thread, else wall clock."""
     import torch
 
+    from gearshift.measure.timing import fastest_calls
+
     token = torch.zeros(1, 1, dtype=torch.long, device=next(model.parameters()).device)
     call = {"input_ids": token} | ({"decoder_input_ids": token} if model.config.is_encoder_decoder else {})
-    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
-    best, started = float("inf"), time.perf_counter()
-    with torch.inference_mode():
-        model(**call)
-        while best == float("inf") or time.perf_counter() - started < SECONDS:
-            before = clock()
-            model(**call)
-            best = min(best, clock() - before)
-    return max(best, 1e-9)
+    seconds = fastest_calls({"token": lambda token: model(**token)}, call, 1000 * SECONDS, least=1)
+    return max(seconds["token"], 1e-9)
 
 
 def _head(model: Any) -> str | None:

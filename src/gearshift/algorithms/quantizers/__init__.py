@@ -20,7 +20,7 @@ from gearshift.core.progress import track
 from gearshift.core.target import Swap
 
 if TYPE_CHECKING:
-    from gearshift.models.in_place import Pair, Timed
+    from gearshift.measure.in_place import Pair, Timed
 
 LANGUAGE = frozenset({Kind.LANGUAGE})
 DIFFUSION = frozenset({Kind.DIFFUSION})
@@ -118,8 +118,8 @@ class LayerQuantizer(Algorithm, base=True):
     def apply(self, model: Any, context: Context) -> None:
         from gearshift.algorithms.common.tied_weights import shares_weight, untie
         from gearshift.layers.linear_view import inside
+        from gearshift.measure.in_place import timed_in_place
         from gearshift.models.describe import passed_over
-        from gearshift.models.in_place import in_turns
 
         started, before, tied = time.perf_counter(), size_bytes(model), shares_weight(model)
         report = Report()
@@ -129,7 +129,7 @@ class LayerQuantizer(Algorithm, base=True):
         call = self.timed_call(model, context)
         found = self._twins(model, context, places, report)
         stay = self._worth_it(call, found, report)
-        timed = in_turns(call, [pair for _, pair in stay]) if call is not None and stay else None
+        timed = timed_in_place(call, [pair for _, pair in stay]) if call is not None and stay else None
         kept: dict[str, dict[str, Any]] = {place.part: {} for place in places}
         for place, (root, path, layer, twin) in stay:
             report.take(place, layer, twin)
@@ -143,7 +143,7 @@ class LayerQuantizer(Algorithm, base=True):
     def _twins(self, model: Any, context: Context, places: list[Place], report: Report) -> list[tuple[Place, Pair]]:
         """Each layer that can be replaced, with what would replace it."""
         from gearshift.layers.linear_view import as_linear, in_place_of
-        from gearshift.models.in_place import Pair
+        from gearshift.measure.in_place import Pair
 
         prepared, found = self.prepare(model, context, places), []
         for place in track(places, f"{self.name} makes layers"):
@@ -162,7 +162,7 @@ class LayerQuantizer(Algorithm, base=True):
         One that was not timed is taken unless it would have to be faster than float; so are slower ones that hold most
         of the weights, for their memory.
         """
-        from gearshift.models.in_place import in_turns
+        from gearshift.measure.in_place import timed_in_place
 
         least = [self.least_speed(pair.before) for _, pair in found]
         sizes = [pair.before.weight.numel() for _, pair in found]
@@ -172,7 +172,7 @@ class LayerQuantizer(Algorithm, base=True):
         if call is None or not any(least):
             kinds: dict[Any, Any] = {}
         else:
-            kinds = in_turns(call, [pair for _, pair in found]).kinds
+            kinds = timed_in_place(call, [pair for _, pair in found]).kinds
         stay = []
         for wanted, (place, pair) in zip(least, found, strict=True):
             seconds = kinds.get(pair.kind)

@@ -42,8 +42,8 @@ class Half(Algorithm):
         return [f"{self.name}: float16 ends at 65,504, and {', '.join(found[:3])}. bfloat16 has the range of float32."]
 
     def apply(self, model: Any, context: Context) -> None:
+        from gearshift.measure.in_place import seconds_of
         from gearshift.models.float32 import OwnType
-        from gearshift.models.in_place import seconds_of
 
         fresh = not context.loading
         call = _timed_call(model, context) if fresh else None
@@ -84,7 +84,7 @@ class Half(Algorithm):
 
     def _tell(self, context: Context, call: Callable[[], Any], before: float) -> None:
         """How long a call takes now, over what it took before."""
-        from gearshift.models.in_place import seconds_of
+        from gearshift.measure.in_place import seconds_of
 
         try:
             slower = seconds_of(call) / before

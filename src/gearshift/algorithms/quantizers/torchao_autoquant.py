@@ -124,7 +124,7 @@ class Trials:
     """
 
     def __init__(self, compiles: bool) -> None:
-        from gearshift.kernels.timings import Timings
+        from gearshift.measure.timing import Timings
 
         self.compiles = compiles
         self.timings = Timings()
@@ -156,7 +156,7 @@ class Trials:
         return Found(FLOAT, None, {"chosen": FLOAT, **row})
 
     def _seconds(self, layer: Any, seen: Any, known: dict[str, Any]) -> dict[str, float]:
-        from gearshift.kernels.timings import compiled, in_turns, machine
+        from gearshift.measure.timing import compiled, fastest_calls, machine
 
         here = machine(seen.device)
         sizes = f"{list(layer.weight.shape)}, bias {layer.bias is not None}, input {list(seen.shape)} {seen.dtype}"
@@ -165,7 +165,7 @@ class Trials:
         if not seconds.keys() >= {FLOAT, *known}:
             layers = {FLOAT: layer, **{name: candidate.make(layer) for name, candidate in known.items()}}
             functions = {name: compiled(made) if self.compiles else made for name, made in layers.items()}
-            seconds = in_turns(functions, seen, BUDGET)
+            seconds = fastest_calls(functions, seen, BUDGET)
             self.timings.put(here, work, seconds)
         return {name: seconds[name] for name in (FLOAT, *known)}
 

@@ -1,6 +1,6 @@
 """FLUTE's kernels (Guo et al. 2024, arXiv 2407.10960; package flute-kernel) for rotated weights, on CUDA.
 
-A kernel is tuned for a number of rows, and compared with the reference in what it answers and how fast: a layer that
+A kernel is tuned for a number of rows, and speed_ratio with the reference in what it answers and how fast: a layer that
 FLUTE has no kernel for, or that it makes no faster, stays on the reference.
 """
 
@@ -17,7 +17,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from gearshift.core.errors import MissingExtra
 from gearshift.core.extras import installed, need
-from gearshift.kernels.speed import compared
+from gearshift.measure.timing import speed_ratio
 from gearshift.quant.formats.gaussian_codes import numbers, unpack
 
 INSTALLED = installed("flute")  # looked up once: compiled programs cannot
@@ -114,4 +114,4 @@ def _faster(reference: Reference, x: torch.Tensor, rows: int) -> Flute | None:
         right = (flute(example).float() - want).norm() <= TOLERANCE * want.norm()
     except (MissingExtra, RuntimeError, ValueError, TypeError, KeyError):
         return None
-    return flute if right and compared(reference, flute, example, BUDGET) > 1 else None
+    return flute if right and speed_ratio(reference, flute, example, BUDGET) > 1 else None

@@ -1,4 +1,4 @@
-"""How long layers take for an input, measured in turns and remembered between runs."""
+"""The stopwatch: how long layers take for an input, measured in turns and remembered between runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from torch import nn
 from gearshift.core.errors import BrokenFolder
 from gearshift.core.files import write_atomically
 from gearshift.core.folders import cache_folder
-from gearshift.kernels.speed import clock_for
 
 Seconds = dict[str, float]
 
@@ -77,25 +76,38 @@ def _processor() -> str:
     return named or platform.processor() or platform.machine()
 
 
+def clock() -> Callable[[], float]:
+    """A stopwatch for this machine: CPU time where torch has one thread, wall clock otherwise, and on a GPU in step."""
+    if torch.cuda.is_initialized():
+        return lambda: (torch.cuda.synchronize(), time.perf_counter())[1]
+    return time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+
+
 @torch.inference_mode()
-def in_turns(functions: dict[str, Callable[[torch.Tensor], Any]], x: torch.Tensor, budget: float) -> Seconds:
-    """Seconds of the fastest call of each function; after a first one of each they take turns, three each at the least.
+def fastest_calls(functions: dict[str, Callable[[Any], Any]], x: Any, budget: float, least: int = 3) -> Seconds:
+    """Seconds of the fastest call of each function; after a first one of each they take turns.
 
     Args:
         budget: milliseconds for the turns of each.
+        least: turns of each, whatever they take.
     """
-    tick = clock_for(x)
-    best = dict.fromkeys(functions, float("inf"))
+    tick, best = clock(), dict.fromkeys(functions, float("inf"))
     for function in functions.values():
         function(x)
     started, turns = time.perf_counter(), 0
-    while turns < 3 or time.perf_counter() - started < len(functions) * budget / 1000:
+    while turns < least or time.perf_counter() - started < len(functions) * budget / 1000:
         turns += 1
         for name, function in functions.items():
             before = tick()
             function(x)
             best[name] = min(best[name], tick() - before)
     return best
+
+
+def speed_ratio(before: Callable[..., Any], after: Callable[..., Any], x: torch.Tensor, budget: float = 50.0) -> float:
+    """How many times as fast `after` answers x as `before` does, timed in turns for `budget` milliseconds."""
+    seconds = fastest_calls({"before": before, "after": after}, x, budget / 2, least=1)
+    return seconds["before"] / max(seconds["after"], 1e-9)
 
 
 def compiled(layer: nn.Module, backend: str = "inductor") -> Callable[[torch.Tensor], Any]:

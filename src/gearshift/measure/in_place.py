@@ -10,6 +10,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from gearshift.core.target import put
+from gearshift.measure.timing import clock
 
 BUDGET = 2.0  # seconds for the turns
 LONG = 10.0  # seconds of a call above which one turn has to do
@@ -64,7 +65,7 @@ class Timed:
     whole: Seconds
 
 
-def in_turns(call: Callable[[], Any], pairs: Sequence[Pair], budget: float = BUDGET) -> Timed:
+def timed_in_place(call: Callable[[], Any], pairs: Sequence[Pair], budget: float = BUDGET) -> Timed:
     """Time a model's call with the former and the present layers, each layer inside of the whole.
 
     Both sides are called once to warm up, then they take turns, until the whole calls are farther apart than they
@@ -171,12 +172,3 @@ def spread(turns: Sequence[float]) -> float:
     """The largest distance of a turn from the median, as a part of it."""
     middle = median(turns)
     return max(abs(turn - middle) for turn in turns) / max(middle, 1e-9)
-
-
-def clock() -> Callable[[], float]:
-    """A stopwatch for this machine: CPU time where torch has one thread, wall clock otherwise, and on a GPU in step."""
-    import torch
-
-    if torch.cuda.is_initialized():
-        return lambda: (torch.cuda.synchronize(), time.perf_counter())[1]
-    return time.process_time if torch.get_num_threads() == 1 else time.perf_counter

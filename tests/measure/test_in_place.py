@@ -11,9 +11,9 @@ from torch import nn
 import gearshift as gs
 from gearshift.layers.int8 import Int8Linear
 from gearshift.layers.int8_conv import Int8Conv2d
-from gearshift.models import in_place
+from gearshift.measure import in_place
+from gearshift.measure.in_place import Pair, Seconds, timed_in_place
 from gearshift.models.example import example_call, layer_inputs
-from gearshift.models.in_place import Pair, Seconds, in_turns
 
 
 class Busy(nn.Linear):
@@ -34,7 +34,7 @@ def test_each_kind_is_timed_within_whole_calls_and_the_former_layers_stand_at_th
     net = nn.Sequential(Busy(0.004), nn.Linear(4, 4), Busy(0.004))
     former = list(net)
     pairs = [Pair(net, "0", former[0], Busy(0.001)), Pair(net, "2", former[2], Busy(0.001))]
-    timed = in_turns(lambda: net(torch.ones(1, 4)), pairs, budget=0.0)
+    timed = timed_in_place(lambda: net(torch.ones(1, 4)), pairs, budget=0.0)
     (kind,) = timed.kinds
     assert kind == pairs[0].kind and list(net) == former
     assert timed.kinds[kind].before >= 0.008 and timed.kinds[kind].speed > 2 and timed.whole.speed > 1.5
@@ -43,7 +43,7 @@ def test_each_kind_is_timed_within_whole_calls_and_the_former_layers_stand_at_th
 
 def test_layers_that_no_call_reaches_have_no_time():
     net = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 8)])
-    timed = in_turns(lambda: net[0](torch.ones(1, 4)), [Pair(net, "1", net[1], nn.Linear(4, 8))], budget=0.0)
+    timed = timed_in_place(lambda: net[0](torch.ones(1, 4)), [Pair(net, "1", net[1], nn.Linear(4, 8))], budget=0.0)
     assert timed.kinds == {} and timed.whole.before > 0
 
 
@@ -55,7 +55,7 @@ def test_a_call_that_fails_leaves_the_former_layers_without_hooks():
     net = nn.Sequential(nn.Linear(4, 4))
     former = net[0]
     with pytest.raises(RuntimeError, match="broken"):
-        in_turns(lambda: net(torch.ones(1, 4)), [Pair(net, "0", former, Broken(4, 4))], budget=0.0)
+        timed_in_place(lambda: net(torch.ones(1, 4)), [Pair(net, "0", former, Broken(4, 4))], budget=0.0)
     assert net[0] is former and not former._forward_hooks and not former._forward_pre_hooks
 
 
@@ -66,7 +66,7 @@ def test_a_difference_within_the_spread_is_noise(before, now, spread, noise):
 
 @pytest.mark.parametrize("recipe", ["torch_dynamic", "torch_static"])
 def test_small_layers_that_are_slower_in_int8_and_convolutions_that_are_not_faster_stay_in_float(monkeypatch, recipe):
-    monkeypatch.setattr(in_place, "in_turns", as_if(lambda layer: 0.5 if isinstance(layer, nn.Linear) else 2.0))
+    monkeypatch.setattr(in_place, "timed_in_place", as_if(lambda layer: 0.5 if isinstance(layer, nn.Linear) else 2.0))
     tiny = build("sd")
     gs.optimize(tiny.pipe, recipe, data=[tiny.parts.call(1) | {"num_inference_steps": 1}])
     layers = [m for m in tiny.pipe.unet.modules() if isinstance(m, (Int8Linear, Int8Conv2d))]
@@ -77,7 +77,7 @@ def test_small_layers_that_are_slower_in_int8_and_convolutions_that_are_not_fast
 
 
 def test_small_layers_that_hold_most_of_the_weights_are_replaced_for_their_memory(monkeypatch):
-    monkeypatch.setattr(in_place, "in_turns", as_if(0.5))
+    monkeypatch.setattr(in_place, "timed_in_place", as_if(0.5))
     net = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64))
     with pytest.warns(gs.core.errors.GearshiftWarning, match=r"its layers run at 0\.50 times"):
         gs.optimize(net, "torch_dynamic", data=[torch.ones(2, 64)])
@@ -85,7 +85,7 @@ def test_small_layers_that_hold_most_of_the_weights_are_replaced_for_their_memor
 
 
 def test_large_linear_layers_are_replaced_for_their_memory_and_being_slower_is_said(monkeypatch):
-    monkeypatch.setattr(in_place, "in_turns", as_if(0.5, whole=0.8))
+    monkeypatch.setattr(in_place, "timed_in_place", as_if(0.5, whole=0.8))
     net = nn.Sequential(nn.Linear(512, 512))
     with pytest.warns(gs.core.errors.GearshiftWarning, match=r"at 0\.50 times .* a call of the model at 0\.80 times"):
         gs.optimize(net, "torch_dynamic", data=[torch.ones(2, 512)])
