@@ -14,7 +14,8 @@ from gearshift.core.errors import BadRecipe, GearshiftError, quoted
 from gearshift.core.extras import need
 from gearshift.core.files import replacing_file
 from gearshift.core.recipe import Recipe
-from gearshift.persist.classes import LOCAL, component_classes
+from gearshift.persist.libraries.diffusers import component_classes
+from gearshift.persist.libraries.transformers import LOCAL
 from gearshift.persist.readers import readers_of
 
 MOST_SEED = 2**63 - 1
@@ -118,7 +119,8 @@ def open_model(where: str, device: str | None = None) -> Any:
     A pipeline comes in float32 for the CPU and in bfloat16 for any other device.
     """
     import gearshift as gs
-    from gearshift.persist.manifest import INDEX, MANIFEST
+    from gearshift.persist.libraries.diffusers import INDEX
+    from gearshift.persist.manifest import MANIFEST
 
     folder = path_of(where, "A model")
     if (folder / MANIFEST).exists():

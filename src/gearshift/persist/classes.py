@@ -8,9 +8,7 @@ from typing import Any
 
 from gearshift.core.errors import BrokenFolder, told
 from gearshift.core.extras import installed, need
-from gearshift.persist.manifest import read_index
 
-LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}  # how transformers is asked for files
 LIBRARIES = ("diffusers", "transformers", "gearshift")
 
 
@@ -39,9 +37,3 @@ def _library(name: str) -> Any:
         return need(name, name, "Loading a saved model")
     pipelines = importlib.import_module("diffusers.pipelines") if installed("diffusers") else None
     return getattr(pipelines, name) if name in dir(pipelines) else None
-
-
-def component_classes(root: Path) -> dict[str, type | None]:
-    """The class of each component of a pipeline's folder, None where there is none; nothing else is loaded."""
-    named = read_index(root)
-    return {n: None if cls is None else find_class(f"{library}:{cls}", root) for n, (library, cls) in named.items()}

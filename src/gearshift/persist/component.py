@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from threading import RLock, get_ident
 from typing import Any
 
 from gearshift.core.errors import BrokenFolder, GearshiftError, told
 from gearshift.core.tensors import read_tensors, write_tensors
-from gearshift.persist.classes import LOCAL
 from gearshift.persist.exact import facts_of, read_exact, write_exact
+from gearshift.persist.libraries import library_of
 
 WEIGHTS = "gearshift.safetensors"
-TRUSTING_NOTHING = {"use_safetensors": True, "local_files_only": True}
 _MAKING = RLock()
 
 
@@ -35,16 +32,16 @@ def write_module(module: Any, folder: Path, changed: bool) -> dict[str, Any]:
             f"{noun} has no save_pretrained, so a saved folder could not make it again; "
             "save its state dict yourself, and optimize it after loading."
         )
-    facts = facts_of(module, noun)
+    library, facts = library_of(type(module)), facts_of(module, noun)
     if changed:
-        _write_config(module, folder)
+        library.write_config(module, folder)
         write_tensors(module.state_dict(), folder / WEIGHTS)
     else:
         module.save_pretrained(str(folder), safe_serialization=True)
-    if _quantized_elsewhere(module):
+    if library.quantizes(module):
         return facts
     try:
-        made = skeleton(type(module), folder)
+        made = from_config(type(module), folder)
     except Exception as error:
         raise GearshiftError(
             f"{noun} cannot be saved: its configuration does not make it again: {told(error)}"
@@ -64,42 +61,24 @@ def read_module(cls: Any, folder: Path, facts: dict[str, Any] | None, dtype: str
     """
     import torch
 
-    library = _library(cls)
-    wanted = dtype if facts is None else facts["dtype"]
-    given = {} if wanted is None else {_dtype_keyword(library): getattr(torch, wanted)}
-    told = {"output_loading_info": True, "ignore_mismatched_sizes": True}  # in place of a library's own report
-    code = {"trust_remote_code": False} if library == "transformers" else {}
-    module, found = cls.from_pretrained(folder, **given, **TRUSTING_NOTHING, **code, **told)
+    library, wanted = library_of(cls), dtype if facts is None else facts["dtype"]
+    module, found = library.read(cls, folder, None if wanted is None else getattr(torch, wanted))
     absent = [*found["missing_keys"], *(m[0] if isinstance(m, tuple) else m for m in found.get("mismatched_keys", []))]
     if absent:
         raise BrokenFolder(f"{folder} lacks {absent[0]}, or has it in another shape.")
     if facts is not None and found["unexpected_keys"]:
         raise BrokenFolder(f"{folder} has {next(iter(found['unexpected_keys']))}, which is no tensor of the model.")
-    if facts is not None and not _quantized_elsewhere(module):
-        read_exact(module, skeleton(cls, folder), wanted, False, folder)
+    if facts is not None and not library.quantizes(module):
+        read_exact(module, from_config(cls, folder), wanted, False, folder)
     return module
 
 
-def read_other(cls: Any, folder: Path) -> Any:
-    """A scheduler, tokenizer, processor or the like."""
-    return cls.from_pretrained(folder, **(LOCAL if _library(cls) == "transformers" else {"local_files_only": True}))
-
-
-def _library(cls: Any) -> str:
-    return str(cls.__module__.partition(".")[0])
-
-
-def skeleton(cls: Any, folder: Path) -> Any:
+def from_config(cls: Any, folder: Path) -> Any:
     """A module made from its configuration, its parameters without storage and its buffers as they are made."""
     import torch
 
     with torch.random.fork_rng(devices=[]), _parameters_without_storage():
-        if hasattr(cls, "from_config"):
-            return cls.from_config(cls.load_config(folder, local_files_only=True)).eval()
-        made = cls(cls.config_class.from_pretrained(folder, local_files_only=True)).eval()
-    if (folder / "generation_config.json").is_file():
-        made.generation_config = type(made.generation_config).from_pretrained(folder, local_files_only=True)
-    return made
+        return library_of(cls).make(cls, folder).eval()
 
 
 @contextmanager
@@ -145,15 +124,6 @@ def fill(module: Any, folder: Path, facts: dict[str, Any] | None) -> None:
         read_exact(module, module, facts["dtype"], True, folder)
 
 
-def _write_config(module: Any, folder: Path) -> None:
-    if hasattr(module, "save_config"):
-        module.save_config(str(folder))
-        return
-    module.config.save_pretrained(str(folder))
-    if getattr(module, "generation_config", None) is not None:
-        module.generation_config.save_pretrained(str(folder))
-
-
 def _refuse_other_shapes(noun: str, state: dict[str, Any], made: dict[str, Any]) -> None:
     """Raise GearshiftError if a configuration makes another module than the one that is saved with it."""
     for name in (*state, *made):
@@ -163,16 +133,3 @@ def _refuse_other_shapes(noun: str, state: dict[str, Any], made: dict[str, Any])
                 f"{noun} cannot be saved: its configuration makes a model in which {name} is "
                 f"{'not there' if others is None else others}; here it is {'not there' if its is None else its}."
             )
-
-
-def _quantized_elsewhere(module: Any) -> bool:
-    """Whether a library quantized it while loading it, and does so again."""
-    config = getattr(module, "config", None)
-    found = config.get("quantization_config") if isinstance(config, dict) else None
-    return (found or getattr(config, "quantization_config", None)) is not None
-
-
-def _dtype_keyword(library: str) -> str:
-    """How `from_pretrained` is told the number format; diffusers renamed it in 0.42."""
-    release = tuple(int(n) for n in re.findall(r"\d+", version(library))[:2])
-    return "torch_dtype" if library == "diffusers" and release < (0, 42) else "dtype"

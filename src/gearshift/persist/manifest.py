@@ -14,11 +14,10 @@ from typing import Any
 from gearshift.core.boundary import path_of, reading
 from gearshift.core.errors import BrokenFolder
 from gearshift.core.folders import scratch
-from gearshift.core.plain import anything, dict_of, maybe, read_json
-from gearshift.persist.formats import CLASS, manifest_of
+from gearshift.core.plain import read_json
+from gearshift.persist.formats import manifest_of
 
 MANIFEST = "gearshift.json"
-INDEX = "model_index.json"
 
 
 def read_manifest(folder: str | os.PathLike[str], verify: bool = True) -> dict[str, Any]:
@@ -37,21 +36,6 @@ def read_manifest(folder: str | os.PathLike[str], verify: bool = True) -> dict[s
         for name, digest in manifest["files"].items():
             _check_file(root, name, digest if verify else None)
     return manifest
-
-
-def read_index(root: Path) -> dict[str, list[str | None]]:
-    """Library and class of each component of a pipeline's folder; none of either where there is no component.
-
-    Raises:
-        BrokenFolder: for a model_index.json that names its own class by anything but a string.
-    """
-    path = root / INDEX
-    with reading(path, "the index of a pipeline"):
-        index = read_json(path, dict_of(anything))
-        CLASS(index.get("_class_name"), "_class_name")
-        pairs = {k: v for k, v in index.items() if isinstance(v, list) and len(v) == 2 and not k.startswith("_")}
-        named = {k: v for k, v in pairs.items() if any(n is None or isinstance(n, str) for n in v)}
-        return {k: [maybe(CLASS)(n, k) for n in v] for k, v in named.items()}
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from gearshift.core.errors import BrokenFolder, GearshiftWarning
 from gearshift.core.model import parts
 from gearshift.core.recipe import READERS
 from gearshift.persist.classes import LIBRARIES, find_class
-from gearshift.persist.component import read_other
+from gearshift.persist.libraries import library_of
 
 
 def write_readers(model: Any, given: dict[str, Any], folder: Path) -> dict[str, str]:
@@ -46,4 +46,5 @@ def readers_of(model: Any) -> dict[str, Any]:
 
 def read_readers(classes: dict[str, str], folder: Path) -> dict[str, Any]:
     """The tokenizer and processor of a folder, by name."""
-    return {name: read_other(find_class(cls, folder), folder) for name, cls in classes.items()}
+    found = {name: find_class(cls, folder) for name, cls in classes.items()}
+    return {name: library_of(cls).read_other(cls, folder) for name, cls in found.items()}

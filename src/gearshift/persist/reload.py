@@ -20,14 +20,15 @@ from gearshift.core.record import Applied, Record, attach
 from gearshift.core.scratch import locked_parent
 from gearshift.core.target import Baked
 from gearshift.persist.adapter_files import put_on
-from gearshift.persist.classes import component_classes, find_class
-from gearshift.persist.component import TRUSTING_NOTHING, fill, read_module, read_other, skeleton
+from gearshift.persist.classes import find_class
+from gearshift.persist.component import fill, from_config, read_module
 from gearshift.persist.exact import own, refuse_incomplete
 from gearshift.persist.formats import kept_name
+from gearshift.persist.libraries import library_of
+from gearshift.persist.libraries.diffusers import FUSED, INDEX, read_pipeline
 from gearshift.persist.made_with import other_versions
-from gearshift.persist.manifest import INDEX, MANIFEST, only_listed, read_manifest
+from gearshift.persist.manifest import MANIFEST, only_listed, read_manifest
 from gearshift.persist.readers import read_readers
-from gearshift.persist.store import FUSED
 
 DATA = (".json", ".safetensors")  # files that are read; any other kind may hold code
 
@@ -86,7 +87,10 @@ def _made(root: Path, manifest: dict[str, Any], device: str | None, trust_compil
     with within_bounds(root / name for name in manifest["files"]):
         if issubclass(cls, Runtime):
             return _runtime(cls, root, algorithms, manifest, device)
-        model = _pipeline(cls, root, manifest) if (root / INDEX).is_file() else _module(cls, root, "", manifest)
+        if (root / INDEX).is_file():
+            model = read_pipeline(cls, root, lambda name, its: _component(its, root / name, name, manifest))
+        else:
+            model = _component(cls, root, "", manifest)
     context = _context(manifest)
     weights = [a for a in algorithms if type(a.algorithm).facts.persist is Persist.WEIGHTS]
     for applied in weights:
@@ -120,26 +124,15 @@ def _made(root: Path, manifest: dict[str, Any], device: str | None, trust_compil
     return model
 
 
-def _module(cls: Any, folder: Path, name: str, manifest: dict[str, Any]) -> Any:
+def _component(cls: Any, folder: Path, name: str, manifest: dict[str, Any]) -> Any:
     """A part with its weights; or, where algorithms changed its layers, as its configuration makes it, without."""
-    if name in manifest["changed"]:
-        return skeleton(cls, folder)
-    return read_module(cls, folder, manifest["tensors"].get(name), manifest["dtypes"].get(name))
-
-
-def _pipeline(cls: Any, root: Path, manifest: dict[str, Any]) -> Any:
-    """A pipeline of components that are each loaded by themselves, so that nothing else is."""
     import torch
 
-    components: dict[str, Any] = {}
-    for name, its in component_classes(root).items():
-        if its is None:
-            components[name] = None
-        elif issubclass(its, torch.nn.Module):
-            components[name] = _module(its, root / name, name, manifest)
-        else:
-            components[name] = read_other(its, root / name)
-    return cls.from_pretrained(root, **components, **TRUSTING_NOTHING, trust_remote_code=False)
+    if not issubclass(cls, torch.nn.Module):
+        return library_of(cls).read_other(cls, folder)
+    if name in manifest["changed"]:
+        return from_config(cls, folder)
+    return read_module(cls, folder, manifest["tensors"].get(name), manifest["dtypes"].get(name))
 
 
 def _context(manifest: dict[str, Any]) -> Context:

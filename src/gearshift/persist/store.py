@@ -17,14 +17,13 @@ from gearshift.core.model import Runtime, parts
 from gearshift.core.record import Record, record_of
 from gearshift.core.transaction import Transaction
 from gearshift.persist.adapter_files import keep_adapters, write_adapters
-from gearshift.persist.classes import LIBRARIES, component_classes
+from gearshift.persist.classes import LIBRARIES
 from gearshift.persist.component import write_module
 from gearshift.persist.formats import FORMAT, KEPT
+from gearshift.persist.libraries.diffusers import FUSED, write_pipeline
 from gearshift.persist.made_with import made_with
 from gearshift.persist.manifest import MANIFEST, sha256
 from gearshift.persist.readers import write_readers
-
-FUSED = "_merged_adapters"  # where diffusers has the names of adapters that are merged into the weights
 
 
 def save(model: Any, folder: str | os.PathLike[str], overwrite: bool = False) -> Path:
@@ -126,25 +125,12 @@ def _write_model(model: Any, record: Record, folder: Path) -> tuple[list[str], d
         adapters = {name: keep_adapters(part, type(part).__name__) for name, part in found.items()}
         with aside(found):
             if "" not in found:
-                _write_others(model, folder)
+                write_pipeline(model, folder)
             facts = {name: write_module(part, _made(folder / name), name in changed) for name, part in found.items()}
         for name, kept in adapters.items():
             if kept is not None:
                 write_adapters(kept, folder / name)
     return changed, facts
-
-
-def _write_others(pipe: Any, folder: Path) -> None:
-    """What a pipeline has besides its modules: an index of its components, the scheduler, tokenizers and the like."""
-    pipe.save_config(str(folder))
-    component_classes(folder)  # or a folder would be written that cannot be loaded
-    found = parts(pipe)
-    for name, component in pipe.components.items():
-        if component is None or name in found:
-            continue
-        if not hasattr(component, "save_pretrained"):
-            raise GearshiftError(f"The pipeline cannot be saved: its {name} has no save_pretrained.")
-        component.save_pretrained(str(folder / name))
 
 
 def _made(folder: Path) -> Path:

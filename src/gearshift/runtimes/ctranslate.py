@@ -19,7 +19,7 @@ from gearshift.core.extras import installed
 from gearshift.core.model import Runtime, size_bytes
 from gearshift.core.target import Replaced
 from gearshift.kernels.cpu.onednn import saturates
-from gearshift.persist.classes import LOCAL
+from gearshift.persist.libraries.transformers import LOCAL
 from gearshift.runtimes.conversion import EXTRA, architectures, convert, engine, has_adapters, opened
 from gearshift.runtimes.decoding import NEVER, Decoding, beyond, refuse_unknown
 from gearshift.runtimes.trial import lengths, tried

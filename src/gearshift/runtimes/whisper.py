@@ -13,7 +13,7 @@ from transformers.models.whisper.generation_whisper import WhisperGenerationMixi
 
 from gearshift.core.errors import BadValue
 from gearshift.core.facts import Kind
-from gearshift.persist.classes import LOCAL
+from gearshift.persist.libraries.transformers import LOCAL
 from gearshift.runtimes.conversion import SPEECH, engine
 from gearshift.runtimes.ctranslate import CTranslateModel
 from gearshift.runtimes.decoding import MOST, refuse_unknown

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from gearshift.core.record import Record, attach, record_of
-from gearshift.persist.classes import LOCAL
+from gearshift.persist.libraries.transformers import LOCAL
 from gearshift.persist.reload import load
 from gearshift.persist.store import save
 from gearshift.runtimes.speech.torch_engine import TorchEngine

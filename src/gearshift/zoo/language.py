@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import BadValue, BrokenFolder, UnknownName
-from ..persist.classes import LOCAL
+from ..persist.libraries.transformers import LOCAL
 
 if TYPE_CHECKING:
     import torch

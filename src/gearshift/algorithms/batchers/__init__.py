@@ -62,7 +62,7 @@ def _processor(model: Any, context: Context) -> Any:
         return found
     from transformers import WhisperProcessor
 
-    from gearshift.persist.classes import LOCAL
+    from gearshift.persist.libraries.transformers import LOCAL
 
     try:
         return WhisperProcessor.from_pretrained(place, **LOCAL)
