@@ -36,7 +36,7 @@ def gated(make: Callable[[], Gate], rule: OutputRule | None = None) -> list[torc
     """Modules that do nothing, behind gates of one rule."""
     gates = [make() for _ in range(GATES)]
     for gate in gates:
-        gate.stand()
+        gate.attach()
         if rule is not None:
             gate.rule, gate.place = rule, Place([gate])
     return [gate.module for gate in gates]

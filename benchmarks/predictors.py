@@ -71,7 +71,7 @@ class Past:
     def keep(self, output: torch.Tensor) -> None:
         """The current step was computed."""
         self.steps.insert(0, self.run.position)
-        self.places.insert(0, self.run.x)
+        self.places.insert(0, self.run.noise_coordinate)
         self.outputs.insert(0, output)
         self.samples.insert(0, self.sample)
 
@@ -124,7 +124,7 @@ def extrapolated(predictor: Predictor, by_step: bool = False) -> Fill:
     """As TaylorSeer does (arXiv 2503.06923), whose coordinate is the step number, or in the noise schedule's."""
 
     def fill(past: Past) -> torch.Tensor:
-        at, x = (past.steps, past.run.position) if by_step else (past.places, past.run.x)
+        at, x = (past.steps, past.run.position) if by_step else (past.places, past.run.noise_coordinate)
         return weighted(predictor.weights(at[: predictor.depth], x), past.outputs)
 
     return fill
@@ -143,7 +143,7 @@ def slopes(past: Past) -> list[torch.Tensor]:
 def smoothed(past: Past) -> torch.Tensor:
     """e0 + m0 (x - x0), with m0 as in `slopes`: a line whose slope is averaged with the one before."""
     found = slopes(past)
-    return past.outputs[0] + (past.run.x - past.places[0]) * found[0] if found else past.outputs[0]
+    return past.outputs[0] + (past.run.noise_coordinate - past.places[0]) * found[0] if found else past.outputs[0]
 
 
 def hermite(past: Past) -> torch.Tensor:
@@ -155,7 +155,7 @@ def hermite(past: Past) -> torch.Tensor:
     if len(found) < 2:
         return smoothed(past)
     h = past.places[0] - past.places[1]
-    s = (past.run.x - past.places[1]) / h
+    s = (past.run.noise_coordinate - past.places[1]) / h
     weights = [3 * s**2 - 2 * s**3, 2 * s**3 - 3 * s**2 + 1, h * (s**3 - s**2), h * (s**3 - 2 * s**2 + s)]
     return weighted(weights, [*past.outputs[:2], *found])
 

@@ -246,11 +246,11 @@ def test_gates_that_come_later_stay_outside_of_the_graphs(quick, traced, monkeyp
         want = model(x)
         assert stats["unique_graphs"] == 1  # the whole
         gate = Gate(model[2])
-        gate.stand()
+        gate.attach()
         assert torch.equal(model(x), want)
         assert isinstance(gate.compiled, Compiled)
         assert stats["unique_graphs"] == 2  # what stands behind the gate
-        gate.leave()
+        gate.detach()
         assert torch.equal(model(x), want)
         assert (gate.compiled, stats["unique_graphs"]) == (None, 2)
     assert not torch._dynamo.utils.counters["graph_break"]

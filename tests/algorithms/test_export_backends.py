@@ -33,7 +33,7 @@ def test_a_converted_pipeline_gives_the_same_and_comes_back(tinies, tmp_path, ba
     (entry,) = (a for a in gs.status(tiny.pipe).applied if a["name"] == "torch_compile")
     assert entry["figures"]["graphs"] == 1 and not entry["notes"]
     (log,) = gs.status(tiny.pipe).last_run.values()
-    assert log.steps(Action.FILL)
+    assert log.steps(Action.REUSE)
     gs.save(tiny.pipe, tmp_path / "m")
     again = tiny.run(steps=8, pipe=gs.load(tmp_path / "m"))
     torch.testing.assert_close(again, cached, rtol=1e-3, atol=1e-3)

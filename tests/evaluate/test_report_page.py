@@ -51,7 +51,7 @@ def log(computed, total=6, branches=1, recorded=6):
             on = step in computed or (branch == 1 and step == 5)
             kept.note(
                 Decision(
-                    step, "backbone", branch, Action.COMPUTE if on else Action.FILL, None, "every 2nd" if on else ""
+                    step, "backbone", branch, Action.COMPUTE if on else Action.REUSE, None, "every 2nd" if on else ""
                 )
             )
     return kept

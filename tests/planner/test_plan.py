@@ -66,7 +66,7 @@ def test_what_is_printed_of_plans_and_runs_is_bounded():
     assert len(str(plan)) < 400 and len(repr(plan)) < 80 and len(plan.line) == 1000
     log = RunLog("periodic", "backbone")
     for step in range(1000):
-        log.note(Decision(step, "backbone", 0, Action.FILL if step % 2 else Action.COMPUTE))
+        log.note(Decision(step, "backbone", 0, Action.REUSE if step % 2 else Action.COMPUTE))
     status = gs.core.status.Status([], 0, {"periodic": log})
     assert len(str(log)) < 300 and len(repr(log)) < 300 and len(repr(status)) < 200
     assert "filled in: 500 of 1000" in str(log)

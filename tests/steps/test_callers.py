@@ -91,7 +91,7 @@ def test_a_scheduler_put_in_afterwards_is_found(tinies, scheduler):
     (log,) = gs.status(tiny.pipe).last_run.values()
     ticks = len(tiny.pipe.scheduler.timesteps)
     assert len(log.table) == ticks == log.total
-    assert log.steps(Action.FILL) == [s for s in range(3, ticks) if (s - 2) % 2]
+    assert log.steps(Action.REUSE) == [s for s in range(3, ticks) if (s - 2) % 2]
     assert output.isfinite().all() and current() is None
     gs.restore(tiny.pipe)
     assert not {"step", "set_timesteps"} & vars(tiny.pipe.scheduler).keys()
@@ -106,7 +106,7 @@ def test_image_to_image_with_a_strength_counts_its_own_steps(tinies):
     pipe = StableDiffusionImg2ImgPipeline.from_pipe(tiny.pipe)
     output = tiny.run(steps=10, pipe=pipe, image=start, strength=0.6)
     log = gs.status(pipe).last_run["periodic"]
-    assert [d.action.value[0] for d in log] == list("cccfcf")
+    assert [d.action.value[0] for d in log] == list("cccrcr")
     assert log.total == 6 and output.isfinite().all()
     gs.restore(tiny.pipe)
 
@@ -197,7 +197,7 @@ def test_a_module_and_a_loop_of_the_callers_own():
     gs.optimize(net, {"periodic": {"custom_model": True, "cache_mode": "taylor"}})
     cached = loop()
     (log,) = gs.status(net).last_run.values()
-    assert log.steps(Action.FILL) == [3, 5, 7, 9]
+    assert log.steps(Action.REUSE) == [3, 5, 7, 9]
     assert 0 < (cached - plain).abs().max() < 0.05
     gs.restore(net)
     assert torch.equal(loop(), plain)
@@ -225,7 +225,7 @@ def test_a_hand_written_loop_without_scheduler_is_a_run_only_if_it_is_marked(tin
         with gs.sampling() as run:
             loop(run)
         (log,) = gs.status(net).last_run.values()
-        assert log.steps(Action.FILL) == [3]
+        assert log.steps(Action.REUSE) == [3]
     else:
         assert torch.equal(loop(), plain) and gs.status(net).last_run == {} and current() is None
         assert "gearshift.sampling" in capsys.readouterr().err

@@ -27,10 +27,10 @@ def test_the_unconditional_pass_is_left_out(tinies, name):
     output = tiny.run(steps=16)
     assert output.isfinite().all() and not torch.equal(output, plain)
     log = logs(tiny.pipe)["unconditional pass"]
-    assert log.steps(Action.FILL)
-    assert all(step % GUIDANCE_INTERVAL for step in log.steps(Action.FILL))
-    attention = [step for site, lg in logs(tiny.pipe).items() if "attention" in site for step in lg.steps(Action.FILL)]
-    assert set(attention) <= set(log.steps(Action.FILL)), "attention is whole where both passes are computed"
+    assert log.steps(Action.REUSE)
+    assert all(step % GUIDANCE_INTERVAL for step in log.steps(Action.REUSE))
+    attention = [step for site, lg in logs(tiny.pipe).items() if "attention" in site for step in lg.steps(Action.REUSE)]
+    assert set(attention) <= set(log.steps(Action.REUSE)), "attention is whole where both passes are computed"
     gs.restore(tiny.pipe)
 
 
@@ -65,7 +65,7 @@ def test_a_skipped_pass_halves_what_the_blocks_see(tinies):
     gs.optimize(tiny.pipe, "fastercache")
     tiny.run(steps=16)
     hook.remove()
-    skipped = logs(tiny.pipe)["unconditional pass"].steps(Action.FILL)
+    skipped = logs(tiny.pipe)["unconditional pass"].steps(Action.REUSE)
     whole = max(sizes)
     assert [step for step, size in enumerate(sizes) if size == whole // 2] == skipped
     gs.restore(tiny.pipe)
@@ -95,7 +95,7 @@ def test_kinds_of_attention_are_kept_for_longer_the_less_they_change(tinies):
     tiny, _ = tinies("latte", 32)
     gs.optimize(tiny.pipe, "pab")
     tiny.run(steps=32)
-    counts = [len(logs(tiny.pipe)[f"{kind} attention"].steps(Action.FILL)) for kind in ("self", "temporal", "cross")]
+    counts = [len(logs(tiny.pipe)[f"{kind} attention"].steps(Action.REUSE)) for kind in ("self", "temporal", "cross")]
     assert counts == sorted(counts) and counts[0] < counts[2]
     gs.restore(tiny.pipe)
 

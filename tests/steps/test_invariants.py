@@ -111,7 +111,7 @@ def test_a_batch_that_changes_within_a_run_is_computed(tinies):
     tiny.run(steps=8, **call)
     (log,) = gs.status(tiny.pipe).last_run.values()
     assert log.table[(2, 0)].reason.startswith("the inputs' shape")
-    assert log.table[(3, 0)].action is Action.FILL
+    assert log.table[(3, 0)].action is Action.REUSE
     gs.restore(tiny.pipe)
 
 
@@ -122,7 +122,7 @@ def test_guidance_in_one_call_or_two_needs_no_option(tinies, name, branches):
     tiny.run(steps=8)
     (log,) = gs.status(tiny.pipe).last_run.values()
     assert {d.branch for d in log} == set(range(branches))
-    assert log.steps(Action.FILL, 0) == log.steps(Action.FILL, branches - 1)
+    assert log.steps(Action.REUSE, 0) == log.steps(Action.REUSE, branches - 1)
     gs.restore(tiny.pipe)
 
 

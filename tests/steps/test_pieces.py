@@ -39,7 +39,7 @@ def computed(trigger, steps=12):
 )
 def test_every(interval, start, expected):
     assert computed(Every(interval, start)) == expected
-    assert (Every(interval, start).excuse(None) is None) == (interval > 1)
+    assert (Every(interval, start).expected_reason(None) is None) == (interval > 1)
 
 
 def drift(latents, threshold, max_skip=9):
@@ -147,17 +147,17 @@ def test_coordinates_are_log_snr_or_sigma():
 
 def test_a_log_counts_a_step_as_computed_if_any_place_was():
     log = RunLog("a", "block")
-    log.note(Decision(0, "block", 0, Action.FILL))
+    log.note(Decision(0, "block", 0, Action.REUSE))
     log.note(Decision(0, "block", 0, Action.COMPUTE, reason="one of them"))
-    log.note(Decision(1, "block", 0, Action.FILL))
-    assert log.steps(Action.FILL) == [1] and "#." in str(log)
+    log.note(Decision(1, "block", 0, Action.REUSE))
+    assert log.steps(Action.REUSE) == [1] and "#." in str(log)
 
 
 def test_sampling_ends_its_run_even_after_an_error():
     with pytest.raises(KeyError), sampling([3.0, 2.0]) as run:
-        assert run.x == 3.0
+        assert run.noise_coordinate == 3.0
         run.tick()
-        assert run.x == 2.0
+        assert run.noise_coordinate == 2.0
         raise KeyError
     assert current() is None
 

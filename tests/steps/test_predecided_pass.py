@@ -13,7 +13,7 @@ import gearshift as gs
 from gearshift.core.record import Record
 from gearshift.steps.decision import Action
 from gearshift.steps.gate import Gate, gate_of
-from gearshift.steps.predecided_pass import Foreseen, foreseeable
+from gearshift.steps.predecided_pass import PredecidedForward, predecided_rules
 from gearshift.steps.predict import Copy
 from gearshift.steps.rule import OutputRule, Place
 from gearshift.steps.run import sampling
@@ -40,7 +40,7 @@ def test_a_cached_denoiser_is_two_graphs(tinies, name, cacher):
     tiny, plain = tinies(name)
     gs.optimize(tiny.pipe, cacher)
     wanted, done = tiny.run(steps=8), actions(tiny.pipe)
-    assert done[Action.FILL]
+    assert done[Action.REUSE]
     gs.optimize(tiny.pipe, "stable_fast")
     for _ in range(2):
         close(tiny.run(steps=8), wanted)
@@ -81,8 +81,8 @@ def test_skipped_guidance_goes_together_with_it(tinies):
     wanted, logs = tiny.run(steps=16), gs.status(tiny.pipe).last_run
     gs.optimize(tiny.pipe, "stable_fast")
     close(tiny.run(steps=16), wanted)
-    assert {k: v.steps(Action.FILL) for k, v in gs.status(tiny.pipe).last_run.items()} == {
-        k: v.steps(Action.FILL) for k, v in logs.items()
+    assert {k: v.steps(Action.REUSE) for k, v in gs.status(tiny.pipe).last_run.items()} == {
+        k: v.steps(Action.REUSE) for k, v in logs.items()
     }
     gs.restore(tiny.pipe)
 
@@ -101,12 +101,12 @@ def test_several_rules_inside_have_a_graph_for_each_way_they_go(tinies, name):
     tiny, _ = tinies(name)
     gs.optimize(tiny.pipe, "pab")
     wanted, logs = tiny.run(steps=12), gs.status(tiny.pipe).last_run
-    filled = {k: set(v.steps(Action.FILL)) for k, v in logs.items()}
+    filled = {k: set(v.steps(Action.REUSE)) for k, v in logs.items()}
     kinds = {tuple(step in steps for steps in filled.values()) for step in range(12)}
     assert len(filled) == 2 and len(kinds) > 2
     gs.optimize(tiny.pipe, "x_fast")
     close(tiny.run(steps=12), wanted)
-    assert {k: set(v.steps(Action.FILL)) for k, v in gs.status(tiny.pipe).last_run.items()} == filled
+    assert {k: set(v.steps(Action.REUSE)) for k, v in gs.status(tiny.pipe).last_run.items()} == filled
     assert graphs(tiny.pipe) == len(kinds)
     gs.restore(tiny.pipe)
 
@@ -158,12 +158,12 @@ def foreseen(net, names, trigger):
     places = []
     for name in names:
         gate = Gate(net.get_submodule(name))
-        gate.stand()
+        gate.attach()
         places.append(Place([gate]))
         gate.rule, gate.place = rule, places[-1]
     gates = [gate for place in places for gate in place.gates]
-    assert foreseeable(gates) == [(rule, places)]
-    return Foreseen(net, [(rule, places)], lambda module: module), gates
+    assert predecided_rules(gates) == [(rule, places)]
+    return PredecidedForward(net, [(rule, places)], lambda module: module), gates
 
 
 def test_places_that_are_passed_twice_or_never():
@@ -178,7 +178,7 @@ def test_places_that_are_passed_twice_or_never():
             run.tick()
             run.branch = 0
             assert torch.equal(call(y), net.two(nn.functional.linear(first, net.one.weight, net.one.bias)))
-    assert not any(gate.told for gate in gates)
+    assert not any(gate.override for gate in gates)
 
 
 def test_a_failing_pass_leaves_no_gate_told():
@@ -186,7 +186,7 @@ def test_a_failing_pass_leaves_no_gate_told():
     call, gates = foreseen(net, ["one"], Every(2))
     with pytest.raises(RuntimeError):
         call(torch.randn(2, 5))
-    assert not any(gate.told for gate in gates)
+    assert not any(gate.override for gate in gates)
 
 
 def test_passes_that_cannot_be_foreseen():
@@ -194,14 +194,14 @@ def test_passes_that_cannot_be_foreseen():
     rule, other = (OutputRule("fora", "block", Every(2), Record(), True, Copy()) for _ in range(2))
     place = Place([one, two])
     one.rule = two.rule = rule
-    assert not foreseeable([one, two])  # no place
+    assert not predecided_rules([one, two])  # no place
     one.place = two.place = place
-    assert foreseeable([one, two]) == [(rule, [place])]
-    assert not foreseeable([one])  # part of a place
+    assert predecided_rules([one, two]) == [(rule, [place])]
+    assert not predecided_rules([one])  # part of a place
     two.rule, two.place = other, Place([two])
     place.gates.remove(two)
-    assert foreseeable([one, two]) == [(rule, [place]), (other, [two.place])]
+    assert predecided_rules([one, two]) == [(rule, [place]), (other, [two.place])]
     two.rule = None
-    assert not foreseeable([one, two])
-    two.rule, one.behind = other, lambda x: x
-    assert not foreseeable([one, two])
+    assert not predecided_rules([one, two])
+    two.rule, one.wrapped_forward = other, lambda x: x
+    assert not predecided_rules([one, two])

@@ -187,7 +187,7 @@ def test_runs_that_end_before_the_schedule_are_planned(recipe):
     assert filled(tiny.pipe) and max(filled(tiny.pipe)) < 9
     run(None)
     (log,) = gs.status(tiny.pipe).last_run.values()
-    assert not set(log.steps(Action.FILL)) & {9, 10, 11}
+    assert not set(log.steps(Action.REUSE)) & {9, 10, 11}
     run(None), run(None)  # recorded to the end, and planned
     assert set(filled(tiny.pipe)) & {9, 10, 11}
     run(0.7)

@@ -6,7 +6,7 @@ from gearshift.steps.decision import Action
 
 def filled(pipe):
     """Steps that the newest run filled in, over all its logs."""
-    return [step for log in gs.status(pipe).last_run.values() for step in log.steps(Action.FILL)]
+    return [step for log in gs.status(pipe).last_run.values() for step in log.steps(Action.REUSE)]
 
 
 class Stop(Exception):

@@ -55,7 +55,7 @@ class Fitting(Recording):
         return self.weights[run.position]
 
     def _fit(self, run: Run, at: Sequence[float], latent: float) -> Weights:
-        line = Taylor(1).weights(at[:2], run.x)
+        line = Taylor(1).weights(at[:2], run.noise_coordinate)
         prior = np.array(line + [0.0] * (len(at) - len(line) + bool(latent)))
         kept = self._steps_of(at)
         if len(kept) < len(at):

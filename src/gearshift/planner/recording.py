@@ -84,8 +84,8 @@ class Recording:
         self.outputs.append(self._project(output))
         self.sample = answer[0] if isinstance(answer, tuple) else answer.prev_sample
         self.samples.append(self._project(self.sample))
-        self.x.append(run.x)
-        self.feedback.append(min(feedback(run.scheduler, run.x), MOST_FEEDBACK))
+        self.x.append(run.noise_coordinate)
+        self.feedback.append(min(feedback(run.scheduler, run.noise_coordinate), MOST_FEEDBACK))
         self._since = time.perf_counter()
         return answer
 

@@ -70,7 +70,7 @@ class Gearbox:
         self.key = run.key
         if self.rehearsed is not None:
             return self.rehearsed[0]
-        steps = run.whole
+        steps = run.schedule_steps
         if not steps:
             return None
         found = self.schedules.get(run.key) or self.schedules.get(str(steps))
@@ -82,7 +82,7 @@ class Gearbox:
         logs = self.record.last_run = dict(self.record.last_run or {})
         log = logs.get(self.name)
         if log is None or (run.step == 0 and not run.branch):
-            log = logs[self.name] = RunLog(self.name, "layers", run.total)
+            log = logs[self.name] = RunLog(self.name, "layers", run.run_steps)
         gear = (precision if precision in LOW else self.own).name
         log.note(Decision(run.step, "layers", run.branch or 0, Action.COMPUTE, gear, "scheduled"))
 

@@ -91,11 +91,11 @@ def _standing(gates: Sequence[Geared]) -> Iterator[None]:
     try:
         for gate in gates:
             stood.append(gate)
-            gate.stand()
+            gate.attach()
         yield
     finally:
         for gate in stood:
-            gate.leave()
+            gate.detach()
 
 
 def _one(call: Callable[[], Any], gates: Sequence[Held], precision: Precision, watched: Sequence[nn.Module]) -> float:

@@ -98,8 +98,8 @@ class Geared(Gate):
     def nested(self) -> Nested:
         return planes_of(self.module)
 
-    def stand(self) -> None:
-        super().stand()
+    def attach(self) -> None:
+        super().attach()
         put_planes(self.module, nest(self.module.weight))
         if self.alone:
             give_up_weight(self.module)
@@ -122,8 +122,8 @@ class Geared(Gate):
             put_planes(self.module, nest(weight))
         self.followed = now
 
-    def leave(self) -> None:
-        super().leave()
+    def detach(self) -> None:
+        super().detach()
         self.four = self.eight = None
         if self.alone:
             take_weight_back(self.module)
@@ -189,10 +189,10 @@ class Shift(Change):
     by: str
 
     def apply(self) -> None:
-        self.gate.stand()
+        self.gate.attach()
 
     def revert(self) -> None:
-        self.gate.leave()
+        self.gate.detach()
 
     def irreversible_reason(self) -> str | None:
         if not self.gate.alone:

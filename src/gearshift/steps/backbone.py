@@ -67,8 +67,8 @@ class Backbone(Gate):
         finally:
             run.branch, run.gear = before, None
 
-    def leave(self) -> None:
-        super().leave()
+    def detach(self) -> None:
+        super().detach()
         for clock in self.clocks:
             clock.revert()
         self.clocks.clear()

@@ -23,10 +23,10 @@ class Link:
     """What gearshift puts into a module's chain of forwards.
 
     Attributes:
-        behind: the forward that it stands around, if that is not the class's own.
+        wrapped_forward: the forward that it stands around, if that is not the class's own.
     """
 
-    behind: Callable[..., Any] | None = None
+    wrapped_forward: Callable[..., Any] | None = None
 
 
 class Slot(NamedTuple):
@@ -43,7 +43,7 @@ class Slot(NamedTuple):
         """Hold another forward; None is the class's own."""
         if forward is None and self.holder is vars(module) and self.name == "forward":
             self.holder.pop("forward", None)
-        elif forward is None and self.name != "behind":
+        elif forward is None and self.name != "wrapped_forward":
             self.holder[self.name] = type(module).forward.__get__(module)
         else:
             self.holder[self.name] = forward
@@ -87,7 +87,7 @@ def links(module: Any) -> Iterator[Link]:
 def _inside(forward: Any, module: Any) -> list[Slot]:
     """Where a forward keeps those that it calls, as far as that is known."""
     if isinstance(forward, Link):
-        return [Slot(vars(forward), "behind")]
+        return [Slot(vars(forward), "wrapped_forward")]
     if is_own(forward, module):
         return []
     while isinstance(forward, partial):

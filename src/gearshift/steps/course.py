@@ -73,17 +73,17 @@ class Course:
         return self.position - self.step
 
     @property
-    def total(self) -> int:
+    def run_steps(self) -> int:
         """Steps from the first of this run to the scheduler's last, 0 if that is not known."""
         return len(self._timesteps) - self.first if self._timesteps else 0
 
     @property
-    def length(self) -> int:
+    def known_steps(self) -> int:
         """Steps of this run as the scheduler or the caller tells; 0 if nobody does."""
-        return self.total or len(self._coordinates)
+        return self.run_steps or len(self._coordinates)
 
     @property
-    def x(self) -> float:
+    def noise_coordinate(self) -> float:
         """Where this step is on the noise schedule: log-SNR, sigma for flow matching, or the step number."""
         return self._coordinates[self.position] if self.position < len(self._coordinates) else float(self.step)
 
@@ -97,15 +97,15 @@ class Course:
             if self._whole:
                 return self._timesteps[self.position] / self._whole
             return 1 - self.position / len(self._timesteps)
-        return 1 - self.step / self.length if self.length else None
+        return 1 - self.step / self.known_steps if self.known_steps else None
 
     @property
-    def done(self) -> float:
+    def progress(self) -> float:
         """The part of the run that is behind, from 0 to 1; 0 if nobody tells how long it is."""
-        return min(self.step / max(self.length - 1, 1), 1.0) if self.length else 0.0
+        return min(self.step / max(self.known_steps - 1, 1), 1.0) if self.known_steps else 0.0
 
     @property
-    def whole(self) -> int:
+    def schedule_steps(self) -> int:
         """Steps of the whole noise schedule, those before the run's first one included; 0 if nobody tells."""
         return len(self._timesteps) or len(self._coordinates)
 

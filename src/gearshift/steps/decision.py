@@ -17,7 +17,8 @@ def clipped(line: str, most: int = LONGEST) -> str:
 
 class Action(str, Enum):
     COMPUTE = "compute"
-    FILL = "fill"
+    REUSE = "reuse"
+    FILL = REUSE  # its former name
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class RunLog:
         """Keep a decision; where places of one site differ within a step, that step counts as computed."""
         key = (decision.step, decision.branch)
         held = self.table.get(key)
-        if held is None or (held.action is Action.FILL and decision.action is Action.COMPUTE):
+        if held is None or (held.action is Action.REUSE and decision.action is Action.COMPUTE):
             self.table[key] = decision
 
     def __iter__(self) -> Iterator[Decision]:
@@ -74,7 +75,7 @@ class RunLog:
     def __str__(self) -> str:
         if any(d.precision for d in self):
             return f"{self.rule}: " + clipped("".join(_GEARS.get(d.precision, "#") for d in self if d.branch == 0))
-        filled = set(self.steps(Action.FILL))
+        filled = set(self.steps(Action.REUSE))
         line = "".join("." if d.step in filled else "#" for d in self if d.branch == 0)
         shown = f"{clipped(line)} (# computed, . filled in: {len(filled)} of {len(line)})"
         return f"{self.rule} at the {self.site}: {shown}"

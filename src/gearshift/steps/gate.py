@@ -16,41 +16,41 @@ class Gate(Link):
     """A callable that stands in front of the forward of a module's class, inside of others' hooks on that module.
 
     So hooks go around gates whichever came first, and taking them off leaves the gates. torch.compile gets what stands
-    behind a gate, through `compiled`; it is traced itself only while it is `told`.
+    behind a gate, through `compiled`; it is traced itself only while it has an `override`.
 
     Attributes:
         module: the module it stands in.
-        own: its class's forward; torch.compile cannot look that up on every class.
-        behind: a forward that somebody set on the module before; None: the class's own.
+        class_forward: its class's forward; torch.compile cannot look that up on every class.
+        wrapped_forward: a forward that somebody set on the module before; None: the class's own.
         on: it stands; else, where somebody's function still holds it, it only hands calls on.
         compiled: a compiled stand-in for the forward, or None.
         rule: the rule that decides here; None lets every call through.
         place: the gates it shares an output with.
-        told: what to do in a pass that was foreseen (see `foreseen.Told`); goes before the rule.
+        override: what to do in a predecided pass (see `predecided_pass.PassOverride`); goes before the rule.
     """
 
     traced = False  # whether torch.compile may look into it
 
     def __init__(self, module: Any) -> None:
         self.module = module
-        self.own: Callable[..., Any] = type(module).forward
-        self.behind: Callable[..., Any] | None = None
+        self.class_forward: Callable[..., Any] = type(module).forward
+        self.wrapped_forward: Callable[..., Any] | None = None
         self.on = False
         self.compiled: Callable[..., Any] | None = None
         self.rule: Rule | None = None
         self.place: Place | None = None
-        self.told: Any = None
+        self.override: Any = None
 
     def compute(self, *args: Any, **kwargs: Any) -> Any:
         """What stands behind the gate."""
-        behind = self.compiled or self.behind
+        behind = self.compiled or self.wrapped_forward
         if behind is not None:
             return behind(*args, **kwargs)
-        return self.own(self.module, *args, **kwargs)
+        return self.class_forward(self.module, *args, **kwargs)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self.told is not None:
-            return self.told.answer(self, args, kwargs)
+        if self.override is not None:
+            return self.override.answer(self, args, kwargs)
         if self.rule is None:
             return self.compute(*args, **kwargs)
         run = current()
@@ -60,12 +60,12 @@ class Gate(Link):
 
     @property
     def __signature__(self) -> inspect.Signature:
-        return inspect.signature(self.behind or self.own.__get__(self.module))
+        return inspect.signature(self.wrapped_forward or self.class_forward.__get__(self.module))
 
     def prepare(self, run: Run | None) -> None:
         """Called before a graph is traced that looks into this gate, with the run that it will serve."""
 
-    def stand(self) -> None:
+    def attach(self) -> None:
         """Take the place in front of the module's own forward, unless it is there already."""
         if not self.is_reached:
             self.link()
@@ -75,16 +75,16 @@ class Gate(Link):
         """Go in front of the module's own forward, or of one that somebody set and that cannot be looked into."""
         places = innermost(self.module)
         held = places[0].held
-        self.behind = None if is_own(held, self.module) else held
+        self.wrapped_forward = None if is_own(held, self.module) else held
         for slot in places:
             slot.put(self, self.module)
 
-    def leave(self) -> None:
+    def detach(self) -> None:
         """Give the place back, whatever hooks were put around it since."""
         self.on = False
         for slot in slots(self.module):
             if slot.held is self:
-                slot.put(self.behind, self.module)
+                slot.put(self.wrapped_forward, self.module)
             elif isinstance(slot.held, partial):
                 self._forget_in(slot.held)
 
@@ -94,7 +94,7 @@ class Gate(Link):
         if copied.get("__wrapped__") is self:
             for name in vars(self):
                 copied.pop(name, None)
-            copied["__wrapped__"] = self.behind or self.own.__get__(self.module)
+            copied["__wrapped__"] = self.wrapped_forward or self.class_forward.__get__(self.module)
 
     @property
     def is_reached(self) -> bool:

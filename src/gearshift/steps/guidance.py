@@ -108,7 +108,7 @@ class GuidanceRule(Rule):
         computing = self._reason(run) is not None or not self._memory(run).history
         run.guided = computing and bool(state.get("paired"))
         output = gate.compute(*args, **kwargs)
-        state["first"] = Kept(run.x, output, copy=False)
+        state["first"] = Kept(run.noise_coordinate, output, copy=False)
         return output
 
     def _unconditional(self, run: Run, gate: Gate, args: tuple, kwargs: dict[str, Any]) -> Any:
@@ -117,7 +117,7 @@ class GuidanceRule(Rule):
         state["paired"] = True
         first = state.pop("first", None)
         usable = first is not None and not first.was_written() and memory.meet(first.shapes) is None
-        if self._planned(run, 0).action is Action.FILL and usable:
+        if self._planned(run, 0).action is Action.REUSE and usable:
             return self._predicted(run, first.output)
         self._computed(run)
         output = gate.compute(*args, **kwargs)
@@ -147,15 +147,15 @@ class GuidanceRule(Rule):
     def _keep(self, run: Run, conditional: Any, unconditional: Any) -> None:
         if self._keeps(run):
             pairs = zip(tensors(conditional), tensors(unconditional), strict=True)
-            self._memory(run).keep(run.x, [u - c for c, u in pairs])
+            self._memory(run).keep(run.noise_coordinate, [u - c for c, u in pairs])
 
     def _predicted(self, run: Run, conditional: Any) -> Any:
         memory = self._memory(run)
-        difference = memory.fill(self.predictor.weights(memory.at, run.x, run.done))
+        difference = self.predictor.predict(memory, run, run.held(self).state)
         return replaced(conditional, [c + d for c, d in zip(tensors(conditional), difference, strict=True)])
 
     def _computed(self, run: Run) -> None:
         """Note a pass that was to be filled in and could not be."""
         planned = self._planned(run, 0)
-        if planned.action is Action.FILL:
+        if planned.action is Action.REUSE:
             self._log(run).note(replace(planned, action=Action.COMPUTE, reason="no difference is kept yet"))

@@ -31,10 +31,10 @@ class Standing(Change):
     gate: Gate
 
     def apply(self) -> None:
-        self.gate.stand()
+        self.gate.attach()
 
     def revert(self) -> None:
-        self.gate.leave()
+        self.gate.detach()
 
 
 @dataclass(eq=False)
@@ -88,7 +88,7 @@ def cache_at(model: Any, context: Context, plans: Sequence[Skipping], guidance: 
     """
     assert context.applied is not None
     name = context.applied.algorithm.name
-    off = plans[0].trigger.excuse(None)
+    off = plans[0].trigger.expected_reason(None)
     if off:
         context.note(f"{name} skips nothing: {off}.")
     found = denoisers(model) or parts(model)
@@ -128,11 +128,11 @@ def watched(model: Any) -> Iterator[None]:
         for module in denoisers(model).values():
             if gate_of(module) is None:
                 gates.append(Backbone(module, describe_denoiser(module)))
-                gates[-1].stand()
+                gates[-1].attach()
         yield
     finally:
         for gate in gates:
-            gate.leave()
+            gate.detach()
         if clock is not None:
             clock.revert()
 

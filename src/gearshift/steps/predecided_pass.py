@@ -22,7 +22,7 @@ from gearshift.steps.run import Run, current
 _ALONE = RLock()
 
 
-class Told:
+class PassOverride:
     """What the gates of one place do in a pass: answer with `filling`, or compute and keep the output in `taken`.
 
     A place that a pass goes through a second time computes.
@@ -45,7 +45,7 @@ class Told:
 
 
 class Pass(nn.Module):
-    """A module's own forward with its gates told; one at a time, unless a compiler only looks at it.
+    """A module's own forward with its gates overridden; one at a time, unless a compiler only looks at it.
 
     Attributes:
         filled: for each place whether it is given what to fill in.
@@ -54,7 +54,7 @@ class Pass(nn.Module):
     def __init__(self, module: nn.Module, places: list[Place], filled: tuple[bool, ...]) -> None:
         super().__init__()
         self.module, self.places, self.filled, self.training = module, places, filled, module.training
-        self.own = type(module).forward  # looked up here, as torch.compile cannot do so on every class
+        self.class_forward = type(module).forward  # looked up here, as torch.compile cannot do so on every class
 
     def forward(self, fillings: list[Any], *args: Any, **kwargs: Any) -> tuple[Any, list[Any]]:
         """The output, and what each place put out (None: it was filled in, or never got to).
@@ -64,20 +64,23 @@ class Pass(nn.Module):
         """
         with nullcontext() if torch.compiler.is_compiling() else _ALONE:
             given = list(fillings)
-            told = [Told(p, given.pop(0) if fill else None) for p, fill in zip(self.places, self.filled, strict=True)]
-            for each in told:
+            overrides = [
+                PassOverride(p, given.pop(0) if fill else None)
+                for p, fill in zip(self.places, self.filled, strict=True)
+            ]
+            for each in overrides:
                 for gate in each.place.gates:
-                    gate.told = each
+                    gate.override = each
             try:
-                output = self.own(self.module, *args, **kwargs)
+                output = self.class_forward(self.module, *args, **kwargs)
             finally:
-                for each in told:
+                for each in overrides:
                     for gate in each.place.gates:
-                        gate.told = None
-            return output, [each.taken for each in told]
+                        gate.override = None
+            return output, [each.taken for each in overrides]
 
 
-class Foreseen:
+class PredecidedForward:
     """Stands behind a denoiser's gate: the rules inside decide for all their places, then one kind of pass runs.
 
     Args:
@@ -103,7 +106,7 @@ class Foreseen:
         kind, fillings = [], []
         for rule, places in self.rules:
             reached = [place for place in places if place in self.reached]
-            found = rule.foresee(run, reached, args, kwargs)
+            found = rule.predecide(run, reached, args, kwargs)
             kind.append(found is not None)
             if found is not None:
                 given = dict(zip(reached, found, strict=True))
@@ -126,11 +129,11 @@ class Foreseen:
                 rule.keep(run, got_to)
 
 
-def foreseeable(gates: Sequence[Gate]) -> list[tuple[OutputRule, list[Place]]]:
-    """The rules at these gates and their places; empty if passes through the gates cannot be foreseen."""
+def predecided_rules(gates: Sequence[Gate]) -> list[tuple[OutputRule, list[Place]]]:
+    """The rules at these gates and their places; empty if passes through the gates cannot be decided beforehand."""
     found: dict[OutputRule, dict[Place, None]] = {}
     for gate in gates:
-        if not isinstance(gate.rule, OutputRule) or gate.place is None or gate.behind is not None:
+        if not isinstance(gate.rule, OutputRule) or gate.place is None or gate.wrapped_forward is not None:
             return []
         found.setdefault(gate.rule, {})[gate.place] = None
     standing = set(gates)

@@ -4,24 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gearshift.steps.memory import Memory
+    from gearshift.steps.run import Run
 
 
-class Predictor(Protocol):
-    """Fills in an output from kept ones."""
+class Predictor:
+    """Fills in an output from kept ones.
 
-    @property
-    def depth(self) -> int:
-        """How many computed outputs it wants to see."""
+    Attributes:
+        depth: how many computed outputs it wants to see.
+    """
 
-    def weights(self, at: Sequence[float], x: float, done: float = 0.0) -> list[float]:
+    if TYPE_CHECKING:
+
+        @property
+        def depth(self) -> int: ...
+
+    def predict(self, memory: Memory, run: Run, state: dict[str, Any], sign: float = 0.0) -> Any:
+        """The output of the run's current step.
+
+        Args:
+            memory: what is kept.
+            state: the trigger's, within the run.
+            sign: of the denoiser's output in the scheduler; 0: this is not that output, or the sign is not known.
+        """
+        return memory.fill(self.weights(memory.at, run.noise_coordinate, run.progress))
+
+    def weights(self, at: Sequence[float], x: float, progress: float = 0.0) -> list[float]:
         """Weights of the kept outputs, newest first.
 
         Args:
             at: coordinates of the kept outputs, newest first.
             x: the coordinate to fill in.
-            done: the part of the run that is behind, from 0 to 1.
+            progress: the part of the run that is behind, from 0 to 1.
         """
+        raise NotImplementedError
 
 
 def are_apart(a: Any, b: Any) -> Any:
@@ -30,17 +50,17 @@ def are_apart(a: Any, b: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Copy:
+class Copy(Predictor):
     """Repeat the newest computed output."""
 
     depth: int = 1
 
-    def weights(self, at: Sequence[float], x: float, done: float = 0.0) -> list[float]:
+    def weights(self, at: Sequence[float], x: float, progress: float = 0.0) -> list[float]:
         return [1.0]
 
 
 @dataclass(frozen=True)
-class Taylor:
+class Taylor(Predictor):
     """Extrapolate by the polynomial through the last order + 1 computed outputs.
 
     On even gaps these are the finite differences of TaylorSeer (arXiv 2503.06923); the Lagrange form also serves uneven
@@ -54,7 +74,7 @@ class Taylor:
     def depth(self) -> int:
         return self.order + 1
 
-    def weights(self, at: Sequence[float], x: float, done: float = 0.0) -> list[float]:
+    def weights(self, at: Sequence[float], x: float, progress: float = 0.0) -> list[float]:
         newest = [i for i, xi in enumerate(at) if all(are_apart(xi, xj) for xj in at[:i])]
         weights = [0.0] * len(at)
         for i in newest:
@@ -66,13 +86,13 @@ class Taylor:
 
 
 @dataclass(frozen=True)
-class Rising:
+class Rising(Predictor):
     """The newest output and, more and more as the run goes on, its last change (FasterCache, arXiv 2410.19355)."""
 
     depth: int = 2
 
-    def weights(self, at: Sequence[float], x: float, done: float = 0.0) -> list[float]:
-        return [1 + done, -done] if len(at) > 1 else [1.0]
+    def weights(self, at: Sequence[float], x: float, progress: float = 0.0) -> list[float]:
+        return [1 + progress, -progress] if len(at) > 1 else [1.0]
 
 
 def by_mode(cache_mode: str) -> Predictor:

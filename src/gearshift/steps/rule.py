@@ -14,7 +14,6 @@ from gearshift.steps.decision import Action, Decision, RunLog
 from gearshift.steps.memory import Memory
 from gearshift.steps.predict import Predictor
 from gearshift.steps.run import Run
-from gearshift.steps.schedule import Planned
 from gearshift.steps.tree import signature
 from gearshift.steps.trigger import Trigger
 
@@ -60,14 +59,13 @@ class Rule(ABC):
 
     def finish(self, run: Run) -> None:
         """Let the trigger learn from a run that has ended."""
-        if isinstance(self.trigger, Planned):
-            self.trigger.finish(run)
+        self.trigger.finish(run)
 
     def report(self, run: Run, logs: dict[Rule, RunLog]) -> None:
         """Say so when a run went by without a single step filled in, by this rule or another."""
         computed = {step for log in logs.values() for step in log.steps(Action.COMPUTE)}
-        filled = any(log.steps(Action.FILL) for log in logs.values())
-        if len(computed) <= SHORT or filled or any(rule.trigger.excuse(run) for rule in logs):
+        filled = any(log.steps(Action.REUSE) for log in logs.values())
+        if len(computed) <= SHORT or filled or any(rule.trigger.expected_reason(run) for rule in logs):
             return
         *_, last = logs[self]
         warnings.warn(
@@ -95,7 +93,7 @@ class Rule(ABC):
         reason = held.reason if held.step == run.step else self._reason(run)
         decisions = held.decisions
         if branch not in decisions:
-            action = Action.COMPUTE if reason else Action.FILL
+            action = Action.COMPUTE if reason else Action.REUSE
             decisions[branch] = Decision(run.step, self.site, branch, action, reason=reason or "")
             self._log(run).note(decisions[branch])
         return decisions[branch]
@@ -103,7 +101,7 @@ class Rule(ABC):
     def _log(self, run: Run) -> RunLog:
         held = run.held(self)
         if held.log is None:
-            held.log = RunLog(self.name, self.site, run.total)
+            held.log = RunLog(self.name, self.site, run.run_steps)
             key = self.name if self.alone else f"{self.name}, {self.site}"
             self.record.last_run = {**(self.record.last_run or {}), key: held.log}
         return held.log
@@ -129,7 +127,7 @@ class OutputRule(Rule):
             self._keep_in(memory, run, output)
         return output
 
-    def foresee(self, run: Run, places: list[Place], args: tuple, kwargs: dict[str, Any]) -> list[Any] | None:
+    def predecide(self, run: Run, places: list[Place], args: tuple, kwargs: dict[str, Any]) -> list[Any] | None:
         """What to fill in at each place in one pass of the denoiser, called with these; None: all are computed."""
         memories = [run.memory(self, place, self.predictor.depth) for place in places]
         for place, memory in zip(places, memories, strict=True):
@@ -145,7 +143,7 @@ class OutputRule(Rule):
 
     def _keep_in(self, memory: Memory, run: Run, output: Any) -> None:
         if self._keeps(run):
-            memory.keep(run.x, run.share(output) if run.share else output)
+            memory.keep(run.noise_coordinate, run.share(output) if run.share else output)
 
     def _compute(self, run: Run, gate: Gate, args: tuple, kwargs: dict[str, Any]) -> Any:
         if run.recording is None:
@@ -157,14 +155,7 @@ class OutputRule(Rule):
         memory.filling = None
         nothing = "both halves are computed" if run.share else memory.meet(signature(args, kwargs))
         planned = self._planned(run, run.branch or 0)
-        if planned.action is Action.FILL and nothing is None:
-            memory.filling = self._filled(run, gate, memory)
-        elif planned.action is Action.FILL:
+        if planned.action is Action.REUSE and nothing is None:
+            memory.filling = self.predictor.predict(memory, run, run.held(self).state, getattr(gate, "sign", 0.0))
+        elif planned.action is Action.REUSE:
             self._log(run).note(replace(planned, action=Action.COMPUTE, reason=nothing or ""))
-
-    def _filled(self, run: Run, gate: Gate, memory: Memory) -> Any:
-        if not isinstance(self.predictor, Planned):
-            return memory.fill(self.predictor.weights(memory.at, run.x, run.done))
-        latent = run.sample if memory.like(run.sample) else None
-        sign = getattr(gate, "sign", 0.0) if latent is not None else 0.0
-        return memory.fill(self.predictor.weights_in(run, run.held(self).state, memory.at, sign), latent)

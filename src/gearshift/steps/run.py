@@ -125,7 +125,7 @@ class Run(Course):
         self._calls: dict[Hashable, int] = {}
         self._handed: tuple[weakref.ref[Any], ...] = ()
 
-    def again(self, step: int) -> Run:
+    def replay(self, step: int) -> Run:
         """A run along the same steps, from one of them on, for calls that are trained on; nothing is kept in it yet.
 
         Its caller marks the steps.
@@ -146,7 +146,7 @@ class Run(Course):
             self.recording.note(self, output, sample, (following,))
         if self.step == 0:  # the scheduler's first step has told the place by now
             for log in self.logs.values():
-                log.total = self.total
+                log.total = self.run_steps
         self.step += 1
         self.position += 1
         self.branch = self.sample = self.share = None

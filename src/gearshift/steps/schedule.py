@@ -13,9 +13,10 @@ from gearshift.core.boundary import Misfit
 from gearshift.core.errors import GearshiftWarning
 from gearshift.core.plain import dict_of, either, fields, list_of, number, text, whole
 from gearshift.steps.bands import groups
-from gearshift.steps.memory import Weights
+from gearshift.steps.memory import Memory, Weights
 from gearshift.steps.opened import closing
 from gearshift.steps.predict import Predictor
+from gearshift.steps.trigger import Trigger
 
 if TYPE_CHECKING:
     from gearshift.steps.run import Run
@@ -98,7 +99,7 @@ def _read(weight: Any) -> float | tuple[float, ...]:
 
 
 @dataclass(eq=False)
-class Planned:
+class Planned(Trigger, Predictor):
     """A trigger and a predictor in one. A run without a schedule is computed whole, and recorded to make one.
 
     Attributes:
@@ -134,8 +135,8 @@ class Planned:
 
     def reason_to_compute(self, run: Run, state: dict[str, Any]) -> str | None:
         if self.rehearsed is not None:
-            self.key, self.reach = run.key, run.whole
-        if not run.length:
+            self.key, self.reach = run.key, run.schedule_steps
+        if not run.known_steps:
             return "nobody said how many steps this run has"
         schedule = self._schedule(run) if self.rehearsed is None else self.rehearsed[0]
         if run.recording is None and (schedule is None or self.rehearsed is not None):
@@ -148,27 +149,30 @@ class Planned:
         return "planned" if run.position in schedule.computed else None
 
     def _schedule(self, run: Run) -> Schedule | None:
-        return self.schedules.get(run.key) or self.schedules.get(str(run.length))
+        return self.schedules.get(run.key) or self.schedules.get(str(run.known_steps))
 
-    def excuse(self, run: Run | None) -> str | None:
+    def expected_reason(self, run: Run | None) -> str | None:
         return "it was recorded to make a plan" if run is not None and run.recording is not None else None
 
-    def weights(self, at: Sequence[float], x: float, done: float = 0.0) -> list[float]:
+    def weights(self, at: Sequence[float], x: float, progress: float = 0.0) -> list[float]:
         return self.base.weights(at[: self.base.depth], x)
 
-    def weights_in(self, run: Run, state: Mapping[str, Any], at: Sequence[float], latent: float) -> Weights:
+    def predict(self, memory: Memory, run: Run, state: dict[str, Any], sign: float = 0.0) -> Any:
+        latent = run.sample if memory.like(run.sample) else None
+        return memory.fill(self._weights(run, state, memory.at, 0.0 if latent is None else sign), latent)
+
+    def _weights(self, run: Run, state: Mapping[str, Any], at: Sequence[float], sign: float) -> Weights:
         """As `weights`, for the current step of a run; perhaps with one more for the latent.
 
         Args:
-            state: the trigger's, within the run.
             at: coordinates of the kept outputs, newest first.
-            latent: the sign that the denoiser's output has in the scheduler; 0: the latent cannot be used.
+            sign: that the denoiser's output has in the scheduler; 0: the latent cannot be used.
         """
         fit = getattr(run.recording, "fit", None)
         if fit is not None:
-            return fit(run, at, latent)
-        found = state["schedule"].weights_for(run.position, len(at), run.sample if latent else None)
-        return found or self.weights(at, run.x)
+            return fit(run, at, sign)
+        found = state["schedule"].weights_for(run.position, len(at), run.sample if sign else None)
+        return found or self.weights(at, run.noise_coordinate)
 
     def finish(self, run: Run) -> None:
         """Make the schedule at the end of a recorded run."""
@@ -195,7 +199,7 @@ class Planned:
                 stacklevel=2,
             )
             schedule = Schedule(tuple(taken))
-        return schedule if steps >= run.length else replace(schedule, end=first + steps)
+        return schedule if steps >= run.known_steps else replace(schedule, end=first + steps)
 
     def learn(self, key: str, schedule: Schedule) -> None:
         """Follow this schedule from now on."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from gearshift.steps.run import Run
 
 
-class Trigger(Protocol):
+class Trigger:
     """Decides for one step, for all places and branches of its site alike."""
 
     def reason_to_compute(self, run: Run, state: dict[str, Any]) -> str | None:
@@ -21,13 +21,18 @@ class Trigger(Protocol):
             run: the sampling run.
             state: kept for this trigger within the run; it may write there.
         """
+        raise NotImplementedError
 
-    def excuse(self, run: Run | None) -> str | None:
+    def expected_reason(self, run: Run | None) -> str | None:
         """Why filling in nothing was right in a run, or with None in any run; None if it was not."""
+        return None
+
+    def finish(self, run: Run) -> None:
+        """Learn from a run that has ended."""
 
 
 @dataclass(frozen=True)
-class Every:
+class Every(Trigger):
     """Compute every step below `start` and every `interval`-th from there on."""
 
     interval: int
@@ -38,12 +43,12 @@ class Every:
             return "before the first step that may be filled in"
         return "its turn" if (run.step - self.start) % self.interval == 0 else None
 
-    def excuse(self, run: Run | None) -> str | None:
+    def expected_reason(self, run: Run | None) -> str | None:
         return "an interval of 1 computes every step" if self.interval == 1 else None
 
 
 @dataclass(frozen=True)
-class Within:
+class Within(Trigger):
     """Another trigger inside a range of the run's time (noise is 1, the sample 0); every step outside is computed."""
 
     inner: Trigger
@@ -58,12 +63,15 @@ class Within:
             return "outside the part of the run that is filled in"
         return self.inner.reason_to_compute(run, state)
 
-    def excuse(self, run: Run | None) -> str | None:
-        return self.inner.excuse(run)
+    def expected_reason(self, run: Run | None) -> str | None:
+        return self.inner.expected_reason(run)
+
+    def finish(self, run: Run) -> None:
+        self.inner.finish(run)
 
 
 @dataclass(frozen=True)
-class Unguided:
+class Unguided(Trigger):
     """Another trigger on the steps without an unconditional pass; with one, every step is computed."""
 
     inner: Trigger
@@ -71,12 +79,15 @@ class Unguided:
     def reason_to_compute(self, run: Run, state: dict[str, Any]) -> str | None:
         return "the unconditional pass is computed" if run.guided else self.inner.reason_to_compute(run, state)
 
-    def excuse(self, run: Run | None) -> str | None:
-        return self.inner.excuse(run)
+    def expected_reason(self, run: Run | None) -> str | None:
+        return self.inner.expected_reason(run)
+
+    def finish(self, run: Run) -> None:
+        self.inner.finish(run)
 
 
 @dataclass(frozen=True)
-class Drift:
+class Drift(Trigger):
     """Compute when the latent has changed by more than `threshold` since the last computed step.
 
     The change is the energy of the difference over the energy of the latent, per sample of the batch; the sample that
@@ -105,9 +116,6 @@ class Drift:
         else:
             state.update(latent=sample.detach().clone(), skipped=0)
         return reason
-
-    def excuse(self, run: Run | None) -> str | None:
-        return None
 
 
 def as_one(sample: Any) -> Any:

@@ -94,7 +94,7 @@ def _again(calls: Sequence[Lesson]) -> Iterator[Run]:
     """A run along the steps of recorded calls, from the first of them on; no rule draws a conclusion from it."""
     recorded = calls[0].run
     assert recorded is not None
-    run = open_run(recorded.again(calls[0].step))
+    run = open_run(recorded.replay(calls[0].step))
     try:
         yield run
     finally:

@@ -46,7 +46,7 @@ class CompiledLater(Change):
             self._decide(inside)
         if not inside:
             return self._whole(*args, **kwargs)
-        behind = self.gate.behind or type(module).forward.__get__(module)
+        behind = self.gate.wrapped_forward or type(module).forward.__get__(module)
         return behind(*args, **kwargs)
 
     def _decide(self, inside: list[Any]) -> None:
@@ -57,7 +57,7 @@ class CompiledLater(Change):
             gate = gate_of(module)
             if gate is None:
                 gate = Gate(module)
-                gate.stand()
+                gate.attach()
                 self._own.append(gate)
             gate.compiled = Compiled(module, OPTIONS, self.tally)
             self._compiled.append(gate)
@@ -66,7 +66,7 @@ class CompiledLater(Change):
         for gate in self._compiled:
             gate.compiled = None
         for gate in self._own:
-            gate.leave()
+            gate.detach()
         self._inside, self._compiled, self._own = [], [], []
 
 

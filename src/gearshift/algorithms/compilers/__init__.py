@@ -56,7 +56,7 @@ def compile_behind(model: Any, context: Context, make: Callable[[Any], Any], blo
     """
     from gearshift.models.diffusers import denoisers
     from gearshift.steps.install import gate_at, gates_below, watch
-    from gearshift.steps.predecided_pass import Foreseen, foreseeable
+    from gearshift.steps.predecided_pass import PredecidedForward, predecided_rules
 
     found = denoisers(model)
     if not found:
@@ -65,9 +65,9 @@ def compile_behind(model: Any, context: Context, make: Callable[[Any], Any], blo
     for denoiser in found.values():
         outer = watch(model, denoiser, context)
         inside = list(gates_below(denoiser))
-        rules = foreseeable(inside) if not blocks else []
+        rules = predecided_rules(inside) if not blocks else []
         if rules:
-            compile_at([outer], context, partial(Foreseen, rules=rules, make=make))
+            compile_at([outer], context, partial(PredecidedForward, rules=rules, make=make))
             continue
         chosen = _gates(denoiser, outer, context, blocks)
         _tell_share(denoiser, [gate.module for gate in chosen], context)
@@ -77,7 +77,7 @@ def compile_behind(model: Any, context: Context, make: Callable[[Any], Any], blo
 def compile_at(gates: Iterable[Any], context: Context, make: Callable[[Any], Any]) -> None:
     """Put compiled forwards behind these gates, unless somebody gave a module a forward that is not its class's."""
     for gate in gates:
-        if gate.behind is None:
+        if gate.wrapped_forward is None:
             context.change(Compiling(gate, make(gate.module)))
         else:
             context.warn(
