@@ -6,6 +6,7 @@ import warnings
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.each import each
 from support.timed import as_if
 from support.tiny import build
 from torch import nn
@@ -55,8 +56,8 @@ def test_four_bits_equal_the_library_s_own_layer(kind, double):
     assert torch.equal(ours(x), theirs.to("cpu").eval()(x))
 
 
-@pytest.mark.parametrize("inputs", [32, 96, 160])
-@pytest.mark.parametrize("kind", ["fp4", "nf4"])
+@each("inputs", [32, 96, 160])
+@each("kind", ["fp4", "nf4"])
 def test_rows_may_end_within_a_block(kind, inputs):
     twin = layers.FourBitLinear.from_float(linear(inputs), kind, False)
     values = twin.dequantized(torch.float32).reshape(-1, 64) / twin.absmax[:, None]
@@ -95,7 +96,7 @@ def test_state_is_plain_tensors_that_fit_a_skeleton_bit_for_bit(format, tmp_path
 
 
 @each_format
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@each("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_it_answers_in_the_type_it_is_asked_in_and_keeps_its_state(format, dtype):
     twin, x = made(format, linear()), torch.randn(4, 64)
     before, want = {n: b.clone() for n, b in twin.named_buffers()}, twin(x)
@@ -106,7 +107,7 @@ def test_it_answers_in_the_type_it_is_asked_in_and_keeps_its_state(format, dtype
 
 
 @each_format
-@pytest.mark.parametrize("lead", [(), (4,), (2, 3), (0,)], ids=str)
+@each("lead", [(), (4,), (2, 3), (0,)])
 def test_gradients_are_those_of_the_weight_it_stands_for(format, lead):
     twin = made(format, linear())
     twin.bias.requires_grad_()

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.each import each
 from support.tiny import build
 
 import gearshift as gs
@@ -61,7 +62,7 @@ def test_strength_nought_does_nothing(tinies):
     assert "does nothing" in gs.status(tiny.pipe).applied[0]["notes"][0]
 
 
-@pytest.mark.parametrize("name", ["sd", "sdxl", "sd3", "flux", "zimage"])
+@each("name", ["sd", "sdxl", "sd3", "flux", "zimage"])
 def test_the_second_pass_keeps_the_size_of_the_images(name):
     tiny = build(name)
     tiny.pipe.set_progress_bar_config(disable=True)
@@ -125,7 +126,7 @@ def gradient(mode, most=255):
     return Image.fromarray(made if channels > 1 else made[..., 0])
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "I;16"])
+@each("mode", ["RGB", "RGBA", "L", "LA", "I;16"])
 def test_pictures_keep_their_channels_when_enlarged(mode):
     most = 2**16 - 1 if mode == "I;16" else 255
     before = gradient(mode, most)

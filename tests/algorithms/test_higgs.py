@@ -8,6 +8,7 @@ import warnings
 
 import pytest
 import torch
+from support.each import each
 from support.timed import as_if
 from support.tiny import build
 from torch import nn
@@ -102,8 +103,8 @@ def test_what_each_width_reaches(bits, p):
 
 
 @each_setting
-@pytest.mark.parametrize("width", [8, 24, 192, 512])
-@pytest.mark.parametrize("lead", [(), (5,), (2, 3), (7, 9), (0,)], ids=str)
+@each("width", [8, 24, 192, 512])
+@each("lead", [(), (5,), (2, 3), (7, 9), (0,)])
 def test_answers_are_those_of_the_float_weight(bits, p, width, lead):
     torch.manual_seed(0)
     layer = HiggsLinear.from_float(nn.Linear(width, 16), bits, p, 64)

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from support.each import each
 from torch import nn
 
 import gearshift as gs
@@ -93,9 +94,9 @@ def test_channels_that_give_nought_go_without_a_trace(name):
     torch.testing.assert_close(answer(model), silent, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["basic", "sequence"])
-@pytest.mark.parametrize("criterion", CRITERIA)
-@pytest.mark.parametrize("globally", [False, True])
+@each("name", ["basic", "sequence"])
+@each("criterion", CRITERIA)
+@each("globally", [False, True])
 def test_every_criterion_takes_the_share(name, criterion, globally):
     model = MODELS[name]()
     shape = answer(model).shape
@@ -177,7 +178,7 @@ class Reads(nn.Module):
         return self.last(self.norm(torch.cat([self.one(x), self.two(x)], 1)))
 
 
-@pytest.mark.parametrize(
+@each(
     "middle",
     [
         nn.Conv2d(8, 8, 3, groups=8),
@@ -188,7 +189,6 @@ class Reads(nn.Module):
         nn.Softmax(1),
         nn.Sequential(nn.Unflatten(1, (2, 4)), nn.Flatten(1, 2)),
     ],
-    ids=lambda m: type(m).__name__,
 )
 def test_what_cannot_go_stays(middle):
     model = Shuffled(middle).eval()

@@ -6,6 +6,7 @@ import warnings
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.each import each
 from support.tiny import build
 from torch import nn
 
@@ -64,8 +65,8 @@ def test_products_are_the_library_s_own(kind):
     torch.testing.assert_close(layers.QuantoLinear.from_float(linear(), kind)(x), plain(x), atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("bits", [2, 4])
-@pytest.mark.parametrize("rows", [1, 5, 8, 9])
+@each("bits", [2, 4])
+@each("rows", [1, 5, 8, 9])
 def test_unpacking_turns_packing_back(bits, rows):
     values = torch.randint(0, 2**bits, (rows, 7), dtype=torch.uint8)
     packed = library.tensor.packed.pack_weights(values, bits)
@@ -86,7 +87,7 @@ def test_state_is_plain_tensors_that_fit_a_skeleton_bit_for_bit(kind, calibrated
 
 
 @each_kind
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@each("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_it_answers_in_the_type_it_is_asked_in_and_keeps_its_state(kind, dtype):
     twin, x = layers.QuantoLinear.from_float(linear(), kind), torch.randn(4, 64)
     before, want = {n: b.clone() for n, b in twin.named_buffers()}, twin(x)
@@ -99,7 +100,7 @@ def test_it_answers_in_the_type_it_is_asked_in_and_keeps_its_state(kind, dtype):
 
 
 @each_kind
-@pytest.mark.parametrize("calibrated", [False, True])
+@each("calibrated", [False, True])
 def test_gradients_are_those_of_the_weight_it_stands_for(kind, calibrated):
     x = torch.randn(2, 3, 64, requires_grad=True)
     step = layers.step_of(x.detach(), kind) if calibrated and kind in CALIBRATED else None

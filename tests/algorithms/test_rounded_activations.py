@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from support.each import each
 from support.quantized import MAKERS
 from support.tiny import build
 from torch import nn
@@ -20,7 +21,7 @@ def steps(layer):
     return float((layer(x) - want).norm() / want.norm())
 
 
-@pytest.mark.parametrize("kind", MAKERS)
+@each("kind", MAKERS)
 def test_a_layer_rounds_activations_where_it_says_so_and_nowhere_else(kind):
     layer = MAKERS[kind](nn.Linear(128, 64, bias=False))
     assert (steps(layer) > 1e-4) is (layer.activations() is not None)

@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from support.each import each
 from support.timed import as_if
 from support.tiny import build
 from torch import nn
@@ -77,8 +78,8 @@ def test_a_pipeline_s_denoiser_stays_near():
     assert sqnr(plain, tiny.run(steps=4)) > 30 and not figures_of(tiny.pipe)["left"]
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("observer", OBSERVERS)
+@each("scheme", SCHEMES)
+@each("observer", OBSERVERS)
 def test_signed_and_unsigned_codes_give_the_same_numbers(observer, scheme):
     def output(bits):
         tiny = build("llama")
@@ -174,7 +175,7 @@ def test_data_has_to_be_a_list_of_samples(given):
         optimized(build("llama").pipe, given)
 
 
-@pytest.mark.parametrize("name", ["llama", "marian", "whisper", "dit", "flux"])
+@each("name", ["llama", "marian", "whisper", "dit", "flux"])
 def test_without_data_samples_are_made_up_and_that_is_said(name):
     tiny = build(name)
     plain, state = tiny.run(), torch.get_rng_state()

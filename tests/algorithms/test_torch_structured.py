@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from support.each import each
 from support.tiny import build, randomize
 from torch import nn
 from transformers import (
@@ -77,7 +78,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("model", "kind"), CASES)
+@each(("model", "kind"), CASES)
 def test_units_that_do_nothing_go_without_a_trace(model, kind):
     tiny = build(model)
     root = root_of(tiny)
@@ -94,8 +95,8 @@ def test_units_that_do_nothing_go_without_a_trace(model, kind):
     torch.testing.assert_close(tiny.run(), silenced, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("criterion", CRITERIA)
-@pytest.mark.parametrize("globally", [False, True])
+@each("criterion", CRITERIA)
+@each("globally", [False, True])
 def test_every_criterion_takes_the_share(criterion, globally):
     tiny = build("llama")
     data = [torch.randint(3, 128, (2048,))]

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from support.each import each
 from support.tiny import build
 from torch import nn
 
@@ -13,8 +14,8 @@ def linears(model):
     return {n: m.weight for n, m in model.named_modules() if isinstance(m, nn.Linear) and "head" not in n}
 
 
-@pytest.mark.parametrize("sparsity", [0.0, 0.3, 1.0])
-@pytest.mark.parametrize("method", ["l1", "random"])
+@each("sparsity", [0.0, 0.3, 1.0])
+@each("method", ["l1", "random"])
 def test_exactly_the_share_of_each_layer_goes(method, sparsity):
     tiny = build("llama")
     before = {n: w.clone() for n, w in linears(tiny.pipe).items()}

@@ -6,6 +6,7 @@ import warnings
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.each import each
 from support.timed import as_if
 from support.tiny import build
 from torch import nn
@@ -34,7 +35,7 @@ def optimized(model, **values):
         return gs.optimize(model, {"torchao": values})
 
 
-@pytest.mark.parametrize(
+@each(
     ("quant_type", "config"),
     [
         ("int8dq", ao.Int8DynamicActivationInt8WeightConfig(set_inductor_config=False)),
@@ -94,7 +95,7 @@ def test_copies_are_apart(quant_type):
 
 
 @each_type
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@each("dtype", [torch.float16, torch.bfloat16])
 def test_casting_keeps_what_is_stored(quant_type, dtype):
     layer, x = TorchaoLinear.from_float(linear(), quant_type), torch.randn(3, 128)
     want, held = layer(x), {name: t.dtype for name, t in layer.named_buffers()}
@@ -105,8 +106,8 @@ def test_casting_keeps_what_is_stored(quant_type, dtype):
 
 
 @each_type
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("rows", [2, 100])
+@each("dtype", [torch.float16, torch.bfloat16])
+@each("rows", [2, 100])
 def test_weights_of_16_bits_are_quantized_too(quant_type, dtype, rows):
     exact, x = linear(dtype=dtype), (0.01 * torch.randn(rows, 128)).to(dtype)
     layer = TorchaoLinear.from_float(exact, quant_type)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from support.each import each
 from support.tiny import build
 
 import gearshift as gs
@@ -32,7 +33,7 @@ def test_list_prints_a_table(capsys):
     assert "deepcache" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("cls", list(registry()), ids=lambda c: c.name)
+@each("cls", list(registry()))
 def test_info_shows_every_parameter_and_what_is_allowed(cls, capsys):
     assert main(["info", cls.name]) == 0
     text = capsys.readouterr().out

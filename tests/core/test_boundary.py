@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.each import each
 from support.tiny import build
 
 import gearshift as gs
@@ -13,7 +14,7 @@ from gearshift.core.errors import BadRecipe, BadValue, BrokenFolder, GearshiftWa
 from gearshift.core.plain import whole
 
 
-@pytest.mark.parametrize(
+@each(
     ("error", "why"),
     [
         (KeyError("x"), "KeyError 'x'"),
@@ -23,7 +24,6 @@ from gearshift.core.plain import whole
         (ValueError("a\nb" * 500), "a ba b"),
         (Misfit("it is odd"), "it is odd"),
     ],
-    ids=lambda x: type(x).__name__,
 )
 def test_foreign_errors_become_one_bounded_sentence_with_the_name(error, why):
     with pytest.raises(BrokenFolder, match=why) as caught, reading("/some/file", "a plan"):
@@ -50,7 +50,7 @@ def test_a_foreign_model_s_error_is_told_and_our_own_is_not_hidden():
         whole()("x", "raised inside of gearshift")
 
 
-@pytest.mark.parametrize("given", [None, 5, "", b"/tmp", [], "a\0b", "\ud800"])
+@each("given", [None, 5, "", b"/tmp", [], "a\0b", "\ud800"])
 def test_what_is_no_path_is_refused(given):
     with pytest.raises(BadValue, match="A folder must be a path"):
         path_of(given, "A folder")
@@ -101,7 +101,7 @@ def test_what_is_on_a_model_already_is_said_as_such():
                 gs.optimize(model, recipe)
 
 
-@pytest.mark.parametrize(
+@each(
     ("call", "words"),
     [
         (lambda pipe: gs.plan(pipe, speed=1.5), "A plan needs `data`"),

@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from support.each import each
 
 from gearshift.core import files, scratch
 from gearshift.core.errors import BadValue, BrokenFolder, GearshiftError
@@ -184,7 +185,7 @@ def test_a_missing_parent_that_was_made_goes_again(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("path", [None, "", "a\0b", 3, b"bytes"])
+@each("path", [None, "", "a\0b", 3, b"bytes"])
 def test_what_is_no_path_is_told(path):
     with pytest.raises(BadValue, match="must be a path"):
         write_atomically(path, "x")

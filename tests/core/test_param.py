@@ -1,4 +1,5 @@
 import pytest
+from support.each import each
 
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.context import Context
@@ -20,7 +21,7 @@ class Sample(Algorithm):
         pass
 
 
-@pytest.mark.parametrize(
+@each(
     ("values", "words"),
     [
         ({"share": 1.5}, "'share' parameter of sample must be a number in the range [0.0, 1.0]. Got 1.5"),

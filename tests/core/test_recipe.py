@@ -3,6 +3,7 @@ import math
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.each import each
 
 from gearshift import Recipe
 from gearshift.core.errors import BadRecipe
@@ -22,7 +23,7 @@ WAYS = [
 ]
 
 
-@pytest.mark.parametrize("way", WAYS, ids=str)
+@each("way", WAYS)
 def test_every_way_to_write_a_recipe_gives_the_same_one(way):
     assert str(Recipe.of(way)) == "qkv_diffusers, taylor(order=1)"
 
@@ -36,7 +37,7 @@ def test_keywords_yaml_file_and_round_trips(tmp_path):
     assert (recipe.batch_size, recipe.seed) == (4, 7)
 
 
-@pytest.mark.parametrize(
+@each(
     ("bad", "words"),
     [
         ("tailor", "did you mean 'taylor'?"),

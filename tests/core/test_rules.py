@@ -1,4 +1,5 @@
 import pytest
+from support.each import each
 
 from gearshift.core.facts import Facts, Family, Kind, Slot, Stage, Trait
 from gearshift.core.rules import conflict, conflicts, order
@@ -23,13 +24,13 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("one", "other", "words"), CASES)
+@each(("one", "other", "words"), CASES)
 def test_each_rule_gives_its_reason_from_both_sides(one, other, words):
     assert words in conflict(("a", one), ("b", other))
     assert conflict(("a", one), ("b", other)) == conflict(("b", other), ("a", one))
 
 
-@pytest.mark.parametrize(("one", "other", "words"), CASES)
+@each(("one", "other", "words"), CASES)
 def test_a_plain_algorithm_goes_with_each_of_them(one, other, words):
     assert conflicts([("a", one), PLAIN]) == []
 

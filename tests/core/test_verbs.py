@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from support.each import each
 from support.tiny import build
 
 import gearshift as gs
@@ -11,7 +12,7 @@ from gearshift.measure import in_place
 from gearshift.measure.in_place import seconds_of
 
 
-@pytest.mark.parametrize(
+@each(
     ("recipe", "words"),
     [
         ("deepcache", "deepcache needs a U-Net with down, middle and up blocks; DiTPipeline has none"),

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from support.each import each
 
 from gearshift.core.errors import BadValue
 from gearshift.evaluate.metrics import psnr, psnr_each, sqnr, ssim, ssim_each, to_tensor
@@ -58,7 +59,7 @@ def test_ssim_falls_as_noise_grows(images):
     assert readings == sorted(readings, reverse=True) and readings[0] > readings[1] > readings[-1]
 
 
-@pytest.mark.parametrize("side", [1, 2, 7, 10, 11, 16])
+@each("side", [1, 2, 7, 10, 11, 16])
 def test_ssim_of_constant_images_compares_brightness_only(side):
     a, b = torch.full((1, 3, side, side), 0.25), torch.full((1, 3, side, side), 0.75)
     by_hand = (2 * 0.25 * 0.75 + 0.01**2) / (0.25**2 + 0.75**2 + 0.01**2)
@@ -94,7 +95,7 @@ def test_pictures_of_either_kind_become_one_tensor():
     assert both[0, 2, 3, 5] == pytest.approx(71 / 255)
 
 
-@pytest.mark.parametrize(
+@each(
     "call, said",
     [
         (lambda: psnr(torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 4, 5)), "one shape"),

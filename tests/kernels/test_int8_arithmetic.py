@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support.each import each
 from torch.nn import functional as F
 
 from gearshift.kernels import ops
@@ -48,7 +49,7 @@ def test_channels_of_zeros_stay_zeros(unsigned: bool) -> None:
 @needs_kernel
 @both_signs
 @both_ranges
-@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 77, 33), (40, 384, 128)], ids=str)
+@each("shape", [(1, 8, 8), (3, 77, 33), (40, 384, 128)])
 def test_linear_equals_the_reference(unsigned: bool, pair_safe: bool, shape: tuple[int, int, int]) -> None:
     tokens, width, out = shape
     x, bias = F.gelu(torch.randn(tokens, width)), torch.randn(out)
@@ -83,7 +84,7 @@ def test_per_token_error_on_gaussians() -> None:
 @needs_kernel
 @both_signs
 @both_ranges
-@pytest.mark.parametrize("case", [(4, 3, 1, 1), (8, 3, 2, 1), (6, 1, 1, 0), (3, 3, 1, 1), (8, 5, 1, 2)], ids=str)
+@each("case", [(4, 3, 1, 1), (8, 3, 2, 1), (6, 1, 1, 0), (3, 3, 1, 1), (8, 5, 1, 2)])
 def test_convolution_equals_the_reference(unsigned: bool, pair_safe: bool, case: tuple[int, int, int, int]) -> None:
     channels, kernel, stride, padding = case
     x, bias = F.silu(torch.randn(2, channels, 9, 8)), torch.randn(16)

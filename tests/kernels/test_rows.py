@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from support.each import each
 
 from gearshift.kernels.cpu import rows as row_kernels
 
@@ -20,8 +21,8 @@ def by_torch(monkeypatch):
     return run
 
 
-@pytest.mark.parametrize("levels", [127, 255])
-@pytest.mark.parametrize("shape", [(1, 1), (3, 15), (5, 16), (64, 83), (1030, 130)])
+@each("levels", [127, 255])
+@each("shape", [(1, 1), (3, 15), (5, 16), (64, 83), (1030, 130)])
 def test_rows_become_codes(by_torch, shape, levels):
     rows = 3 * torch.randn(shape) + 1
     ours, theirs = row_kernels.to_codes(rows, levels), by_torch(row_kernels.to_codes, rows, levels)

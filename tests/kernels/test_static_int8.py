@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.each import each
 from torch import nn
 from torch.nn import functional as F
 
@@ -56,7 +57,7 @@ def layer_and_input(
 
 @both_signs
 @both_ranges
-@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 77, 33), (40, 384, 128), (1, 512, 16)], ids=str)
+@each("shape", [(1, 8, 8), (3, 77, 33), (40, 384, 128), (1, 512, 16)])
 def test_accumulations_equal_whole_numbers(unsigned: bool, pair_safe: bool, shape: tuple[int, int, int]) -> None:
     tokens, width, out = shape
     values = quantize_weight(torch.randn(out, width), unsigned, pair_safe).values
@@ -89,7 +90,7 @@ def test_linear_equals_the_reference(unsigned: bool, pair_safe: bool, per_channe
 @both_signs
 @both_ranges
 @both_grains
-@pytest.mark.parametrize("case", [(4, 3, 1, 1), (8, 3, 2, 1), (6, 1, 1, 0), (3, 3, 1, 1), (8, 5, 1, 2)], ids=str)
+@each("case", [(4, 3, 1, 1), (8, 3, 2, 1), (6, 1, 1, 0), (3, 3, 1, 1), (8, 5, 1, 2)])
 def test_convolution_equals_the_reference(
     unsigned: bool, pair_safe: bool, per_channel: bool, case: tuple[int, int, int, int]
 ) -> None:
@@ -167,7 +168,7 @@ def test_answers_in_the_dtype_it_was_asked_in(kind: str, dtype: torch.dtype) -> 
     assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(layer.fixed, ranges, strict=True))
 
 
-@pytest.mark.parametrize("lead", [(), (4,), (2, 3), (0,), (2, 0)], ids=str)
+@each("lead", [(), (4,), (2, 3), (0,), (2, 0)])
 def test_any_leading_dimensions(lead: tuple[int, ...]) -> None:
     layer, _ = layer_and_input("linear")
     x = torch.randn(*lead, 64)

@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.each import each
 from torch import nn
 from torch.nn import functional as F
 
@@ -69,7 +70,7 @@ def test_groups_of_one_value_are_exact(value):
     assert torch.allclose(unpack(pack4(weight)), weight, rtol=1e-3, atol=0)
 
 
-@pytest.mark.parametrize("rows", [1, 2, 3, 4, 17, 64])
+@each("rows", [1, 2, 3, 4, 17, 64])
 @each_group
 def test_four_bit_kernel_equals_plain_torch(rows, group, kernels):
     weight, x = packed(4, 48, 384, group), torch.randn(rows, 384)
@@ -79,8 +80,8 @@ def test_four_bit_kernel_equals_plain_torch(rows, group, kernels):
         assert error(matmul4(x, one), F.linear(x, unpack(one))) < 0.01
 
 
-@pytest.mark.parametrize("rows", [1, 2, 3, 4, 17, 64])
-@pytest.mark.parametrize("inputs", [256, 100, 7])
+@each("rows", [1, 2, 3, 4, 17, 64])
+@each("inputs", [256, 100, 7])
 def test_eight_bit_kernel_equals_plain_torch(rows, inputs, kernels):
     weight, x = packed(8, 48, inputs), torch.randn(rows, inputs)
     assert error(matmul8(x, weight), reference(x, weight)) < 1e-5
@@ -137,8 +138,8 @@ def test_what_is_not_a_number_stays_visible(bits, bad):
 
 
 @both_bits
-@pytest.mark.parametrize("lead", [(), (4,), (2, 3), (0,), (2, 0), (70, 2)], ids=str)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@each("lead", [(), (4,), (2, 3), (0,), (2, 0), (70, 2)])
+@each("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_any_leading_dimensions_and_floats(bits, lead, dtype):
     real = nn.Linear(128, 16)
     layer, x = from_float(real, bits), torch.randn(*lead, 128)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from support.each import each
 from support.quantized import MAKERS
 from torch import nn
 
@@ -47,8 +48,8 @@ def examine(layer, real, x, dead):
     assert torch.equal(rows, bias.to(x.dtype).view(-1, *[1] * (rows.ndim - 1)).expand_as(rows))
 
 
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("kind", MAKERS)
+@each("bias", [True, False])
+@each("kind", MAKERS)
 def test_outputs_are_finite_and_rows_of_zeros_give_the_bias(kind, bias):
     for channels, width in SIZES if bias else SIZES[1:]:
         for weight in weights(channels, width).values():

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.each import each
 from torch import nn
 
 from gearshift.algorithms.quantizers import sqnr
@@ -79,7 +80,7 @@ def test_answers_in_the_dtype_it_was_asked_in(kind: str, dtype: torch.dtype) -> 
 
 
 @both_signs
-@pytest.mark.parametrize("lead", [(), (4,), (2, 3), (0,), (2, 0), (2, 1, 3)], ids=str)
+@each("lead", [(), (4,), (2, 3), (0,), (2, 0), (2, 1, 3)])
 def test_any_leading_dimensions(lead: tuple[int, ...], unsigned: bool) -> None:
     float_layer = nn.Linear(64, 32)
     layer, x = Int8Linear.from_float(float_layer, unsigned), torch.randn(*lead, 64)

@@ -7,6 +7,7 @@ import warnings
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.each import each
 from support.quantized import MAKERS
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -81,7 +82,7 @@ def same(one, other):
     return all(torch.equal(raw(a), raw(b)) for a, b in zip(one, other, strict=True))
 
 
-@pytest.mark.parametrize("kind", MAKERS)
+@each("kind", MAKERS)
 def test_every_write_arrives_and_undoing_it_brings_the_bits_back(kind):
     real = nn.Linear(128, 64)
     made, x = MAKERS[kind](real), torch.randn(6, 128)
@@ -108,7 +109,7 @@ def test_several_changes_are_undone_in_any_order():
     assert not same(bits(layer), first)
 
 
-@pytest.mark.parametrize("write", WRITES)
+@each("write", WRITES)
 def test_a_convolution_and_a_layer_that_is_written_the_other_way_round(write):
     conv, turned = nn.Conv2d(8, 16, 3), Conv1D(48, 64)
     nn.init.normal_(turned.bias)

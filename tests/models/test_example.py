@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from support.each import each
 from support.tiny import build
 from torch import nn
 
@@ -10,8 +11,8 @@ from gearshift.core.errors import BadRecipe
 from gearshift.models.example import example_call
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2", "opt"])
-@pytest.mark.parametrize("data", [None, ["text"], [{"input_ids": torch.ones(1, 4, dtype=torch.long)}]])
+@each("name", ["llama", "gpt2", "opt"])
+@each("data", [None, ["text"], [{"input_ids": torch.ones(1, 4, dtype=torch.long)}]])
 def test_language_models_are_called_with_tokens(name, data):
     tokens = 4 if data and not isinstance(data[0], str) else 32
     assert example_call(build(name).pipe, data)().logits.shape[1] == tokens

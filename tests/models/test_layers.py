@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from support.each import each
 from torch import nn
 from torch.nn import functional as F
 
@@ -59,7 +60,7 @@ def test_subclasses_that_compute_what_nn_linear_does_are_taken():
     assert "MultiheadAttention" in found["attention.out_proj"] and "infinities" in found["infinite"]
 
 
-@pytest.mark.parametrize("name", ["torch_dynamic", "fp8", "quanto", "torchao", "torch_static"])
+@each("name", ["torch_dynamic", "fp8", "quanto", "torchao", "torch_static"])
 def test_they_are_replaced_and_the_others_are_named(name):
     model, x = Whole(), torch.randn(3, 64)
     exact = model(x)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from support.each import each
 from support.tiny import build, language
 
 import gearshift as gs
@@ -21,7 +22,7 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+@each("way", WAYS)
 def test_token_ids_become_a_tensor_of_rows(way):
     wanted = torch.tensor([ROW])
     found = as_tokens(WAYS[way])
@@ -43,7 +44,7 @@ def test_a_flat_list_is_one_example_and_an_iterator_is_read_twice():
     assert list(data) == list(data) == [1, 2]
 
 
-@pytest.mark.parametrize("item", [[1, "x"], [[1], ["x"]], [1.5], [True], [10**30], [[]], []])
+@each("item", [[1, "x"], [[1], ["x"]], [1.5], [True], [10**30], [[]], []])
 def test_what_is_no_token_id_is_said(item):
     with pytest.raises(BadRecipe):
         as_tokens(item)
@@ -54,7 +55,7 @@ class Config:
         self.__dict__.update(values)
 
 
-@pytest.mark.parametrize(
+@each(
     ("config", "most"),
     [
         ({"max_position_embeddings": 64}, 64),
@@ -87,12 +88,8 @@ def test_positions_have_several_names(config, most):
 
 
 @pytest.mark.filterwarnings("ignore::gearshift.core.errors.GearshiftWarning")
-@pytest.mark.parametrize("recipe", ["gptq(weight_bits=4)", "awq", "torch_static", "hqq"])
-@pytest.mark.parametrize(
-    "data",
-    [[ROW * 60] * 2, ROW * 60, [{"input_ids": ROW * 60, "attention_mask": [1] * 180}], [np.array(ROW * 60)]],
-    ids=["lists", "flat", "dict", "array"],
-)
+@each("recipe", ["gptq(weight_bits=4)", "awq", "torch_static", "hqq"])
+@each("data", [[ROW * 60] * 2, ROW * 60, [{"input_ids": ROW * 60, "attention_mask": [1] * 180}], [np.array(ROW * 60)]])
 def test_calibration_reads_all_of_them_also_beyond_the_last_position(recipe, data):
     model = build("gpt2").pipe if "gpt2" in language.BUILDERS else None
     assert positions(model) < 180

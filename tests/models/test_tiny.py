@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from support import tiny
+from support.each import each
 
 from gearshift.models.diffusers import (
     ROWS,
@@ -133,7 +134,7 @@ def inventory() -> dict[str, tuple[set[str], list[str]]]:
     return found
 
 
-@pytest.mark.parametrize("cls", ROWS)
+@each("cls", ROWS)
 def test_every_pattern_of_a_row_matches_something(cls: str) -> None:
     names, arguments = inventory()[cls]
     row = ROWS[cls]
@@ -170,7 +171,7 @@ def test_guidance_is_as_the_row_says(name: str) -> None:
         assert calls[0][1]["guidance"] is not None
 
 
-@pytest.mark.parametrize("name", [n for n in tiny.names() if n not in ("dit", "flux", "hunyuanvideo")])
+@each("name", [n for n in tiny.names() if n not in ("dit", "flux", "hunyuanvideo")])
 def test_conditional_comes_where_the_row_says(name: str) -> None:
     built = tiny.build(name)
     row = describe_denoiser(denoiser(built))

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from support.each import each
 from support.tiny import build
 
 import gearshift as gs
@@ -39,7 +40,7 @@ def test_language_models_are_warmed_at_lengths(name):
     assert {s for s in seen if s[1] > 1} == {(1, 4), (3, 4), (1, 6), (3, 6)}
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "wrong", "words"),
     [
         ("dit", {"resolutions": [(8, 8)], "data": [{"class_labels": [0]}]}, "takes no height and width"),

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from support.each import each
 
 from gearshift.planner.fit import Fitting
 from gearshift.planner.recording import Recording
@@ -50,8 +51,8 @@ def surrogate():
     return Surrogate.of(recording, [FEEDBACK] * STEPS)
 
 
-@pytest.mark.parametrize("predictor", [Copy(), Taylor(1), Taylor(2)], ids=str)
-@pytest.mark.parametrize("computed", [[0, 4], [0, 1, 5, 8], [0, 2, 3, 4, 7]])
+@each("predictor", [Copy(), Taylor(1), Taylor(2)])
+@each("computed", [[0, 4], [0, 1, 5, 8], [0, 2, 3, 4, 7]])
 def test_the_surrogate_tells_the_true_error(surrogate, predictor, computed):
     exact, got = run(range(STEPS), predictor), run(computed, predictor)
     assert surrogate.error(computed, predictor) == pytest.approx(float((got - exact).norm() / exact.norm()), rel=1e-6)
@@ -72,8 +73,8 @@ def independent(costs, computed):
     return total
 
 
-@pytest.mark.parametrize("kind", COSTS)
-@pytest.mark.parametrize("count", [2, 3, 5, 8])
+@each("kind", COSTS)
+@each("count", [2, 3, 5, 8])
 def test_the_programme_finds_the_minimum(surrogate, count, kind):
     costs = COSTS[kind](surrogate)
     found = programme(costs, count)

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from support.each import each
 
 from gearshift.core.errors import BadValue, UnknownName
 from gearshift.precision import Precision, PrecisionCapabilities, UnsupportedPrecision
@@ -18,7 +19,7 @@ def test_order_is_from_fewest_bits_to_most_exact():
     assert P.INT4 < P.INT8 and P.FP32 >= P.FP16 and not P.BF16 > P.FP16
 
 
-@pytest.mark.parametrize(
+@each(
     ("precision", "bits", "speedup", "quality"),
     [
         (P.INT4, 4, 4, 0.92),
@@ -42,7 +43,7 @@ def test_quality_rises_with_the_order():
     assert qualities == sorted(set(qualities))
 
 
-@pytest.mark.parametrize(
+@each(
     ("text", "precision"),
     [
         ("int4", P.INT4),
@@ -65,7 +66,7 @@ def test_names_are_read(text, precision):
     assert Precision.parse(text) is precision
 
 
-@pytest.mark.parametrize("text", ["int5", "", 4, None, "torch."])
+@each("text", ["int5", "", 4, None, "torch."])
 def test_unknown_names_are_refused_with_what_there_is(text):
     with pytest.raises(UnknownName, match=r"There is no precision .*(int4|did you mean)"):
         Precision.parse(text)
@@ -82,7 +83,7 @@ def test_ready_made_devices():
     assert cpu.compute_capability is None and cpu.supports("int8") and not cpu.supports("fp8")
 
 
-@pytest.mark.parametrize(
+@each(
     ("capability", "int4", "int8", "bf16", "fp8"),
     [
         ((7, 0), False, False, False, False),
@@ -99,8 +100,8 @@ def test_tensor_cores_by_generation(capability, int4, int8, bf16, fp8):
     assert device.native <= set(device.supported) and (P.INT4 in device.native) == int4
 
 
-@pytest.mark.parametrize("wanted", ORDER)
-@pytest.mark.parametrize("supported", [(P.FP16, P.FP32), (P.INT8,), (P.BF16, P.INT4), tuple(reversed(ORDER))])
+@each("wanted", ORDER)
+@each("supported", [(P.FP16, P.FP32), (P.INT8,), (P.BF16, P.INT4), tuple(reversed(ORDER))])
 def test_best_supported_is_the_nearest_that_is_not_lower(wanted, supported):
     best = PrecisionCapabilities(supported, frozenset(), 1).best_supported(wanted)
     higher = [p for p in supported if p >= wanted]
@@ -120,7 +121,7 @@ def test_memory():
     assert device.fits_model(2**30, "int8") and not device.fits_model(2**30 + 1, "int8")
 
 
-@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), "8 GB", True, None])
+@each("value", [0, -1, float("nan"), float("inf"), "8 GB", True, None])
 def test_memory_must_be_a_positive_number(value):
     with pytest.raises(BadValue, match="memory_mb must be a positive number"):
         PrecisionCapabilities.modern_gpu(value)

@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.each import each
 
 from gearshift.core.errors import UnknownName
 from gearshift.precision import (
@@ -44,7 +45,7 @@ def profiles(draw):
     return PrecisionProfile("drawn", zones=draw(st.permutations(zones)))
 
 
-@pytest.mark.parametrize("preset", ProfilePreset.all(), ids=lambda p: p.value)
+@each("preset", ProfilePreset.all())
 def test_presets_hold_and_have_the_documented_bounds(preset):
     profile = preset.build()
     profile.validate()
@@ -115,7 +116,7 @@ def test_a_bound_that_was_summed_up_is_still_that_bound():
     )
 
 
-@pytest.mark.parametrize(
+@each(
     ("start", "end", "unit"),
     [
         (0.5, 0.5, "fraction"),
@@ -143,7 +144,7 @@ def test_units_are_known_and_not_mixed():
         profile.add_zone(PrecisionZone(5.0, 0.0, P.FP16, unit="sigma"))
 
 
-@pytest.mark.parametrize("fraction", [-0.1, 1.1, math.nan, "0.5", True, None])
+@each("fraction", [-0.1, 1.1, math.nan, "0.5", True, None])
 def test_a_part_of_the_run_is_from_0_to_1(fraction):
     with pytest.raises(ProfileError, match="from 0 to 1"):
         ProfilePreset.BALANCED.build().precision_at(fraction)

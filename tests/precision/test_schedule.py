@@ -6,6 +6,7 @@ import math
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.each import each
 
 from gearshift.core.errors import UnknownName
 from gearshift.precision import (
@@ -42,7 +43,7 @@ configs = st.builds(
 )
 
 
-@pytest.mark.parametrize("step", range(50))
+@each("step", range(50))
 def test_the_picture(step):
     precision, weights, nominal = (
         (P.INT4, 0.25, 4) if step < 10 else (P.INT8, 0.5, 2) if step < 25 else (P.FP16, 1.0, 1)
@@ -115,8 +116,8 @@ def test_a_step_belongs_to_the_zone_of_its_start(total, preset):
         assert schedule.precision_at(i) is zone.precision
 
 
-@pytest.mark.parametrize("preset", ProfilePreset.all(), ids=lambda p: p.value)
-@pytest.mark.parametrize("total", [1, 2, 4, 30, 1000])
+@each("preset", ProfilePreset.all())
+@each("total", [1, 2, 4, 30, 1000])
 def test_every_preset_builds_with_the_defaults(preset, total):
     for device in (None, PrecisionCapabilities.modern_gpu(8192), PrecisionCapabilities.cpu(8192)):
         config = ScheduleConfig(total, preset, capabilities=device)
@@ -208,13 +209,13 @@ def test_a_profile_with_a_gap_makes_no_schedule():
     assert isinstance(try_generate(ScheduleConfig(10, custom_profile=profile)), ProfileError)
 
 
-@pytest.mark.parametrize("steps", [0, -1, 2.5, True, "30", None])
+@each("steps", [0, -1, 2.5, True, "30", None])
 def test_total_steps_is_a_count(steps):
     with pytest.raises(ScheduleError, match="total_steps must be an int of at least 1"):
         ScheduleConfig(steps)
 
 
-@pytest.mark.parametrize("quality", [-0.1, 1.1, math.nan, "high", True])
+@each("quality", [-0.1, 1.1, math.nan, "high", True])
 def test_min_quality_is_a_share(quality):
     with pytest.raises(ScheduleError, match="min_quality must be a number from 0 to 1"):
         ScheduleConfig(min_quality=quality)
@@ -233,7 +234,7 @@ def test_unknown_names_get_suggestions():
         ScheduleConfig(transition_strategy="imediate")
 
 
-@pytest.mark.parametrize("step", [-1, 50, 1.0, True, "3", None])
+@each("step", [-1, 50, 1.0, True, "3", None])
 def test_a_step_outside_the_run_is_refused(step):
     with pytest.raises(InvalidStep, match="from 0 to 49") as caught:
         quick_schedule("balanced", 50).precision_at(step)
@@ -260,7 +261,7 @@ def altered(**parts):
     return json.dumps(data)
 
 
-@pytest.mark.parametrize(
+@each(
     "text",
     [
         "",

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.each import each
 
 from gearshift.core.errors import BadValue, UnknownName
 from gearshift.precision import (
@@ -77,7 +78,7 @@ def test_blends_rise_from_0_to_1(kinds, start, steps, kind):
     assert sum(change.contains_step(i) for i in range(60)) == steps
 
 
-@pytest.mark.parametrize(
+@each(
     ("old", "new", "start", "end", "strategy", "factors", "fault"),
     [
         (P.INT8, P.INT8, 3, 4, "immediate", (1.0,), "leave it out"),
@@ -151,7 +152,7 @@ def test_changes_too_near_each_other_are_refused():
     assert len(TransitionPlanner(min_gap=2).plan_transitions(near)) == 2
 
 
-@pytest.mark.parametrize(
+@each(
     "segments",
     [
         [(1, 4, P.INT4)],
@@ -184,7 +185,7 @@ def test_what_fits_in_no_way_is_said():
         TransitionPlanner().optimize_for_memory([])
 
 
-@pytest.mark.parametrize("gap", [0, -1, 1.5, True, None])
+@each("gap", [0, -1, 1.5, True, None])
 def test_min_gap_is_a_count(gap):
     with pytest.raises(BadValue, match="min_gap must be an int of at least 1"):
         TransitionPlanner(min_gap=gap)

@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from support.each import each
 
 from gearshift.quant.formats import gaussian_grid
 from gearshift.quant.formats.gaussian_codes import numbers, pack, packed_width, unpack
@@ -60,7 +61,7 @@ def test_nearest_is_nearest(bits: int, p: int) -> None:
 
 
 @each_kind
-@pytest.mark.parametrize("group", [8, 64, 256])
+@each("group", [8, 64, 256])
 def test_fitted_scales_beat_the_root_mean_square(bits: int, p: int, group: int) -> None:
     x = torch.randn((1 << 16) // group, group) * torch.rand((1 << 16) // group, 1)
     codes, scale = fit(x, bits, p)
@@ -100,7 +101,7 @@ def test_packed_codes_come_back(bits: int) -> None:
     assert torch.equal(unpack(packed, bits), codes)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@each("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 @each_kind
 def test_numbers_are_looked_up(bits: int, p: int, dtype: torch.dtype) -> None:
     codes, scale = torch.randint(4**bits, (6, 16), dtype=torch.uint8), torch.rand(6, 4).half()

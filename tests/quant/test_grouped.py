@@ -6,6 +6,7 @@ import io
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.each import each
 from torch import nn
 from torch.nn import functional as F
 
@@ -36,7 +37,7 @@ def trained():
 
 
 @every_width
-@pytest.mark.parametrize("width", WIDTHS)
+@each("width", WIDTHS)
 def test_packing_is_exact_and_takes_no_more_than_its_bits(bits, width):
     codes = torch.randint(0, 2**bits, (3, width), dtype=torch.uint8)
     packed = pack(codes, bits)
@@ -46,7 +47,7 @@ def test_packing_is_exact_and_takes_no_more_than_its_bits(bits, width):
 
 
 @every_width
-@pytest.mark.parametrize("group", [8, 64, 128])
+@each("group", [8, 64, 128])
 def test_bits_a_weight(bits, group):
     weight = torch.randn(16, 256)
     assert 8 * nbytes(quantize(weight, bits, group)) / weight.numel() == bits + 32 / group
@@ -59,7 +60,7 @@ def test_trained_weights_rounded_to_nearest(trained, bits, floor):
 
 
 @every_width
-@pytest.mark.parametrize("width", [192, 200, 40])
+@each("width", [192, 200, 40])
 def test_each_weight_is_within_half_a_step_and_groups_do_not_touch_each_other(bits, width):
     weight = torch.randn(4, width)
     whole = quantize(weight, bits, 64)
@@ -84,8 +85,8 @@ def test_scales_too_small_for_float16_are_kept_in_float32():
     assert sqnr(weight, dequantize(small)) > 19
 
 
-@pytest.mark.parametrize("group", [16, 64, 128])
-@pytest.mark.parametrize("bits", [2, 4])
+@each("group", [16, 64, 128])
+@each("bits", [2, 4])
 def test_half_quadratic_grids_beat_nearest_in_both_norms(trained, bits, group):
     for weight in trained:
         nearest = dequantize(quantize(weight, bits, group))
@@ -128,7 +129,7 @@ def layer_of(bits=4, group=64, width=192, scaled=False, **more):
 
 
 @every_width
-@pytest.mark.parametrize(("group", "width"), [(64, 192), (128, 200), (8, 40)])
+@each(("group", "width"), [(64, 192), (128, 200), (8, 40)])
 def test_a_layer_multiplies_by_the_weight_it_shows(bits, group, width):
     layer = layer_of(bits, group, width, scaled=True)
     for lead in ((), (5,), (2, 70), (0,)):
@@ -140,8 +141,8 @@ def test_a_layer_multiplies_by_the_weight_it_shows(bits, group, width):
     assert layer.weight.dtype == torch.float32 and layer.weight.shape == (48, width)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("compute", [None, torch.float16, torch.bfloat16])
+@each("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@each("compute", [None, torch.float16, torch.bfloat16])
 def test_answers_in_the_dtype_it_was_asked_in(dtype, compute):
     layer = layer_of(compute=compute)
     x = torch.randn(100, 192)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support.each import each
 
 from gearshift.quant.formats.hadamard import (
     block_size,
@@ -18,7 +19,7 @@ from gearshift.quant.formats.hadamard import (
 SIZES = [1, 2, 8, 32, 64, 128, 512, 1024, 2048]
 
 
-@pytest.mark.parametrize("size", SIZES)
+@each("size", SIZES)
 def test_the_matrix_is_sylvesters(size: int) -> None:
     sylvester = torch.ones(1, 1)
     while len(sylvester) < size:
@@ -26,7 +27,7 @@ def test_the_matrix_is_sylvesters(size: int) -> None:
     assert torch.allclose(matrix(size), sylvester / size**0.5)
 
 
-@pytest.mark.parametrize("size", SIZES)
+@each("size", SIZES)
 def test_the_transform_is_the_product_with_it_block_by_block(size: int) -> None:
     x = torch.randn(2, 3, 3 * size)
     slow = (x.double().unflatten(-1, (3, size)) @ matrix(size, dtype=torch.float64)).flatten(-2)
@@ -44,7 +45,7 @@ def test_other_types(dtype: torch.dtype, most: float) -> None:
     assert (transform(y, 256).float() - x).abs().max() < most + 1e-6
 
 
-@pytest.mark.parametrize(
+@each(
     ("width", "most", "size"),
     [(4096, 1024, 1024), (192, 1024, 64), (768, 512, 256), (1152, 2048, 128), (24, 512, 8), (512, 700, 512)],
 )

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from support.each import each
 
 from gearshift import zoo
 from gearshift.quant.formats.int8 import dequantize
@@ -21,7 +22,7 @@ def trained():
     return [m.weight.detach() for m in blocks.modules() if type(m) is torch.nn.Linear]
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@each("shape", SHAPES)
 def test_each_width_refines_the_one_before(shape):
     weight = torch.randn(shape)
     store = nest(weight)
@@ -89,7 +90,7 @@ def test_four_bits_come_near_a_store_of_four_bits_alone(trained):
         assert ours > theirs - 1.0
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@each("shape", SHAPES)
 def test_a_nested_weight_nests_to_itself(shape):
     store = nest(torch.randn(shape))
     again = nest(store.sixteen_bits())

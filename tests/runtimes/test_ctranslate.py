@@ -4,6 +4,7 @@ import warnings
 
 import pytest
 import torch
+from support.each import each
 from support.tiny import build, randomize
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GenerationConfig, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
@@ -77,7 +78,7 @@ ARGUMENTS = {
 }
 
 
-@pytest.mark.parametrize("given", ARGUMENTS.values(), ids=ARGUMENTS)
+@each("given", ARGUMENTS.values())
 def test_arguments_mean_what_they_mean_in_transformers(llama, given):
     plain, made = llama
     ids = prompts()
@@ -197,7 +198,7 @@ def test_the_original_cannot_come_back(llama):
         gs.restore(converted("llama"))
 
 
-@pytest.mark.parametrize(
+@each(
     ("given", "sentence"),
     [
         ({"typical_p": 0.9}, "no argument 'typical_p'; it has max_new_tokens, max_length"),

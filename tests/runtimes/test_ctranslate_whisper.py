@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.each import each
 from support.tiny import build
 
 import gearshift as gs
@@ -39,7 +40,7 @@ SOUND = {
 }
 
 
-@pytest.mark.parametrize("given", SOUND.values(), ids=SOUND)
+@each("given", SOUND.values())
 def test_whisper_writes_what_it_does_in_transformers(given):
     plain, features = whisper(), torch.randn(2, 16, 64, generator=torch.Generator().manual_seed(0))
     made = gs.optimize(whisper(), "c_whisper")

@@ -5,6 +5,7 @@ import random
 
 import numpy as np
 import pytest
+from support.each import each
 from support.whisper import TIME, TOKENS, TONE, ToneTranscriber, say, spoken
 
 from gearshift.core.errors import BadValue
@@ -74,15 +75,13 @@ def test_nothing_is_said_rather_than_something_made_up(answers):
     assert heard.output == ()
 
 
-@pytest.mark.parametrize("answer", [SURE, UNSURE, MUMBLED, LIKELY, LOOP])
+@each("answer", [SURE, UNSURE, MUMBLED, LIKELY, LOOP])
 def test_unsure_words_of_somebody_who_speaks_are_kept(answer):
     (heard,) = hear(Scripted(answer), [np.zeros(9)], [[0]], [0], say)
     assert heard.output == answer.tokens
 
 
-@pytest.mark.parametrize(
-    ("text", "kept"), [(" .", False), (" ...", False), ("\u266a", False), (" 7", True), ("\u306d", True)]
-)
+@each(("text", "kept"), [(" .", False), (" ...", False), ("\u266a", False), (" 7", True), ("\u306d", True)])
 def test_an_output_without_a_letter_is_no_text(text, kept):
     (heard,) = hear(Scripted(SURE), [np.zeros(9)], [[0]], [0], lambda tokens: text)
     assert (heard.output == SURE.tokens) is kept
@@ -108,8 +107,8 @@ def heard(answer):
     return [int(chunk["text"][2:]) for chunk in answer["chunks"]]
 
 
-@pytest.mark.parametrize("pausing", ["often", "never", "sometimes"])
-@pytest.mark.parametrize("habits", [{}, {"leaves": True}, {"drops": True}], ids=str)
+@each("pausing", ["often", "never", "sometimes"])
+@each("habits", [{}, {"leaves": True}, {"drops": True}])
 def test_no_word_is_lost_or_said_twice_wherever_pieces_are_cut(pausing, habits):
     words, pauses = story(240, pausing)
     samples, times = spoken(words, pauses)
@@ -178,7 +177,7 @@ def test_silence_has_an_answer_too():
     assert ToneTranscriber()(iter([])) == {"text": ""}
 
 
-@pytest.mark.parametrize(
+@each(
     ("wrong", "message"),
     [
         ({"batch_size": 0}, "batch_size"),
@@ -189,7 +188,6 @@ def test_silence_has_an_answer_too():
         ({"task": "translate"}, "knows one language"),
         ({"language": "fr"}, "no language 'fr'"),
     ],
-    ids=str,
 )
 def test_settings_out_of_bounds_are_told_in_a_sentence(wrong, message):
     with pytest.raises(BadValue, match=message):

@@ -7,6 +7,7 @@ import wave
 import numpy as np
 import pytest
 import torch
+from support.each import each
 from support.whisper import spoken
 
 from gearshift.core.errors import BadValue
@@ -44,7 +45,7 @@ def test_wav_files_of_every_width_are_read_without_any_package(tmp_path, width, 
     assert sqnr(0.9 * sine(RATE), read_audio(tmp_path / "a.wav")) > floor
 
 
-@pytest.mark.parametrize("rate", [8000, 11025, 22050, 44100, 48000, 44099])
+@each("rate", [8000, 11025, 22050, 44100, 48000, 44099])
 def test_resampling_keeps_a_tone(rate):
     got, wanted = resample(sine(rate), rate), sine(RATE)
     assert abs(len(got) - len(wanted)) <= 1
@@ -90,7 +91,7 @@ def test_no_samples_are_no_sound():
 UNSOUND = [np.zeros(()), np.zeros((1, 1, 9)), np.zeros((80, 3000)), np.arange(9), 3e4 * sine(RATE), sine(RATE) > 0]
 
 
-@pytest.mark.parametrize(
+@each(
     "bad",
     [
         *UNSOUND,
@@ -101,7 +102,6 @@ UNSOUND = [np.zeros(()), np.zeros((1, 1, 9)), np.zeros((80, 3000)), np.arange(9)
         np.array(["a"]),
         np.full(9, np.nan),
     ],
-    ids=lambda bad: f"{type(bad).__name__} {getattr(bad, 'dtype', '')}{getattr(bad, 'shape', '')}",
 )
 def test_bad_sound_is_told_in_a_sentence(bad):
     with pytest.raises(BadValue):
@@ -146,7 +146,7 @@ def spans_of(seed, count=60):
     return found, at + 8000
 
 
-@pytest.mark.parametrize("seed", range(5))
+@each("seed", range(5))
 def test_pieces_fit_the_window_and_together_hold_all_speech(seed):
     spans, total = spans_of(seed)
     most, at, heard = 30 * RATE, 0, np.zeros(total, bool)

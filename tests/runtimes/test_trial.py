@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from support.each import each
 from support.tiny import build, randomize
 from transformers import (
     GemmaConfig,
@@ -84,7 +85,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("name", TAKEN)
+@each("name", TAKEN)
 def test_what_is_taken_writes_the_models_tokens_at_every_length(name):
     plain, model = TAKEN[name](), gs.optimize(TAKEN[name](), "c_generate")
     for tokens in (8, 60, 220):
@@ -93,8 +94,8 @@ def test_what_is_taken_writes_the_models_tokens_at_every_length(name):
         assert torch.equal(model.generate(ids, **given), plain.generate(input_ids=ids, **given))
 
 
-@pytest.mark.parametrize("bits", [16, 8])
-@pytest.mark.parametrize("name", REFUSED)
+@each("bits", [16, 8])
+@each("name", REFUSED)
 def test_what_the_converter_leaves_out_is_refused(name, bits):
     make, words = REFUSED[name]
     model = make()

@@ -1,7 +1,7 @@
 """What a graph would not notice is noticed: each kind of change gives another mark, taking it back the first one."""
 
-import pytest
 import torch
+from support.each import each
 from torch import nn
 
 import gearshift as gs
@@ -45,7 +45,7 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("kind", CHANGES)
+@each("kind", CHANGES)
 @torch.no_grad()
 def test_each_kind_of_change_is_noticed_and_so_is_that_it_is_taken_back(kind):
     module = Small()

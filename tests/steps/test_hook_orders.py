@@ -9,6 +9,7 @@ import warnings
 import weakref
 
 import pytest
+from support.each import each
 from support.hooks import ACTIONS, HOOKS, STEPS, Walk
 from support.runs import filled
 from support.tiny import build
@@ -23,7 +24,7 @@ CASES = [(name, RECIPES[place % len(RECIPES)]) for place, name in enumerate(HOOK
 CASES.append(("group offloading, leaves", "adaptive_precision(profile='low_vram')"))
 
 
-@pytest.mark.parametrize(("name", "recipe"), CASES)
+@each(("name", "recipe"), CASES)
 def test_hooks_and_gates_go_on_and_off_in_any_order(name, recipe):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # their caches leave some runs of ours nothing to fill in

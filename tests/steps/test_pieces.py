@@ -9,6 +9,7 @@ from types import MappingProxyType
 import pytest
 import torch
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
+from support.each import each
 
 from gearshift.steps.decision import Action, Decision, RunLog
 from gearshift.steps.memory import Kept, Memory, blend
@@ -215,7 +216,7 @@ class Strict(UserDict):
         self.data["sample"] = sample
 
 
-@pytest.mark.parametrize(
+@each(
     "made",
     [
         lambda t: t,
@@ -239,7 +240,7 @@ def test_outputs_of_any_structure_are_mixed(made):
     assert structure(filled) == structure(made(torch.ones(2)))
 
 
-@pytest.mark.parametrize(
+@each(
     ("outputs", "why"),
     [
         ([(torch.ones(2), Keys())], "holds a Keys"),

@@ -6,6 +6,7 @@ import weakref
 
 import pytest
 import torch
+from support.each import each
 from support.runs import Stop, filled
 from support.tiny import build
 
@@ -125,8 +126,8 @@ def live():
     return sum(isinstance(o, torch.Tensor) for o in gc.get_objects())
 
 
-@pytest.mark.parametrize("recipe", ["taylor", "deepcache", "fastercache", "taylor_auto"])
-@pytest.mark.parametrize("error", [Stop, KeyboardInterrupt])
+@each("recipe", ["taylor", "deepcache", "fastercache", "taylor_auto"])
+@each("error", [Stop, KeyboardInterrupt])
 def test_a_run_that_was_broken_off_holds_nothing(recipe, error):
     tiny = build("sd")
     gs.optimize(tiny.pipe, recipe)

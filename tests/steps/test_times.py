@@ -5,6 +5,7 @@ import math
 import diffusers
 import pytest
 import torch
+from support.each import each
 from support.runs import filled
 
 import gearshift as gs
@@ -63,8 +64,8 @@ def sample(net, scheduler, way, skipped=0, steps=STEPS, argument=lambda v: v):
     return x
 
 
-@pytest.mark.parametrize("kind", SCHEDULERS)
-@pytest.mark.parametrize("way", WAYS)
+@each("kind", SCHEDULERS)
+@each("way", WAYS)
 def test_runs_of_any_denoiser_are_filled_in(kind, way):
     for recipe in ("periodic", "taylor", "adaptive(threshold=0.2)", "auto", "taylor_auto"):
         net, scheduler = own(), SCHEDULERS[kind]()
@@ -83,8 +84,8 @@ def test_runs_of_any_denoiser_are_filled_in(kind, way):
         assert (got - plain).norm() / plain.norm() < 0.5 and current() is None, (recipe, way)
 
 
-@pytest.mark.parametrize("way", ["timestep", "share", "rising share", "rising"])
-@pytest.mark.parametrize("kind", ["DDIM", "flow"])
+@each("way", ["timestep", "share", "rising share", "rising"])
+@each("kind", ["DDIM", "flow"])
 def test_a_run_that_begins_later_is_located(way, kind):
     net, scheduler = own(), SCHEDULERS[kind]()
     gs.optimize(net, "periodic")
@@ -103,7 +104,7 @@ def test_the_first_step_tells_the_place_where_the_denoiser_does_not(way):
     assert "from 4" in key and filled(net)
 
 
-@pytest.mark.parametrize(
+@each(
     "argument",
     [float, lambda v: v.expand(2), lambda v: v.to(torch.bfloat16), lambda v: torch.stack([v, v * 0]), lambda v: [v]],
 )

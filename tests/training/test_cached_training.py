@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from support.each import each
 from support.tiny import build
 
 import gearshift as gs
@@ -97,9 +98,7 @@ def test_a_trained_pipeline_comes_closer_with_guidance():
     assert (latents(pipe) - plain).norm() < (latents(alone) - plain).norm()
 
 
-@pytest.mark.parametrize(
-    ("model", "guidance"), [("sd", 5.0), ("sdxl", 5.0), ("pixart", 5.0), ("dit", 5.0), ("flux", 3.5)]
-)
+@each(("model", "guidance"), [("sd", 5.0), ("sdxl", 5.0), ("pixart", 5.0), ("dit", 5.0), ("flux", 3.5)])
 def test_lessons_know_their_guidance(model, guidance):
     tiny = build(model)
     found = lessons(tiny.pipe, [{**call(tiny), "guidance_scale": guidance}], 0)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from support.each import each
 from torch import nn
 
 from gearshift.training import trainer as module
@@ -37,8 +38,8 @@ def fit(objective, settings, checkpoint=None, on_step=None):
     return made.run(on_step)
 
 
-@pytest.mark.parametrize("name", ["AdamW", "Adam", "AdamW8bit"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@each("name", ["AdamW", "Adam", "AdamW8bit"])
+@each("dtype", [torch.float32, torch.bfloat16])
 def test_it_learns_a_line(name, dtype):
     objective = Line(dtype)
     curve = fit(objective, Settings(epochs=20, rate=0.05, optimizer=name, accumulation=2))
