@@ -36,14 +36,14 @@ def read_gguf(file: Path) -> tuple[Any, dict[str, GroupedLinear], Any]:
     Raises:
         BrokenFolder: for a file that is no such model, naming it.
     """
-    model, tokenizer = widened(file, torch.float32)
+    model, tokenizer = float_model(file, torch.float32)
     gguf = need("gguf", "gguf", "Reading a GGUF file")
     with reading(file, "a language model in GGUF"):
         tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(str(file)).tensors}
     return model, _taken_over(model, tensors, _names(gguf, model)), tokenizer
 
 
-def widened(file: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+def float_model(file: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     """The model of a GGUF file in a floating type, in evaluation mode, and its tokenizer.
 
     Raises:

@@ -72,9 +72,9 @@ def load_language(
     from .quiet import quiet
 
     if name == "smollm2":
-        from ..models.gguf_files import widened
+        from ..models.gguf_files import float_model
 
-        return widened(place, dtype or torch.float32)
+        return float_model(place, dtype or torch.float32)
     with quiet():
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
