@@ -140,6 +140,47 @@ def test_gates_live_beside_offloading_hooks(hooks_first):
     assert torch.equal(tiny.run(steps=8), plain)
 
 
+@pytest.mark.parametrize("hooks_first", [True, False])
+def test_hooks_that_fetch_the_next_blocks_weights_do_so_around_what_is_filled_in(hooks_first):
+    """As group offloading does once it knows the order: a block's weights are fetched by the hook of the one before."""
+    from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
+
+    class Fetching(ModelHook):
+        def __init__(self, number):
+            super().__init__()
+            self.number = number
+
+        def pre_forward(self, module, *args, **kwargs):
+            assert there == {self.number}
+            there.add((self.number + 1) % len(blocks))
+            return args, kwargs
+
+        def post_forward(self, module, output):
+            there.discard(self.number)
+            return output
+
+    tiny, there = build("sd"), {0}
+    unet = tiny.pipe.unet
+    blocks = [*unet.down_blocks, unet.mid_block, *unet.up_blocks]
+
+    def hook():
+        for number, block in enumerate(blocks):
+            add_hook_to_module(block, Fetching(number))
+
+    gs.optimize(tiny.pipe, "deepcache")
+    wanted = tiny.run(steps=6)
+    gs.restore(tiny.pipe)
+    plain = tiny.run(steps=6)
+    for step in (hook, lambda: gs.optimize(tiny.pipe, "deepcache"))[:: 1 if hooks_first else -1]:
+        step()
+    assert torch.equal(tiny.run(steps=6), wanted) and filled(tiny.pipe)
+    gs.restore(tiny.pipe)
+    assert torch.equal(tiny.run(steps=6), plain)
+    for block in blocks:
+        remove_hook_from_module(block)
+    assert torch.equal(tiny.run(steps=6), plain)
+
+
 @pytest.mark.parametrize("recipe", ["stable_fast", "deepcache, stable_fast"])
 def test_offloading_hooks_go_on_around_what_is_compiled(recipe):
     from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module

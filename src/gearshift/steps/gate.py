@@ -15,8 +15,9 @@ from gearshift.steps.run import Run, current
 class Gate(Link):
     """A callable that stands in front of the forward of a module's class, inside of others' hooks on that module.
 
-    So hooks go around gates whichever came first, and taking them off leaves the gates. torch.compile gets what stands
-    behind a gate, through `compiled`; it is traced itself only while it has an `override`.
+    So hooks go around gates whichever came first, and taking them off leaves the gates. Hooks of what is filled in run
+    too: those of offloading fetch the next block's weights, which may be one that computes. torch.compile gets what
+    stands behind a gate, through `compiled`; it is traced itself only while it has an `override`.
 
     Attributes:
         module: the module it stands in.
