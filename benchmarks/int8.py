@@ -24,8 +24,7 @@ from torch.nn import functional as F
 
 from gearshift.core.files import write_atomically
 from gearshift.kernels.cpu import onednn
-from gearshift.layers.int8 import Int8Linear
-from gearshift.layers.int8_conv import int8_twin
+from gearshift.layers.int8 import Int8Conv2d, Int8Linear
 from gearshift.quant.formats.int8 import as_signed, quantize_weight
 
 LINEARS = [(1024, 384, 384), (256, 1152, 1152), (1024, 768, 3072), (512, 768, 768), (64, 768, 768), (1, 768, 3072)]
@@ -132,7 +131,7 @@ def linear_row(tokens: int, width: int, out: int) -> Row:
 def conv_row(batch: int, channels: int, out: int, kernel: int, stride: int, side: int) -> Row:
     x, layer = F.silu(torch.randn(batch, channels, side, side)), nn.Conv2d(channels, out, kernel, stride, kernel // 2)
     nn.init.normal_(layer.weight, std=(channels * kernel**2) ** -0.5)
-    last, twin = x.to(memory_format=torch.channels_last), int8_twin(layer)
+    last, twin = x.to(memory_format=torch.channels_last), Int8Conv2d.from_float(layer)
     assert twin is not None
     float_last = nn.Conv2d(channels, out, kernel, stride, kernel // 2).to(memory_format=torch.channels_last)
     float_last.load_state_dict(layer.state_dict())

@@ -85,11 +85,11 @@ def test_outliers_are_not_rounded():
 
 
 @each_format
-def test_state_is_plain_tensors_that_fit_a_skeleton_bit_for_bit(format, tmp_path):
+def test_state_is_plain_tensors_that_fit_an_empty_layer_bit_for_bit(format, tmp_path):
     twin, x = made(format, linear()), torch.randn(2, 3, 64)
     save_file(twin.state_dict(), tmp_path / "layer.safetensors")
     algorithm = llm_int8.LlmInt8(**FORMATS[format])
-    empty = algorithm.skeleton(linear().to("meta"), algorithm.keepsake(twin))
+    empty = algorithm.empty_layer(linear().to("meta"), algorithm.format(twin))
     empty.load_state_dict(load_file(tmp_path / "layer.safetensors"), assign=True)
     assert torch.equal(empty(x), twin(x)) and torch.equal(copy.deepcopy(empty)(x), twin(x))
     assert type(empty) is type(twin) and type(empty) is not nn.Linear

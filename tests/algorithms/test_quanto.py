@@ -75,13 +75,13 @@ def test_unpacking_turns_packing_back(bits, rows):
 
 @each_kind
 @pytest.mark.parametrize("calibrated", [False, True])
-def test_state_is_plain_tensors_that_fit_a_skeleton_bit_for_bit(kind, calibrated, tmp_path):
+def test_state_is_plain_tensors_that_fit_an_empty_layer_bit_for_bit(kind, calibrated, tmp_path):
     x = torch.randn(2, 3, 256)
     step = layers.step_of(x, kind) if calibrated and kind in CALIBRATED else None
     twin = layers.QuantoLinear.from_float(linear(256), kind, step)
     save_file(twin.state_dict(), tmp_path / "layer.safetensors")
     quantizer = algorithm.Quanto(weight_bits=kind)
-    empty = quantizer.skeleton(linear(256).to("meta"), quantizer.keepsake(twin))
+    empty = quantizer.empty_layer(linear(256).to("meta"), quantizer.format(twin))
     empty.load_state_dict(load_file(tmp_path / "layer.safetensors"), assign=True)
     assert torch.equal(empty(x), twin(x)) and torch.equal(copy.deepcopy(empty)(x), twin(x))
 

@@ -18,7 +18,7 @@ from gearshift.core.errors import GearshiftWarning
 from gearshift.kernels import static_int8
 from gearshift.kernels.cpu import onednn
 from gearshift.kernels.static_int8 import Fixed, accumulate, encode
-from gearshift.layers.static_int8 import StaticInt8Conv2d, StaticInt8Layer, StaticInt8Linear, static_skeleton
+from gearshift.layers.static_int8 import StaticInt8Conv2d, StaticInt8Layer, StaticInt8Linear
 from gearshift.quant.formats.int8 import Quantized, as_signed, is_pair_safe, quantize_weight
 
 both_signs = pytest.mark.parametrize("unsigned", [False, True], ids=["qint8", "quint8"])
@@ -151,7 +151,7 @@ def test_state_goes_through_safetensors_into_a_skeleton_bit_equal(
     save_file(layer.state_dict(), tmp_path / "layer.safetensors")
     with torch.device("meta"):
         real = nn.Linear(64, 32) if kind == "linear" else nn.Conv2d(8, 16, 3, 2, 1)
-    empty = static_skeleton(real, unsigned, per_channel)
+    empty = type(layer).empty_like(real, unsigned=unsigned, per_channel=per_channel)
     empty.load_state_dict(load_file(tmp_path / "layer.safetensors"), assign=True)
     assert torch.equal(empty(x), layer(x))
     assert torch.equal(copy.deepcopy(empty)(x), layer(x))

@@ -6,7 +6,7 @@ from support.each import each
 from support.quantized import MAKERS
 from torch import nn
 
-from gearshift.layers.int8_conv import Int8Conv2d
+from gearshift.layers.int8 import Int8Conv2d
 from gearshift.quant.formats.int8 import dequantize, quantize_weight
 from gearshift.quant.formats.nested import nest
 

@@ -17,8 +17,7 @@ from torch import nn
 from gearshift.algorithms.quantizers import sqnr
 from gearshift.core.errors import GearshiftWarning
 from gearshift.kernels.cpu import onednn
-from gearshift.layers.int8 import Int8Layer, Int8Linear
-from gearshift.layers.int8_conv import Int8Conv2d, int8_twin, supports
+from gearshift.layers.int8 import Int8Conv2d, Int8Layer, Int8Linear, int8_class, supports
 
 both_signs = pytest.mark.parametrize("unsigned", [False, True], ids=["qint8", "quint8"])
 both_kinds = pytest.mark.parametrize("kind", ["linear", "conv"])
@@ -176,7 +175,7 @@ def test_what_has_no_int8_layer() -> None:
         with pytest.raises(ValueError, match="cannot stand for"):
             Int8Conv2d.from_float(conv)
     assert supports(nn.Conv2d(8, 8, 3, 2, 1))
-    assert int8_twin(Int8Linear(8, 8)) is None
+    assert int8_class(Int8Linear(8, 8)) is None
 
 
 @pytest.mark.compiled

@@ -14,8 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from gearshift.algorithms.quantizers import sqnr
 from gearshift.core.errors import BadValue, GearshiftWarning
-from gearshift.layers.int8 import Int8Linear
-from gearshift.layers.int8_conv import Int8Conv2d
+from gearshift.layers.int8 import Int8Conv2d, Int8Linear
 from gearshift.layers.lazy_weight import LazyWeight
 from gearshift.layers.linear_view import as_linear, in_place_of
 from gearshift.layers.weight_only import from_float

@@ -9,8 +9,7 @@ from support.tiny import build
 from torch import nn
 
 import gearshift as gs
-from gearshift.layers.int8 import Int8Linear
-from gearshift.layers.int8_conv import Int8Conv2d
+from gearshift.layers.int8 import Int8Conv2d, Int8Linear
 from gearshift.measure import in_place
 from gearshift.measure.in_place import Pair, Seconds, timed_in_place
 from gearshift.models.example import example_call, layer_inputs

@@ -1,11 +1,11 @@
-"""What all layers share that keep a weight in few bits and show it as floats."""
+"""What all layers share that keep a weight in few bits and show it as floats, and the linear ones among them."""
 
 from __future__ import annotations
 
 import time
 import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import nn
@@ -17,8 +17,8 @@ SLACK = 1.5  # times the squared error of rounding that a weight which was put b
 BURST = 1.0  # seconds between writes that are told apart
 MOST = 4.0  # times the error of one rounding that counts as the errors of many
 
-
 _newest = -BURST
+Layer = TypeVar("Layer", bound="QuantizedLayer")
 
 
 class Origin(NamedTuple):
@@ -38,6 +38,8 @@ class Origin(NamedTuple):
 class QuantizedLayer(nn.Module):
     """A layer whose weight is held in buffers of any format; a subclass has `dequantized` and `quantize`.
 
+    It is made from sizes, as `sizes_of` answers them, bias, device and dtype, and what `format` answers.
+
     `weight` is a float tensor of `dtype` all the same, computed when it is used (see LazyWeight): models read
     `layer.weight.dtype` to cast activations, adapters its shape. What is written to it, in whichever way, is rounded to
     the layer's own format; a state dict of the float layer can be loaded. The state dict lists `weight` beside the
@@ -54,6 +56,35 @@ class QuantizedLayer(nn.Module):
     writes = 0
     replaced = 0
     origin: Origin | None = None
+
+    def __init__(self, channels: int, bias: bool, device: Any = None, dtype: torch.dtype | None = None) -> None:
+        nn.Module.__init__(self)  # not nn.Linear's or nn.Conv2d's, which would make a float weight
+        self.dtype = dtype or torch.get_default_dtype()
+        empty = nn.Parameter(torch.zeros(channels, dtype=self.dtype, device=device), requires_grad=False)
+        self.register_parameter("bias", empty if bias else None)
+
+    @classmethod
+    def from_float(cls: type[Layer], layer: Any, *values: Any, **format: Any) -> Layer:
+        """Quantize a float layer, which stays as it was, to a format, given as `empty_like` takes it."""
+        made = cls.empty_like(layer, *values, **format)
+        made.quantize(layer.weight.detach())
+        made.take(layer)
+        return made
+
+    @classmethod
+    def empty_like(cls: type[Layer], layer: Any, *values: Any, **format: Any) -> Layer:
+        """The layer of a float layer's sizes and type, without storage, for a state dict to be assigned to."""
+        sizes = *cls.sizes_of(layer), layer.bias is not None, "meta", layer.weight.dtype
+        return cls(*sizes, *values, **format).eval()
+
+    @staticmethod
+    def sizes_of(layer: Any) -> tuple[Any, ...]:
+        """A float layer's sizes, as the class takes them."""
+        return layer.in_features, layer.out_features
+
+    def format(self) -> dict[str, Any]:
+        """What `empty_like` takes besides the float layer."""
+        return {}
 
     def dequantized(self, dtype: torch.dtype) -> torch.Tensor:
         """The weight that the buffers stand for, output channels first."""
@@ -184,6 +215,56 @@ class QuantizedLayer(nn.Module):
                 self.write_weight(weight)
             except BadValue as error:
                 rest[-1].append(f"{prefix}weight: {error}")
+
+
+class QuantizedLinear(QuantizedLayer, nn.Linear):
+    """A linear layer whose weight is held in buffers; a subclass registers them and has `product`.
+
+    An nn.Linear, so that adapters (peft) attach; any floating input dtype and any leading dimensions; the gradient of
+    the input is grad @ weight.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(out_features, bias, device, dtype)
+        self.in_features, self.out_features = in_features, out_features
+
+    def product(self, rows: torch.Tensor) -> torch.Tensor:
+        """rows @ weight.T for rows [n >= 1, in] of this layer's dtype or any other, answered in theirs."""
+        raise NotImplementedError
+
+    def weight_shape(self) -> tuple[int, ...]:
+        return self.out_features, self.in_features
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        rows = input.reshape(-1, self.in_features)
+        if not torch.jit.is_tracing() and not rows.shape[0]:
+            y = rows @ self.dequantized(rows.dtype).t()
+        elif torch.is_grad_enabled() and rows.requires_grad:
+            y = _Product.apply(rows, self)
+        else:
+            y = self.product(rows)
+        y = y.reshape(*input.shape[:-1], self.out_features)
+        return y if self.bias is None else y + self.bias.to(y.dtype)
+
+
+class _Product(torch.autograd.Function):
+    """A layer's product, with the gradient of the float weight that it stands for."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: torch.Tensor, layer: QuantizedLinear) -> torch.Tensor:
+        ctx.layer = layer
+        return layer.product(rows)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return grad @ ctx.layer.dequantized(grad.dtype), None
 
 
 def checked(weight: torch.Tensor, shape: tuple[int, ...]) -> None:

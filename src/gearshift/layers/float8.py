@@ -10,17 +10,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from gearshift.kernels.cuda.fp8 import multiplies, scaled_product, takes
-from gearshift.layers.frozen import FrozenLinear
+from gearshift.layers.base import QuantizedLinear
 from gearshift.quant.formats.float8 import FORMATS, rounded, widened
 
 TOKENS = "to 8-bit floats, token by token"
 
 
-class Fp8Linear(FrozenLinear):
+class Fp8Linear(QuantizedLinear):
     """A linear layer with 8-bit floating-point weights.
 
     Attributes:
@@ -44,14 +43,8 @@ class Fp8Linear(FrozenLinear):
         self.register_buffer("qweight", torch.zeros(out_features, in_features, dtype=FORMATS[format], device=device))
         self.register_buffer("scale", torch.ones(out_features, device=device))
 
-    @classmethod
-    def from_float(cls, linear: nn.Linear, format: str = "e4m3fn") -> Fp8Linear:
-        """Quantize a float layer, which stays as it was."""
-        sizes = (linear.in_features, linear.out_features, linear.bias is not None, "meta", linear.weight.dtype)
-        layer = cls(*sizes, format)
-        layer.quantize(linear.weight.detach())
-        layer.take(linear)
-        return layer
+    def format(self) -> dict[str, Any]:
+        return {"format": next(name for name, dtype in FORMATS.items() if dtype == self.qweight.dtype)}
 
     def quantize(self, weight: torch.Tensor) -> None:
         self.qweight, scale = rounded(weight, self.qweight.dtype)

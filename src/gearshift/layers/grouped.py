@@ -8,7 +8,7 @@ import torch
 
 from gearshift.kernels.cpu import weight_only
 from gearshift.kernels.cuda import int4
-from gearshift.layers.frozen import FrozenLinear
+from gearshift.layers.base import QuantizedLinear
 from gearshift.quant.formats.grouped import Grouped, dequantize, multiply, quantize, row_bytes
 from gearshift.quant.rounding.least_squares import least_squares
 
@@ -19,7 +19,7 @@ INSTRUCTIONS = {  # torch's questions about them
 NATIVE = {dtype for dtype, names in INSTRUCTIONS.items() if any(getattr(torch.cpu, name, bool)() for name in names)}
 
 
-class GroupedLinear(FrozenLinear):
+class GroupedLinear(QuantizedLinear):
     """nn.Linear whose weight has few bits; it is widened piece by piece while it is multiplied.
 
     On a CPU, 4 bits go through the kernels for decoding (see `weight_only`), where the sizes fit them.
@@ -63,11 +63,14 @@ class GroupedLinear(FrozenLinear):
     @classmethod
     def of(cls, layer: Any, grouped: Grouped, input_scale: torch.Tensor | None = None, **more: Any) -> GroupedLinear:
         """Put a weight in the place of a float layer's; bias, mode and number format are the layer's."""
-        sizes = grouped.width, grouped.codes.shape[0], layer.bias is not None, "meta", layer.weight.dtype
-        made = cls(*sizes, grouped.bits, grouped.group, input_scale is not None, **more)
+        made = cls.empty_like(layer, grouped.bits, grouped.group, input_scale is not None, **more)
         made.codes, made.scale, made.zero, made.input_scale = *grouped[:3], input_scale
         made.take(layer)
         return made
+
+    def format(self) -> dict[str, Any]:
+        kept = {"bits": self.bits, "group": self.group, "scaled_input": self.input_scale is not None}
+        return {**kept, "compute": self.compute, "backend": self.backend}
 
     @property
     def grouped(self) -> Grouped:

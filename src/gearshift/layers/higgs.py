@@ -9,13 +9,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from gearshift.kernels.cuda import flute
-from gearshift.layers.frozen import FrozenLinear
+from gearshift.layers.base import QuantizedLinear
 from gearshift.quant.formats import gaussian_codes, gaussian_grid, hadamard
 
 CHUNK = 2**20  # weights that are floats at a time where the activations are rotated: the fastest, and little memory
 
 
-class HiggsLinear(FrozenLinear):
+class HiggsLinear(QuantizedLinear):
     """nn.Linear on codes of 4, 6 or 8 bits for every two numbers of the rotated weight.
 
     Either the activations are rotated as well, or, where they are more rows than the weight has, the rotation is taken
@@ -63,7 +63,7 @@ class HiggsLinear(FrozenLinear):
         self.register_buffer("table", table if _without_storage(device) else table.to(device), persistent=False)
 
     @classmethod
-    def from_float(
+    def from_float(  # type: ignore[override]
         cls,
         linear: nn.Linear,
         bits: int = 4,
@@ -75,18 +75,20 @@ class HiggsLinear(FrozenLinear):
     ) -> HiggsLinear | None:
         """Quantize a float layer, which stays as it was; None if no block of 8 or more divides its inputs."""
         weight = linear.weight.detach()
-        out_features, in_features = weight.shape
+        in_features = weight.shape[1]
         block = hadamard.block_size(in_features, most_block)
         if block is None:
             return None
         group = group_size(in_features, most_group)
-        settings = {"bits": bits, "p": p, "block": block, "group": group, "rows": rows}
-        layer = cls(in_features, out_features, linear.bias is not None, "meta", weight.dtype, **settings)
+        layer = cls.empty_like(linear, bits=bits, p=p, block=block, group=group, rows=rows)
         layer.signs = hadamard.random_signs(in_features, seed).to(weight.device)
         layer.table = layer.table.to(weight.device)
         layer.quantize(weight)
         layer.take(linear)
         return layer
+
+    def format(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("bits", "p", "block", "group", "rows")}
 
     def quantize(self, weight: torch.Tensor) -> None:
         rotated = hadamard.rotate(weight.detach().float(), self.signs, self.block)

@@ -9,8 +9,10 @@ from torch import nn
 
 from gearshift.kernels import ops
 from gearshift.kernels.cpu import onednn
-from gearshift.layers.base import QuantizedLayer
+from gearshift.layers.base import QuantizedLayer, QuantizedLinear
 from gearshift.quant.formats.int8 import Quantized, dequantize, quantize_weight
+
+Pair = int | tuple[int, int]
 
 
 class Int8Layer(QuantizedLayer):
@@ -23,24 +25,21 @@ class Int8Layer(QuantizedLayer):
         pair_safe: see quantize_weight; None: as this machine's CPU needs it.
     """
 
-    pair_safe: bool | None = None
-
     qweight: torch.Tensor
     scale: torch.Tensor
     zero_point: torch.Tensor | None
 
-    def __init__(
-        self, shape: tuple[int, ...], bias: bool, unsigned: bool, device: Any, dtype: torch.dtype | None
-    ) -> None:
-        nn.Module.__init__(self)  # not nn.Linear's or nn.Conv2d's, which would make a float weight
-        self.dtype = dtype or torch.get_default_dtype()
+    def _make_room(self, shape: tuple[int, ...], unsigned: bool, pair_safe: bool | None, device: Any) -> None:
+        """Make the buffers of a weight of this shape."""
+        self.pair_safe = pair_safe
         values = torch.uint8 if unsigned else torch.int8
         self.register_buffer("qweight", torch.zeros(shape, dtype=values, device=device))
         self.register_buffer("scale", torch.ones(shape[0], dtype=torch.float32, device=device))
         zero_point = torch.zeros(shape[0], dtype=torch.int32, device=device) if unsigned else None
         self.register_buffer("zero_point", zero_point)
-        empty = nn.Parameter(torch.zeros(shape[0], dtype=self.dtype, device=device), requires_grad=False)
-        self.register_parameter("bias", empty if bias else None)
+
+    def format(self) -> dict[str, Any]:
+        return {"unsigned": self.zero_point is not None, "pair_safe": self.pair_safe}
 
     @property
     def quantized(self) -> Quantized:
@@ -59,12 +58,6 @@ class Int8Layer(QuantizedLayer):
     def activations(self) -> str | None:
         return "to 8 bits, token by token"
 
-    def fill(self, layer: nn.Linear | nn.Conv2d, pair_safe: bool | None) -> None:
-        """Take over a float layer's weight, bias, mode and device."""
-        self.pair_safe = pair_safe
-        self.quantize(layer.weight)
-        self.take(layer)
-
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
         onednn.forget(self.qweight)
@@ -74,8 +67,11 @@ class Int8Layer(QuantizedLayer):
         layer.load_state_dict(state if self.bias is None else {**state, "bias": self.bias.detach()})
         return layer.train(self.training)
 
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, {'qint8' if self.zero_point is None else 'quint8'}"
 
-class Int8Linear(Int8Layer, nn.Linear):
+
+class Int8Linear(Int8Layer, QuantizedLinear):
     """nn.Linear with 8-bit weights; activations are rounded to 8 bits token by token as they come.
 
     A subclass of it, so that adapters (peft) attach; ask `type(layer) is nn.Linear` to find float ones.
@@ -91,17 +87,10 @@ class Int8Linear(Int8Layer, nn.Linear):
         device: Any = None,
         dtype: torch.dtype | None = None,
         unsigned: bool = False,
+        pair_safe: bool | None = None,
     ) -> None:
-        super().__init__((out_features, in_features), bias, unsigned, device, dtype)
-        self.in_features, self.out_features = in_features, out_features
-
-    @classmethod
-    def from_float(cls, linear: nn.Linear, unsigned: bool = False, pair_safe: bool | None = None) -> Int8Linear:
-        """Quantize a float layer, which stays as it was. `pair_safe`: see quantize_weight; None: as this CPU needs."""
-        out_features, in_features = linear.weight.shape
-        layer = cls(in_features, out_features, linear.bias is not None, "meta", linear.weight.dtype, unsigned)
-        layer.fill(linear, pair_safe)
-        return layer
+        super().__init__(in_features, out_features, bias, device, dtype)
+        self._make_room((out_features, in_features), unsigned, pair_safe, device)
 
     def to_float(self) -> nn.Linear:
         """An nn.Linear with the weight that the 8 bits stand for."""
@@ -111,6 +100,78 @@ class Int8Linear(Int8Layer, nn.Linear):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         return ops.linear(input, self.quantized, self.bias)
 
+
+def supports(conv: nn.Module) -> bool:
+    """Whether Int8Conv2d can stand for this: nn.Conv2d's own forward, one group, no dilation, padded with zeros."""
+    return (
+        isinstance(conv, nn.Conv2d)
+        and type(conv).forward is nn.Conv2d.forward
+        and conv.groups == 1
+        and conv.dilation == (1, 1)
+        and conv.padding_mode == "zeros"
+        and not isinstance(conv.padding, str)
+    )
+
+
+class Int8Conv2d(Int8Layer, nn.Conv2d):
+    """nn.Conv2d with 8-bit weights; activations are rounded to 8 bits in one range for the whole batch."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Pair,
+        stride: Pair = 1,
+        padding: Pair = 0,
+        bias: bool = True,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        unsigned: bool = False,
+        pair_safe: bool | None = None,
+    ) -> None:
+        super().__init__(out_channels, bias, device, dtype)
+        self.in_channels, self.out_channels, self.kernel_size = in_channels, out_channels, _two(kernel_size)
+        self.stride, self.padding = _two(stride), _two(padding)
+        self.dilation, self.groups, self.padding_mode = (1, 1), 1, "zeros"
+        self.transposed, self.output_padding = False, (0, 0)
+        self._make_room((out_channels, in_channels, *self.kernel_size), unsigned, pair_safe, device)
+
+    def activations(self) -> str | None:
+        return "to 8 bits, in one range for a batch"
+
+    @staticmethod
+    def sizes_of(layer: Any) -> tuple[Any, ...]:
+        """A convolution's sizes; raises ValueError where supports(layer) is False."""
+        if not supports(layer):
+            raise ValueError(
+                f"Int8Conv2d cannot stand for {layer}: it takes an nn.Conv2d with groups=1, dilation=1 and a number of "
+                "zeros as padding. Ask supports(conv) first and leave this one in float."
+            )
+        return layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding
+
+    def to_float(self) -> nn.Conv2d:
+        """An nn.Conv2d with the weight that the 8 bits stand for."""
+        sizes = (self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding)
+        there: dict[str, Any] = {"device": self.qweight.device, "dtype": self.dtype}
+        return self._float_state(nn.Conv2d(*sizes, bias=self.bias is not None, **there))
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return ops.conv2d(input, self.quantized, self.bias, list(self.stride), list(self.padding))
+
     def extra_repr(self) -> str:
         kind = "quint8" if self.zero_point is not None else "qint8"
-        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}, {kind}"
+        return (
+            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
+            f"padding={self.padding}, bias={self.bias is not None}, {kind}"
+        )
+
+
+def int8_class(layer: nn.Module) -> type[Int8Linear | Int8Conv2d] | None:
+    """The int8 layer for an nn.Linear or nn.Conv2d (with their own forward), or None if there is none for it."""
+    if isinstance(layer, nn.Linear) and type(layer).forward is nn.Linear.forward:
+        return Int8Linear
+    return Int8Conv2d if supports(layer) else None
+
+
+def _two(value: Pair) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else value

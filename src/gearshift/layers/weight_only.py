@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from gearshift.kernels.cpu.weight_only import fitting_group, matmul4, matmul8, rounding, unpack
-from gearshift.layers.frozen import FrozenLinear
+from gearshift.kernels.cpu.weight_only import fitting_group, matmul8, unpack
+from gearshift.layers.base import QuantizedLinear
 from gearshift.layers.grouped import GroupedLinear
 from gearshift.quant.formats.int8 import Quantized, quantize_weight
 from gearshift.quant.rounding.least_squares import pack4
 
 
-class Int8WeightLinear(FrozenLinear):
+class Int8WeightLinear(QuantizedLinear):
     """nn.Linear with an int8 weight, one scale for each output channel.
 
     Attributes:
@@ -39,14 +39,6 @@ class Int8WeightLinear(FrozenLinear):
         self.register_buffer("qweight", torch.zeros(out_features, in_features, dtype=torch.int8, device=device))
         self.register_buffer("scale", torch.ones(out_features, dtype=torch.float32, device=device))
 
-    @classmethod
-    def from_float(cls, linear: Any) -> Int8WeightLinear:
-        """The layer in the place of a float one (see `from_float` below), which stays as it was."""
-        layer = cls(*_sizes(linear))
-        layer.quantize(linear.weight)
-        layer.take(linear)
-        return layer
-
     def quantize(self, weight: torch.Tensor) -> None:
         self.qweight, self.scale, _ = quantize_weight(weight)
 
@@ -61,23 +53,7 @@ class Int8WeightLinear(FrozenLinear):
         return unpack(self.packed, dtype)
 
 
-class Int4WeightLinear(GroupedLinear):
-    """A GroupedLinear of 4 bits that multiplies by the kernels for decoding."""
-
-    def activations(self) -> str | None:
-        return rounding(self.grouped, self.codes.device)
-
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return matmul4(input, self.grouped, self.bias)
-
-    def dequantized(self, dtype: torch.dtype) -> torch.Tensor:
-        return unpack(self.grouped, dtype)
-
-
-WeightOnlyLinear = Int8WeightLinear | Int4WeightLinear
-
-
-def from_float(linear: nn.Linear, bits: int, group: int = 64) -> WeightOnlyLinear | None:
+def from_float(linear: nn.Linear, bits: int, group: int = 64) -> Int8WeightLinear | GroupedLinear | None:
     """A layer of 8 or 4 bits in the place of a float one, which stays as it was.
 
     Args:
@@ -89,16 +65,11 @@ def from_float(linear: nn.Linear, bits: int, group: int = 64) -> WeightOnlyLinea
     if bits == 8:
         return Int8WeightLinear.from_float(linear)
     fitting = fitting_group(linear.in_features, group)
-    return None if fitting is None else Int4WeightLinear.of(linear, pack4(linear.weight, fitting))
+    return None if fitting is None else GroupedLinear.of(linear, pack4(linear.weight, fitting))
 
 
-def empty(linear: Any, bits: int, group: int = 64) -> WeightOnlyLinear:
+def empty(linear: Any, bits: int, group: int = 64) -> QuantizedLinear:
     """The layer without storage that `from_float` of these sizes made, for a state dict to be assigned to."""
     if bits == 8:
-        return Int8WeightLinear(*_sizes(linear)).eval()
-    sizes = _sizes(linear)
-    return Int4WeightLinear(*sizes, 4, fitting_group(sizes[0], group) or group).eval()
-
-
-def _sizes(linear: Any) -> tuple[int, int, bool, str, torch.dtype]:
-    return linear.in_features, linear.out_features, linear.bias is not None, "meta", linear.weight.dtype
+        return Int8WeightLinear.empty_like(linear)
+    return GroupedLinear.empty_like(linear, 4, fitting_group(linear.in_features, group) or group)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from gearshift.core.change import Change
 from gearshift.kernels import ops
-from gearshift.layers.int8_conv import supports
+from gearshift.layers.int8 import supports
 from gearshift.layers.nested import drop_planes, give_up_weight, planes_of, put_planes, take_weight_back
 from gearshift.models.layers import unsound
 from gearshift.precision.levels import Precision

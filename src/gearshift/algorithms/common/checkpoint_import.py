@@ -51,7 +51,7 @@ def _as_if_applied(layers: Mapping[str, Any], notes: list[str]) -> Applied:
     known: dict[str, Any] = {"weight_bits": first.bits, "group_size": first.group}
     algorithm = Gptq(**{name: value for name, value in known.items() if value in choices[name]})
     applied = Applied(algorithm, notes=notes)
-    applied.saved.update(parts=[""], paths={"": {path: algorithm.keepsake(layer) for path, layer in layers.items()}})
+    applied.saved.update(parts=[""], paths={"": {path: algorithm.format(layer) for path, layer in layers.items()}})
     applied.changes.append(Baked(algorithm.name))
     return applied
 

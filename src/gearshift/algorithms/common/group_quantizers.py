@@ -17,31 +17,22 @@ BETTER = "A few pages of the text it is meant for (data= and tokenizer=) make it
 
 
 class Grouping(LayerQuantizer, base=True):
-    """The layers such a quantizer works on, and its twins."""
+    """The layers such a quantizer works on, and the layers it makes."""
 
     facts = quantizer_facts()
 
-    def layout(self) -> dict[str, Any]:
-        """Bits, group and what else a GroupedLinear is made with."""
-        raise NotImplementedError
-
-    def grouped_twin(self, layer: Any, grouped: Any, input_scale: Any = None) -> Any:
-        """The layer of these weights in the place of a float one."""
+    def layer_class(self, layer: Any) -> Any:
         from gearshift.layers.grouped import GroupedLinear
 
+        return GroupedLinear
+
+    def grouped_layer(self, layer: Any, grouped: Any, input_scale: Any = None) -> Any:
+        """The layer of these weights in the place of a float one."""
         more = {k: v for k, v in self.layout().items() if k not in ("bits", "group")}
-        return GroupedLinear.of(layer, grouped, input_scale, **more)
+        return self.layer_class(layer).of(layer, grouped, input_scale, **more)
 
     saved_fields: ClassVar = saved_layers(fields({"bits": whole(1, 8), "group": whole(1), "scaled_input": flag}))
-
-    def keepsake(self, twin: Any) -> dict[str, Any]:
-        return {"bits": twin.bits, "group": twin.group, "scaled_input": twin.input_scale is not None}
-
-    def skeleton(self, layer: Any, kept: dict[str, Any]) -> Any:
-        from gearshift.layers.grouped import GroupedLinear
-
-        sizes = layer.in_features, layer.out_features, layer.bias is not None, "meta", layer.weight.dtype
-        return GroupedLinear(*sizes, **{**self.layout(), **kept}).eval()
+    saved_format = ("bits", "group", "scaled_input")
 
 
 class Calibrating(Grouping, base=True):
@@ -71,14 +62,14 @@ class Calibrating(Grouping, base=True):
             context.measured(output_error_over_rounding_to_nearest=ours / max(nearest, 1e-30))
 
     def unseen(self, layer: Any, place: Place, context: Context) -> Any:
-        """The twin of a layer that no batch reached."""
+        """The quantized layer of one that no batch reached."""
         from gearshift.quant.formats.grouped import quantize
         from gearshift.quant.rounding.least_squares import least_squares
 
         bits, group = self.layout()["bits"], self.layout()["group"]
         context.note(f"No calibration data reached {place}, so it was rounded without.")
         grouped = quantize(layer.weight, bits, group, lambda groups: least_squares(groups, bits))
-        return self.grouped_twin(layer, grouped)
+        return self.grouped_layer(layer, grouped)
 
 
 def token_batches(model: Any, context: Context) -> list[dict[str, Any]]:

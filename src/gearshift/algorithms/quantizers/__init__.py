@@ -1,7 +1,8 @@
 """Hold and multiply numbers in fewer bits.
 
 `LayerQuantizer` is what all quantizers that replace layers share: which layers, swapping, what is measured and said,
-and what a saved folder keeps. One of them is a file with a `twin` and a `skeleton`.
+and what a saved folder keeps. One of them is a file with a
+`layer_class` and a `layout`, or a `quantized_layer`.
 """
 
 from __future__ import annotations
@@ -82,9 +83,17 @@ class LayerQuantizer(Algorithm, base=True):
         return linear_types()
 
     def prepare(self, model: Any, context: Context, places: list[Place]) -> Any:
-        """What the twins need to know of the model as a whole, from calibration for one; nothing by default."""
+        """What quantizing needs to know of the model as a whole, from calibration for one; nothing by default."""
 
-    def twin(self, layer: Any, place: Place, prepared: Any, context: Context) -> Any:
+    def layer_class(self, layer: Any) -> Any:
+        """The class of layers that a float layer is replaced with; None if there is none for it."""
+        raise NotImplementedError
+
+    def layout(self) -> dict[str, Any]:
+        """What of the layers' format follows from this quantizer's parameters."""
+        return {}
+
+    def quantized_layer(self, layer: Any, place: Place, prepared: Any, context: Context) -> Any:
         """The layer with fewer bits, whose `weight` reads as the float weight it stands for.
 
         A layer that cannot be replaced is answered with None, or with the reason as a string.
@@ -94,7 +103,8 @@ class LayerQuantizer(Algorithm, base=True):
             place: where it stands; `place.layer` is the very layer.
             prepared: what `prepare` answered.
         """
-        raise NotImplementedError
+        made = self.layer_class(layer)
+        return made and made.from_float(layer, **self.layout())
 
     def timed_call(self, model: Any, context: Context) -> Callable[[], Any] | None:
         """The call in which layers are timed; None if nothing is known that the model could be called with."""
@@ -103,17 +113,19 @@ class LayerQuantizer(Algorithm, base=True):
         return example_call(model, context.recipe.data, context.recipe.batch_size)
 
     def least_speed(self, layer: Any) -> float | None:
-        """How many times as fast as the float layer its twin has to be in its place to be taken; None: it always is."""
+        """How many times as fast as float the new layer has to be in its place to be taken; None: it always is."""
         return None
 
     saved_fields: ClassVar = saved_layers(one_of(None))
+    saved_format: ClassVar[tuple[str, ...]] = ()
 
-    def keepsake(self, twin: Any) -> Any:
-        """Plain data that `skeleton` needs besides the float layer's sizes; None by default."""
+    def format(self, quantized: Any) -> Any:
+        """What of a layer's format a saved folder keeps, as plain data: `saved_format`; None if that is empty."""
+        return {name: value for name, value in quantized.format().items() if name in self.saved_format} or None
 
-    def skeleton(self, layer: Any, kept: Any) -> Any:
-        """An empty twin of a float layer that has no storage, for a state dict to be assigned to."""
-        raise NotImplementedError
+    def empty_layer(self, layer: Any, kept: Any) -> Any:
+        """A quantized layer of a float layer's sizes that has no storage, for a state dict to be assigned to."""
+        return self.layer_class(layer).empty_like(layer, **{**self.layout(), **(kept or {})})
 
     def apply(self, model: Any, context: Context) -> None:
         from gearshift.algorithms.common.tied_weights import shares_weight, untie
@@ -127,20 +139,20 @@ class LayerQuantizer(Algorithm, base=True):
         for path, reason in passed_over(model, self.types(), context.recipe).items():
             report.leave(path, reason)
         call = self.timed_call(model, context)
-        found = self._twins(model, context, places, report)
+        found = self._quantized(model, context, places, report)
         stay = self._worth_it(call, found, report)
         timed = timed_in_place(call, [pair for _, pair in stay]) if call is not None and stay else None
         kept: dict[str, dict[str, Any]] = {place.part: {} for place in places}
-        for place, (root, path, layer, twin) in stay:
-            report.take(place, layer, twin)
-            kept[place.part][path] = self.keepsake(inside(twin))
-            context.change(Swap(root, path, twin, layer if context.keep_original else None, self.name))
+        for place, (root, path, layer, quantized) in stay:
+            report.take(place, layer, quantized)
+            kept[place.part][path] = self.format(inside(quantized))
+            context.change(Swap(root, path, quantized, layer if context.keep_original else None, self.name))
         untie(model, context, tied)
         context.save(parts=list(kept), paths=kept)
         context.measured(size_before=before, size_after=size_bytes(model), seconds=time.perf_counter() - started)
         report.tell(context, self.name, timed, self.untimed)
 
-    def _twins(self, model: Any, context: Context, places: list[Place], report: Report) -> list[tuple[Place, Pair]]:
+    def _quantized(self, model: Any, context: Context, places: list[Place], report: Report) -> list[tuple[Place, Pair]]:
         """Each layer that can be replaced, with what would replace it."""
         from gearshift.layers.linear_view import as_linear, in_place_of
         from gearshift.measure.in_place import Pair
@@ -148,7 +160,7 @@ class LayerQuantizer(Algorithm, base=True):
         prepared, found = self.prepare(model, context, places), []
         for place in track(places, f"{self.name} makes layers"):
             layer = place.layer
-            made = self.twin(as_linear(layer), place, prepared, context)
+            made = self.quantized_layer(as_linear(layer), place, prepared, context)
             place.input = None
             if made is None or isinstance(made, str):
                 report.leave(place, made or "there is no such layer of fewer bits for it")
@@ -203,8 +215,8 @@ class LayerQuantizer(Algorithm, base=True):
             root = parts(model)[part]
             for path, kept in paths.items():
                 layer = root.get_submodule(path)
-                twin = in_place_of(layer, self.skeleton(as_linear(layer), kept))
-                context.change(Swap(root, path, twin, None, self.name))
+                quantized = in_place_of(layer, self.empty_layer(as_linear(layer), kept))
+                context.change(Swap(root, path, quantized, None, self.name))
         untie(model, context, tied)
 
 
@@ -224,15 +236,15 @@ class Report:
         self.sqnr: dict[str, float] = {}
         self.left: dict[str, str] = {}
         self.reasons: dict[str, None] = {}
-        self.twins: list[Any] = []
+        self.layers: list[Any] = []
 
     def leave(self, place: Place | str, reason: str, detail: str = "") -> None:
         self.left[str(place)] = f"{reason}, {detail}" if detail else reason
         self.reasons[reason] = None
 
-    def take(self, place: Place, layer: Any, twin: Any) -> None:
-        self.sqnr[str(place)] = sqnr(layer.weight, twin.weight)
-        self.twins.append(twin)
+    def take(self, place: Place, layer: Any, quantized: Any) -> None:
+        self.sqnr[str(place)] = sqnr(layer.weight, quantized.weight)
+        self.layers.append(quantized)
 
     def tell(self, context: Context, name: str, timed: Timed | None, untimed: str) -> None:
         """Put it on the record; warn where the layers, or calls as a whole, are slower than before.
@@ -246,26 +258,26 @@ class Report:
             context.warn(f"{name} replaced no layer: {reasons}.")
             return
         context.measured(sqnr_mean=sum(self.sqnr.values()) / len(self.sqnr), sqnr=self.sqnr)
-        tell_activations(context, self.twins)
+        tell_activations(context, self.layers)
         if timed is None:
             context.note(untimed)
             return
-        layers, whole = timed.layers.speed, timed.whole
-        context.measured(linear_speed_over_float=layers, call_speed_over_float=whole.speed, call_spread=whole.spread)
-        if layers < 1:
+        speed, whole = timed.layers.speed, timed.whole
+        context.measured(linear_speed_over_float=speed, call_speed_over_float=whole.speed, call_spread=whole.spread)
+        if speed < 1:
             context.warn(
-                f"{name} saves memory here, but its layers run at {layers:.2f} times the speed of float ones, and a "
+                f"{name} saves memory here, but its layers run at {speed:.2f} times the speed of float ones, and a "
                 f"call of the model at {whole.speed:.2f} times, at the sizes it uses on this machine."
             )
 
 
-def tell_activations(context: Context, twins: Iterable[Any]) -> None:
+def tell_activations(context: Context, layers: Iterable[Any]) -> None:
     """Say it where layers round not only weights."""
     from gearshift.layers.linear_view import inside
 
     ways: dict[str, int] = {}
-    for twin in twins:
-        way = getattr(inside(twin), "activations", lambda: None)()
+    for quantized in layers:
+        way = getattr(inside(quantized), "activations", lambda: None)()
         if way is not None:
             ways[way] = ways.get(way, 0) + 1
     for way, count in ways.items():

@@ -87,7 +87,7 @@ class Awq(Calibrating):
         errors.append((activity.error(rivals[0] - exact), activity.error(rivals[1] - exact)))
         return grouped, None if folded or bool((scales == 1).all()) else 1 / scales
 
-    def twin(self, layer: Any, place: Place, prepared: dict[Any, tuple[Any, Any]], context: Context) -> Any:
+    def quantized_layer(self, layer: Any, place: Place, prepared: dict[Any, tuple[Any, Any]], context: Context) -> Any:
         if place.layer not in prepared:
             return self.unseen(layer, place, context)
-        return self.grouped_twin(layer, *prepared[place.layer])
+        return self.grouped_layer(layer, *prepared[place.layer])

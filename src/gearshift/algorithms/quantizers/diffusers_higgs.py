@@ -36,12 +36,13 @@ class DiffusersHiggs(Higgs):
         return LayerQuantizer.timed_call(self, model, context)
 
     def prepare(self, model: Any, context: Context, places: list[Place]) -> dict[str, Any]:
-        """The twin of each layer, or the reason why it is left, by name."""
+        """The quantized layer of each, or the reason why it is left, by name."""
         from gearshift.algorithms.common import layer_sensitivity
 
         super().prepare(model, context, places)
         shown = track(places, f"{self.name} makes layers")
-        made = {str(place): super(DiffusersHiggs, self).twin(place.layer, place, None, context) for place in shown}
+        make = super().quantized_layer
+        made = {str(place): make(place.layer, place, None, context) for place in shown}
         there = [place for place in places if not isinstance(made[str(place)], str)]
         count = round(len(there) * self.skip_layers / 100)
         if not count:
@@ -54,5 +55,5 @@ class DiffusersHiggs(Higgs):
             made[name] = f"it is among the {self.skip_layers} % of layers with which {measure} most"
         return made
 
-    def twin(self, layer: Any, place: Place, prepared: dict[str, Any], context: Context) -> Any:
+    def quantized_layer(self, layer: Any, place: Place, prepared: dict[str, Any], context: Context) -> Any:
         return prepared.pop(str(place))

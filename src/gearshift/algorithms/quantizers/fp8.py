@@ -31,35 +31,28 @@ class Fp8(LayerQuantizer):
                 "compute capability 8.9 on does), so they are multiplied in the model's own type, which saves no time."
             )
 
-    def twin(self, layer: Any, place: Place, prepared: None, context: Context) -> Any:
+    def layer_class(self, layer: Any) -> Any:
         from gearshift.layers.float8 import Fp8Linear
 
-        twin = Fp8Linear.from_float(layer)
-        lost = (twin.weight == 0) & (layer.weight != 0)
+        return Fp8Linear
+
+    def quantized_layer(self, layer: Any, place: Place, prepared: None, context: Context) -> Any:
+        quantized = self.layer_class(layer).from_float(layer)
+        lost = (quantized.weight == 0) & (layer.weight != 0)
         if lost.float().mean() <= LOST:
-            return twin
-        wider = Fp8Linear.from_float(layer, "e5m2")
-        return max(twin, wider, key=lambda candidate: _nearness(layer, candidate, place.input))
+            return quantized
+        wider = self.layer_class(layer).from_float(layer, "e5m2")
+        return max(quantized, wider, key=lambda candidate: _nearness(layer, candidate, place.input))
 
     saved_fields: ClassVar = saved_layers(fields({"format": text(r"\w+", "the name of a format", most=20)}))
-
-    def keepsake(self, twin: Any) -> dict[str, str]:
-        from gearshift.quant.formats.float8 import FORMATS
-
-        return {"format": next(name for name, dtype in FORMATS.items() if dtype == twin.qweight.dtype)}
-
-    def skeleton(self, layer: Any, kept: dict[str, str]) -> Any:
-        from gearshift.layers.float8 import Fp8Linear
-
-        sizes = (layer.in_features, layer.out_features, layer.bias is not None, "meta", layer.weight.dtype)
-        return Fp8Linear(*sizes, kept["format"]).eval()
+    saved_format = ("format",)
 
 
-def _nearness(layer: Any, twin: Any, seen: Any) -> float:
+def _nearness(layer: Any, quantized: Any, seen: Any) -> float:
     """SQNR in dB of the outputs for the input that the layer was seen to have, of the weights where none was seen."""
     import torch
 
     if seen is None:
-        return sqnr(layer.weight, twin.weight)
+        return sqnr(layer.weight, quantized.weight)
     with torch.no_grad():
-        return sqnr(layer(seen), twin(seen))
+        return sqnr(layer(seen), quantized(seen))

@@ -65,6 +65,6 @@ class Gptq(Calibrating):
             put_matrix(layer, dequantize(grouped))
         return found
 
-    def twin(self, layer: Any, place: Place, prepared: dict[Any, Any], context: Context) -> Any:
+    def quantized_layer(self, layer: Any, place: Place, prepared: dict[Any, Any], context: Context) -> Any:
         found = prepared.get(place.layer)
-        return self.unseen(layer, place, context) if found is None else self.grouped_twin(layer, found)
+        return self.unseen(layer, place, context) if found is None else self.grouped_layer(layer, found)

@@ -52,25 +52,24 @@ class Higgs(LayerQuantizer):
         tokens = torch.zeros(context.recipe.batch_size, 1, dtype=torch.long, device=device)
         return lambda: model(input_ids=tokens)
 
-    def twin(self, layer: Any, place: Place, prepared: Any, context: Context) -> Any:
+    def layer_class(self, layer: Any) -> Any:
         from gearshift.layers.higgs import HiggsLinear
+
+        return HiggsLinear
+
+    def layout(self) -> dict[str, Any]:
+        return {"bits": self.weight_bits, "p": self.p}
+
+    def quantized_layer(self, layer: Any, place: Place, prepared: Any, context: Context) -> Any:
         from gearshift.quant.formats.hadamard import LEAST
 
         rows = context.recipe.batch_size if place.input is None else place.input.shape[0]
-        sizes = self.group_size, self.hadamard_size
-        twin = HiggsLinear.from_float(layer, self.weight_bits, self.p, *sizes, rows, context.recipe.seed)
-        return twin or f"its inputs come in no Hadamard blocks of {LEAST} or more"
+        sizes = {"most_group": self.group_size, "most_block": self.hadamard_size, "rows": rows}
+        made = self.layer_class(layer).from_float(layer, **self.layout(), **sizes, seed=context.recipe.seed)
+        return made or f"its inputs come in no Hadamard blocks of {LEAST} or more"
 
     saved_fields: ClassVar = saved_layers(fields({"block": whole(1), "group": whole(1), "rows": whole(1)}))
-
-    def keepsake(self, twin: Any) -> dict[str, int]:
-        return {"block": twin.block, "group": twin.group, "rows": twin.rows}
-
-    def skeleton(self, layer: Any, kept: Any) -> Any:
-        from gearshift.layers.higgs import HiggsLinear
-
-        sizes = layer.in_features, layer.out_features, layer.bias is not None, "meta", layer.weight.dtype
-        return HiggsLinear(*sizes, bits=self.weight_bits, p=self.p, **kept).eval()
+    saved_format = ("block", "group", "rows")
 
 
 def _mostly_zero(weight: Any) -> bool:

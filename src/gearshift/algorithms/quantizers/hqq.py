@@ -41,10 +41,10 @@ class Hqq(Grouping):
                 "float32 here, and in compute_dtype where the model is moved to a GPU."
             )
 
-    def twin(self, layer: Any, place: Place, prepared: None, context: Context) -> Any:
+    def quantized_layer(self, layer: Any, place: Place, prepared: None, context: Context) -> Any:
         from gearshift.quant.formats.grouped import quantize
         from gearshift.quant.rounding.hqq import half_quadratic
 
         bits = self.weight_bits
         grouped = quantize(layer.weight, bits, self.group_size, lambda groups: half_quadratic(groups, bits))
-        return self.grouped_twin(layer, grouped)
+        return self.grouped_layer(layer, grouped)

@@ -42,10 +42,10 @@ class HqqDiffusers(Grouping):
         if why:
             context.note(f"The kernel {self.backend} is not used here: {why}.")
 
-    def twin(self, layer: Any, place: Place, prepared: None, context: Context) -> Any:
+    def quantized_layer(self, layer: Any, place: Place, prepared: None, context: Context) -> Any:
         from gearshift.quant.formats.grouped import quantize
         from gearshift.quant.rounding.hqq import half_quadratic
 
         bits = self.weight_bits
         grouped = quantize(layer.weight, bits, self.group_size, lambda groups: half_quadratic(groups, bits))
-        return self.grouped_twin(layer, grouped)
+        return self.grouped_layer(layer, grouped)

@@ -42,33 +42,30 @@ class LlmInt8(LayerQuantizer):
         context.note(f"{len(stay)} of {len(places)} layers stay on the CPU in float32, the others fit on the GPU.")
         return stay
 
-    def twin(self, layer: Any, place: Place, prepared: set[str], context: Context) -> Any:
-        from gearshift.layers.vendors.bitsandbytes import FourBitLinear, HostLinear, LLMInt8Linear
+    def layer_class(self, layer: Any) -> Any:
+        from gearshift.layers.vendors.bitsandbytes import FourBitLinear, LLMInt8Linear
+
+        return LLMInt8Linear if self.weight_bits == 8 else FourBitLinear
+
+    def layout(self) -> dict[str, Any]:
+        return {} if self.weight_bits == 8 else {"quant_type": self.quant_type, "double_quant": self.double_quant}
+
+    def quantized_layer(self, layer: Any, place: Place, prepared: set[str], context: Context) -> Any:
+        from gearshift.layers.vendors.bitsandbytes import HostLinear
 
         if str(place) in prepared:
             return HostLinear.from_float(layer)
-        if self.weight_bits == 8:
-            return LLMInt8Linear.from_float(layer)
-        if layer.in_features % 2:
+        if self.weight_bits == 4 and layer.in_features % 2:
             return "bitsandbytes packs two inputs a byte, and a layer has an odd number of them"
-        return FourBitLinear.from_float(layer, self.quant_type, self.double_quant)
+        return super().quantized_layer(layer, place, prepared, context)
 
     saved_fields: ClassVar = saved_layers(maybe(fields({"on_host": flag})))
+    saved_format = ("on_host",)
 
-    def keepsake(self, twin: Any) -> Any:
+    def empty_layer(self, layer: Any, kept: Any) -> Any:
         from gearshift.layers.vendors.bitsandbytes import HostLinear
 
-        return {"on_host": True} if isinstance(twin, HostLinear) else None
-
-    def skeleton(self, layer: Any, kept: Any) -> Any:
-        from gearshift.layers.vendors.bitsandbytes import FourBitLinear, HostLinear, LLMInt8Linear
-
-        sizes = (layer.in_features, layer.out_features, layer.bias is not None, "meta")
-        if kept is not None:
-            return HostLinear(*sizes).eval()
-        if self.weight_bits == 8:
-            return LLMInt8Linear(*sizes, layer.weight.dtype).eval()
-        return FourBitLinear(*sizes, layer.weight.dtype, self.quant_type, self.double_quant).eval()
+        return super().empty_layer(layer, None) if kept is None else HostLinear.empty_like(layer)
 
     def _beyond(self, model: Any, places: list[Place], room: float) -> set[str]:
         """Names of the layers, from the last one on, without which the rest fits into so many bytes."""
@@ -85,7 +82,7 @@ class LlmInt8(LayerQuantizer):
     def _stored_bytes(self, layer: Any) -> int:
         from gearshift.layers.linear_view import as_linear
 
-        return sum(buffer.nbytes for buffer in self.skeleton(as_linear(layer), None).buffers())
+        return sum(buffer.nbytes for buffer in self.empty_layer(as_linear(layer), None).buffers())
 
 
 def _free_bytes(model: Any) -> int | None:

@@ -43,7 +43,7 @@ class Quanto(LayerQuantizer):
         if context.recipe.data is None:
             context.note("No `data` was given to calibrate on, so only weights were rounded.")
             return {}
-        step_of = self._kernels().step_of
+        step_of = self._vendor().step_of
         steps: dict[Any, Any] = {}
 
         def widen(layer: Any, x: Any) -> None:
@@ -53,23 +53,23 @@ class Quanto(LayerQuantizer):
         watch_inputs(model, context.recipe.data, [place.layer for place in places], widen, self.name)
         return steps
 
-    def twin(self, layer: Any, place: Place, prepared: dict[Any, Any], context: Context) -> Any:
+    def layer_class(self, layer: Any) -> Any:
+        return self._vendor().QuantoLinear
+
+    def layout(self) -> dict[str, Any]:
+        return {"kind": self.weight_bits}
+
+    def quantized_layer(self, layer: Any, place: Place, prepared: dict[Any, Any], context: Context) -> Any:
         if layer.out_features == 1:
             return "quanto needs more than one output"
         step = prepared.get(place.layer)
         step = step if step is not None and step > 0 else None
-        return self._kernels().QuantoLinear.from_float(layer, self.weight_bits, step)
+        return self.layer_class(layer).from_float(layer, **self.layout(), input_scale=step)
 
     saved_fields: ClassVar = saved_layers(fields({"calibrated": flag}))
+    saved_format = ("calibrated",)
 
-    def keepsake(self, twin: Any) -> dict[str, bool]:
-        return {"calibrated": twin.input_scale is not None}
-
-    def skeleton(self, layer: Any, kept: dict[str, bool]) -> Any:
-        sizes = (layer.in_features, layer.out_features, layer.bias is not None, "meta", layer.weight.dtype)
-        return self._kernels().QuantoLinear(*sizes, self.weight_bits, kept["calibrated"]).eval()
-
-    def _kernels(self) -> Any:
+    def _vendor(self) -> Any:
         need("optimum.quanto", "quanto", self.name)
         from gearshift.layers.vendors import quanto
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gearshift.algorithms.quantizers import LayerQuantizer, Place, least_int8_speed, quantizer_facts
-from gearshift.core.context import Context
+from gearshift.algorithms.quantizers import LayerQuantizer, least_int8_speed, quantizer_facts
 from gearshift.core.param import param
 
 
@@ -27,15 +26,13 @@ class TorchDynamic(LayerQuantizer):
 
         return (*super().types(), nn.Conv2d)
 
-    def twin(self, layer: Any, place: Place, prepared: None, context: Context) -> Any:
-        from gearshift.layers.int8_conv import int8_twin
+    def layer_class(self, layer: Any) -> Any:
+        from gearshift.layers.int8 import int8_class
 
-        return int8_twin(layer, unsigned=self.weight_bits == "quint8")
+        return int8_class(layer)
+
+    def layout(self) -> dict[str, Any]:
+        return {"unsigned": self.weight_bits == "quint8"}
 
     def least_speed(self, layer: Any) -> float | None:
         return least_int8_speed(layer)
-
-    def skeleton(self, layer: Any, kept: Any) -> Any:
-        from gearshift.layers.skeleton import int8_skeleton
-
-        return int8_skeleton(layer, self.weight_bits == "quint8")

@@ -63,27 +63,26 @@ class TorchStatic(LayerQuantizer):
         watch_inputs(model, context.recipe.data, watching, see, self.name)
         return watching
 
-    def twin(self, layer: Any, place: Place, prepared: dict[Any, Any], context: Context) -> Any:
+    def layer_class(self, layer: Any) -> Any:
         from torch import nn
 
-        from gearshift.layers.int8_conv import supports
+        from gearshift.layers.int8 import supports
         from gearshift.layers.static_int8 import StaticInt8Conv2d, StaticInt8Linear
 
+        return StaticInt8Linear if isinstance(layer, nn.Linear) else StaticInt8Conv2d if supports(layer) else None
+
+    def layout(self) -> dict[str, Any]:
+        return {"unsigned": self.weight_bits == "quint8", "per_channel": self.qobserver == PER_CHANNEL}
+
+    def quantized_layer(self, layer: Any, place: Place, prepared: dict[Any, Any], context: Context) -> Any:
         fixed = _range(prepared[place.layer], layer)
         if fixed is None:
             return "no sample reached it, so its activations have no range"
-        unsigned = self.weight_bits == "quint8"
-        if isinstance(layer, nn.Linear):
-            return StaticInt8Linear.of(layer, fixed, unsigned)
-        return StaticInt8Conv2d.of(layer, fixed, unsigned) if supports(layer) else None
+        made = self.layer_class(layer)
+        return made and made.of(layer, fixed, self.weight_bits == "quint8")
 
     def least_speed(self, layer: Any) -> float | None:
         return least_int8_speed(layer)
-
-    def skeleton(self, layer: Any, kept: Any) -> Any:
-        from gearshift.layers.static_int8 import static_skeleton
-
-        return static_skeleton(layer, self.weight_bits == "quint8", self.qobserver == PER_CHANNEL)
 
     def _made_up(self, model: Any, context: Context) -> list[Any]:
         maker = made_up(model, context.recipe.seed)

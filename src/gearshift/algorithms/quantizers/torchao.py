@@ -57,8 +57,16 @@ class Torchao(LayerQuantizer):
                 "is around it. On a CPU int8dq is the type that is fast with many tokens, int8wo and int4wo with few."
             )
 
-    def twin(self, layer: Any, place: Place, prepared: None, context: Context) -> Any:
-        from gearshift.layers.vendors.torchao import GROUPS, TorchaoLinear, group_of
+    def layer_class(self, layer: Any) -> Any:
+        from gearshift.layers.vendors.torchao import TorchaoLinear
+
+        return TorchaoLinear
+
+    def layout(self) -> dict[str, Any]:
+        return {"quant_type": self.quant_type}
+
+    def quantized_layer(self, layer: Any, place: Place, prepared: None, context: Context) -> Any:
+        from gearshift.layers.vendors.torchao import GROUPS, group_of
 
         for word in self.excluded_modules.split("+"):
             if word in NAMES and matches(place.path, [NAMES[word]]):
@@ -67,14 +75,7 @@ class Torchao(LayerQuantizer):
             return "a layer with one input is no smaller in fewer bits"
         if self.quant_type.startswith("int4") and group_of(layer.in_features) is None:
             return f"4-bit weights need a multiple of {min(GROUPS)} inputs, and a layer has {layer.in_features}"
-        return TorchaoLinear.from_float(layer, self.quant_type)
+        return super().quantized_layer(layer, place, prepared, context)
 
     saved_fields: ClassVar = saved_layers(fields({"tiled": flag}))
-
-    def keepsake(self, twin: Any) -> dict[str, bool]:
-        return {"tiled": twin.tiled}
-
-    def skeleton(self, layer: Any, kept: dict[str, bool]) -> Any:
-        from gearshift.layers.vendors.torchao import TorchaoLinear
-
-        return TorchaoLinear.from_float(layer.to("meta"), self.quant_type, kept["tiled"]).eval()
+    saved_format = ("tiled",)

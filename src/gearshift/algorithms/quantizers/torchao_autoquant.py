@@ -43,15 +43,15 @@ class TorchaoAutoquant(LayerQuantizer):
         trials = context.seen[self.name] = Trials(self._compiles)
         return trials
 
-    def twin(self, layer: Any, place: Place, prepared: Trials, context: Context) -> Any:
+    def quantized_layer(self, layer: Any, place: Place, prepared: Trials, context: Context) -> Any:
         found = prepared.fastest(layer, place.input)
         if isinstance(found, str):
             return found
         prepared.rows[str(place)] = found.row
-        if found.twin is None:
+        if found.layer is None:
             return "no kind of layer that is near enough was faster"
-        found.twin.candidate = found.name
-        return found.twin
+        found.layer.candidate = found.name
+        return found.layer
 
     def timed_call(self, model: Any, context: Context) -> Callable[[], Any] | None:
         return None if self._compiles else super().timed_call(model, context)
@@ -59,10 +59,10 @@ class TorchaoAutoquant(LayerQuantizer):
     def least_speed(self, layer: Any) -> float | None:
         return None if self._compiles else WORTH_IT
 
-    def keepsake(self, twin: Any) -> str:
-        return str(twin.candidate)
+    def format(self, quantized: Any) -> str:
+        return str(quantized.candidate)
 
-    def skeleton(self, layer: Any, kept: str) -> Any:
+    def empty_layer(self, layer: Any, kept: str) -> Any:
         from gearshift.layers.candidates import CANDIDATES
 
         return CANDIDATES[kept].make(layer.to("meta")).eval()
@@ -107,12 +107,12 @@ class Found:
 
     Attributes:
         name: of the candidate.
-        twin: the new layer; None: the float one stays.
+        layer: the new one; None: the float one stays.
         row: for the table: what was chosen, the SQNR of its output, and the microseconds of every candidate.
     """
 
     name: str
-    twin: Any
+    layer: Any
     row: dict[str, Any]
 
 
@@ -148,10 +148,10 @@ class Trials:
             for name in sorted(known, key=seconds.__getitem__):
                 if seconds[FLOAT] < WORTH_IT * seconds[name]:
                     break
-                twin = known[name].make(layer)
-                nearness = sqnr(exact, twin(seen))
+                made = known[name].make(layer)
+                nearness = sqnr(exact, made(seen))
                 if nearness >= LEAST_SQNR:
-                    return Found(name, twin, {"chosen": name, "sqnr": nearness, **row})
+                    return Found(name, made, {"chosen": name, "sqnr": nearness, **row})
                 row[f"{name} sqnr"] = nearness
         return Found(FLOAT, None, {"chosen": FLOAT, **row})
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from gearshift.core.extras import need
 from gearshift.kernels.cpu import onednn
 from gearshift.kernels.cpu.onednn import saturates
-from gearshift.layers.frozen import FrozenLinear
+from gearshift.layers.base import QuantizedLinear
 from gearshift.quant.formats.int8 import Quantized, dequantize
 
 bnb = need("bitsandbytes", "bitsandbytes", "A layer of bitsandbytes")
@@ -25,7 +25,7 @@ BLOCK, SCALES_BLOCK = 64, 256  # weights with a scale in common; scales with a s
 COMPUTES_IN = (torch.float32, torch.float16, torch.bfloat16)
 
 
-class LLMInt8Linear(FrozenLinear):
+class LLMInt8Linear(QuantizedLinear):
     """8-bit weights, 8-bit inputs token by token; columns with an input of 6 or more are multiplied in floating point.
 
     Attributes:
@@ -42,15 +42,6 @@ class LLMInt8Linear(FrozenLinear):
         super().__init__(in_features, out_features, bias, device, dtype)
         self.register_buffer("qweight", torch.zeros(out_features, in_features, dtype=torch.int8, device=device))
         self.register_buffer("scale", torch.ones(out_features, device=device))
-
-    @classmethod
-    def from_float(cls, linear: nn.Linear) -> LLMInt8Linear:
-        """Quantize a float layer, which stays as it was."""
-        weight = linear.weight.detach()
-        layer = cls(linear.in_features, linear.out_features, linear.bias is not None, "meta", weight.dtype)
-        layer.quantize(weight)
-        layer.take(linear)
-        return layer
 
     def quantize(self, weight: torch.Tensor) -> None:
         self.qweight, self.scale, _ = bnb.functional.int8_vectorwise_quant(weight.to(_exact(weight), copy=True))
@@ -98,7 +89,7 @@ def _(rows: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor) -> torch.Te
     return rows.new_empty(rows.shape[0], weight.shape[0])
 
 
-class FourBitLinear(FrozenLinear):
+class FourBitLinear(QuantizedLinear):
     """4-bit weights with a scale for each 64 of them, multiplied in the type of the input.
 
     Attributes:
@@ -138,15 +129,8 @@ class FourBitLinear(FrozenLinear):
         for name, shape in nested.items():
             self.register_buffer(name, torch.zeros(shape, device=device) if double_quant else None)
 
-    @classmethod
-    def from_float(cls, linear: nn.Linear, quant_type: str, double_quant: bool) -> FourBitLinear:
-        """Quantize a float layer, which stays as it was; its number of inputs is even."""
-        weight = linear.weight.detach()
-        sizes = (linear.in_features, linear.out_features, linear.bias is not None)
-        layer = cls(*sizes, "meta", weight.dtype, quant_type, double_quant)
-        layer.quantize(weight)
-        layer.take(linear)
-        return layer
+    def format(self) -> dict[str, Any]:
+        return {"quant_type": self.quant_type, "double_quant": self.nested_absmax is not None}
 
     def quantize(self, weight: torch.Tensor) -> None:
         exact = weight if weight.dtype in COMPUTES_IN else weight.float()
@@ -198,11 +182,19 @@ class HostLinear(nn.Linear):
     @classmethod
     def from_float(cls, linear: nn.Linear) -> HostLinear:
         """The same layer, float32, on the CPU; it shares storage with one that is there already."""
-        layer = cls(linear.in_features, linear.out_features, linear.bias is not None, "meta")
+        layer = cls.empty_like(linear)
         for name, parameter in linear.named_parameters():
             there = parameter.detach().to("cpu", torch.float32)
             setattr(layer, name, nn.Parameter(there, requires_grad=parameter.requires_grad))
         return layer.train(linear.training)
+
+    @classmethod
+    def empty_like(cls, linear: nn.Linear) -> HostLinear:
+        """The layer without storage, for a state dict to be assigned to."""
+        return cls(linear.in_features, linear.out_features, linear.bias is not None, "meta").eval()
+
+    def format(self) -> dict[str, bool]:
+        return {"on_host": True}
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         return F.linear(input.to(self.weight), self.weight, self.bias).to(input)

@@ -14,12 +14,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from gearshift.kernels import static_int8
-from gearshift.layers.frozen import FrozenLinear
+from gearshift.layers.base import QuantizedLinear
 from gearshift.quant.formats.float8 import widened
 from gearshift.quant.formats.scales import usable
 
 
-class QuantoLinear(FrozenLinear):
+class QuantoLinear(QuantizedLinear):
     """A linear layer with quanto's weights, and where a scale for them was calibrated 8-bit activations.
 
     Attributes:
@@ -64,13 +64,12 @@ class QuantoLinear(FrozenLinear):
             kind: 'qint2', 'qint4', 'qint8' or 'qfloat8'.
             input_scale: float32 [], what one step of its 8-bit activations is; only with 8-bit weights.
         """
-        weight = linear.weight.detach()
-        sizes = (linear.in_features, linear.out_features, linear.bias is not None, "meta", weight.dtype)
-        layer = cls(*sizes, kind, input_scale is not None)
-        layer.quantize(weight)
+        layer = super().from_float(linear, kind, input_scale is not None)
         layer.input_scale = input_scale
-        layer.take(linear)
         return layer
+
+    def format(self) -> dict[str, Any]:
+        return {"kind": self.kind, "calibrated": self.input_scale is not None}
 
     def quantize(self, weight: torch.Tensor) -> None:
         self.values, self.scale, self.lowest = _rounded(weight.float(), self.kind)

@@ -18,7 +18,7 @@ from gearshift.core.extras import need
 from gearshift.kernels import ops
 from gearshift.kernels.cpu import onednn
 from gearshift.kernels.cpu.weight_only import matmul4, matmul8, rounding
-from gearshift.layers.frozen import FrozenLinear
+from gearshift.layers.base import QuantizedLinear
 from gearshift.quant.formats.float8 import widened
 from gearshift.quant.formats.grouped import Grouped, pack, unpack
 from gearshift.quant.formats.int8 import Quantized
@@ -38,7 +38,7 @@ GROUPS = (64, 32)  # 4 bits: inputs that share a scale and a zero point; the fir
 OWN = {"int8wo", "int4wo", "int4dq", "fp8wo"} | ({"int8dq"} if onednn.available() else set())
 
 
-class TorchaoLinear(FrozenLinear):
+class TorchaoLinear(QuantizedLinear):
     """A linear layer with a weight of torchao's.
 
     On CUDA the product is torchao's. On a CPU gearshift's own take the same weights, where it has them: torch's int8
@@ -77,6 +77,13 @@ class TorchaoLinear(FrozenLinear):
         layer = cls(_rounded(weight, quant_type, tiled), linear, quant_type)
         layer.take(linear)
         return layer
+
+    @classmethod
+    def empty_like(cls, layer: nn.Linear, quant_type: str, tiled: bool) -> TorchaoLinear:
+        return cls.from_float(layer.to("meta"), quant_type, tiled).eval()
+
+    def format(self) -> dict[str, Any]:
+        return {"quant_type": self.quant_type, "tiled": self.tiled}
 
     def quantize(self, weight: torch.Tensor) -> None:
         self._hold(_rounded(weight, self.quant_type, self.tiled))
