@@ -107,7 +107,7 @@ def _set_precision(held: Any) -> None:
 def _backends() -> list[Any]:
     import torch
 
-    found = torch.backends
+    found: Any = torch.backends
     return [found.cuda.matmul, found.cudnn.conv, found.cudnn.rnn, found.mkldnn.matmul, found.mkldnn.conv]
 
 

@@ -185,7 +185,8 @@ def _own_embeddings(pipe: Any, known: Mapping[str, Any], seed: int) -> list[Any]
 
     from gearshift.models.diffusers import denoisers
 
-    config: Mapping[str, Any] = next((m.config for m in denoisers(pipe).values()), {})
+    modules: list[Any] = list(denoisers(pipe).values())
+    config: Mapping[str, Any] = next((module.config for module in modules), {})
     width = next((config[name] for name in WIDTHS if config.get(name)), None)
     if width is None or "prompt_embeds" not in known:
         return None

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import os
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch.autograd.profiler import profile
@@ -68,7 +69,8 @@ def _on_cpu(call: Callable[[], object]) -> int:
         with _silent_stderr():
             recorder.__exit__(None, None, None)
     assert recorder.kineto_results is not None
-    events = [e for e in recorder.kineto_results.events() if e.name() == "[memory]" and e.device_type().name == "CPU"]
+    found: list[Any] = recorder.kineto_results.events()
+    events = [e for e in found if e.name() == "[memory]" and e.device_type().name == "CPU"]
     held = peak = 0
     for event in sorted(events, key=lambda e: e.start_ns()):
         held += event.nbytes()

@@ -79,8 +79,13 @@ def _processor() -> str:
 def clock() -> Callable[[], float]:
     """A stopwatch for this machine: CPU time where torch has one thread, wall clock otherwise, and on a GPU in step."""
     if torch.cuda.is_initialized():
-        return lambda: (torch.cuda.synchronize(), time.perf_counter())[1]
+        return _in_step
     return time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+
+
+def _in_step() -> float:
+    torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 @torch.inference_mode()

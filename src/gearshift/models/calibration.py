@@ -141,7 +141,7 @@ def _record(model: nn.Module, blocks: list[nn.Module], batches: Sequence[Mapping
     handles = [block.register_forward_pre_hook(look, with_kwargs=True) for block in blocks]
     try:
         for batch in batches:
-            run = model.base_model if batch.keys() <= HEADLESS else model
+            run: Any = model.base_model if batch.keys() <= HEADLESS else model
             run(**{**batch, "use_cache": False})
     finally:
         for handle in handles:

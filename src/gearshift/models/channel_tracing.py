@@ -151,7 +151,7 @@ def _shrinks(layer: Any) -> bool:
 def _goes_without_a_trace(copy: nn.Module, group: Group, run: Run) -> bool:
     """Whether the outputs are the same without half of the units as if their readers only multiplied them by nought."""
     kept = torch.randperm(group.units, generator=torch.Generator().manual_seed(0))[: group.units // 2].sort().values
-    layers = {side.path: copy.get_submodule(side.path) for side in (*group.outputs, *group.inputs)}
+    layers: dict[str, Any] = {side.path: copy.get_submodule(side.path) for side in (*group.outputs, *group.inputs)}
     before = {path: state(layer) for path, layer in layers.items()}
     try:
         left = staying(copy, [(group, kept)])

@@ -61,6 +61,7 @@ def from_packed(parts: State, path: str, size: tuple[int, int]) -> Grouped:
     bits = next((b for b in BITS if words == -(-width * b // 32)), None)
     if bits is None:
         raise Misfit(f"{path}.weight_packed does not hold {width} codes of {', '.join(map(str, BITS))} bits in a row")
+    assert packed is not None
     groups = scale.shape[1] if scale is not None and scale.ndim == 2 and scale.shape[1] else 1
     group = -(-width // groups)
     _check(parts, path, "weight_packed", (out, words), torch.int32)

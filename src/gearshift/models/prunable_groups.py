@@ -157,7 +157,7 @@ def resize(layer: nn.Module, wanted: list[int]) -> None:
     sizes(layer)
 
 
-def sizes(layer: nn.Module) -> None:
+def sizes(layer: Any) -> None:
     """Set what a layer says of its sizes to those of its weight."""
     if isinstance(layer, nn.Linear):
         layer.out_features, layer.in_features = layer.weight.shape

@@ -31,6 +31,8 @@ class DenseBlock(nn.Module):
             outputs = width if i == 5 else growth
             setattr(self, f"conv{i}", nn.Conv2d(width + (i - 1) * growth, outputs, 3, 1, 1))
 
+    conv5: nn.Conv2d
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         seen = [x]
         for i in range(1, 5):

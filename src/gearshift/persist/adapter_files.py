@@ -136,12 +136,10 @@ def _tree(bases: dict[str, Any]) -> Any:
     tree = nn.Module()
     tree.register_parameter("place", nn.Parameter(torch.empty(0)))  # peft asks a parameter where the model is
     for path, base in bases.items():
-        holder = tree
+        holder: Any = tree
         *parents, name = path.split(".")
         for parent in parents:
-            if parent not in holder._modules:
-                holder._modules[parent] = nn.Module()
-            holder = holder._modules[parent]
+            holder = holder._modules.setdefault(parent, nn.Module())
         holder._modules[name] = base
     return tree
 

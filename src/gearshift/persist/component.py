@@ -87,7 +87,8 @@ def _parameters_without_storage() -> Iterator[None]:
     from torch import nn
 
     with _MAKING:
-        before, mine = nn.Module.register_parameter, get_ident()
+        modules: Any = nn.Module
+        before, mine = modules.register_parameter, get_ident()
 
         def register(module: Any, name: str, parameter: Any) -> None:
             before(module, name, parameter)
@@ -95,13 +96,13 @@ def _parameters_without_storage() -> Iterator[None]:
                 empty = parameter.to("meta")
                 module._parameters[name] = nn.Parameter(empty, requires_grad=parameter.requires_grad)
 
-        nn.Module.register_parameter = register
+        modules.register_parameter = register
         try:
             yield
         finally:
             mine = 0
-            if nn.Module.register_parameter is register:  # else another library's loading put its own there meanwhile
-                nn.Module.register_parameter = before
+            if modules.register_parameter is register:  # else another library's loading put its own there meanwhile
+                modules.register_parameter = before
 
 
 def fill(module: Any, folder: Path, facts: dict[str, Any] | None) -> None:

@@ -145,8 +145,8 @@ class WhisperGenerator(CTranslateModel):
         said = torch.randint(0, config.eos_token_id, (tokens - 2,), generator=generator).tolist()
         prompt = [*said, config.decoder_start_token_id, config.no_timestamps_token_id]
         with torch.no_grad():
-            tokens = torch.tensor([prompt], device=model.device)
-            exact = model(features.to(model.device, model.dtype), decoder_input_ids=tokens).logits[0, -1]
+            given = torch.tensor([prompt], device=model.device)
+            exact = model(features.to(model.device, model.dtype), decoder_input_ids=given).logits[0, -1]
         (made,) = self.engine.generate(
             stored(features),
             [prompt],

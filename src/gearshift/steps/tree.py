@@ -32,7 +32,7 @@ def replaced(value: Any, new: list[torch.Tensor]) -> Any:
     return mapped(value, lambda _: new.pop(0))
 
 
-def mapped(value: Any, function: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+def mapped(value: Any, function: Callable[[torch.Tensor], Any]) -> Any:
     """The same structure with a function's values in the tensors' places."""
     if isinstance(value, torch.Tensor):
         return function(value)

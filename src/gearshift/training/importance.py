@@ -31,7 +31,7 @@ def scores(group: Group, root: nn.Module, kind: str, slopes: Slopes, generator: 
         return torch.rand(group.units, generator=generator, dtype=torch.float64)
     total = torch.zeros(group.units, dtype=torch.float64)
     for side, rows in [(s, True) for s in group.outputs] + [(s, False) for s in group.inputs]:
-        layer = root.get_submodule(side.path)
+        layer: Any = root.get_submodule(side.path)
         if layer.weight is None:  # a norm that only keeps statistics
             continue
         each = _by_unit(layer, _valued(layer.weight, side.path, kind, slopes), rows)
@@ -46,7 +46,7 @@ def scores(group: Group, root: nn.Module, kind: str, slopes: Slopes, generator: 
 
 def slopes_of(root: nn.Module, paths: Iterable[str], losses: Iterable[torch.Tensor]) -> Slopes:
     """Of some layers' weights: the product with the gradient, its absolute value and its square, means over losses."""
-    layers = {path: root.get_submodule(path) for path in dict.fromkeys(paths)}
+    layers: dict[str, Any] = {path: root.get_submodule(path) for path in dict.fromkeys(paths)}
     layers = {path: layer for path, layer in layers.items() if layer.weight is not None}
     first = {path: torch.zeros_like(layer.weight, dtype=torch.float32) for path, layer in layers.items()}
     second = {path: torch.zeros_like(value) for path, value in first.items()}

@@ -173,7 +173,7 @@ class Trainer:
         """Leave off here: parameters, the best ones, and the optimizer's state."""
         if self.checkpoint is None or not self.accelerator.is_main_process:
             return
-        tensors = {f"master.{i}": m for i, m in enumerate(self.masters.masters)}
+        tensors: dict[str, torch.Tensor] = {f"master.{i}": m for i, m in enumerate(self.masters.masters)}
         tensors |= {f"best.{i}": b for i, b in enumerate(self._best)}
         plain: dict[str, Any] = {}
         for i, master in enumerate(self.masters.masters):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar
 
 from gearshift.core.algorithm import Algorithm
@@ -66,7 +67,7 @@ class Half(Algorithm):
         found = []
         for name, part in parts(model).items():
             upcast = hasattr(model, "upcast_vae") and getattr(getattr(part, "config", None), "force_upcast", False)
-            call = (lambda part=part: run(part)) if is_autoencoder(part) else None if name else _call(model)
+            call = partial(run, part) if is_autoencoder(part) else None if name else _call(model)
             if call is None or upcast:
                 continue
             with watched(part) as most:

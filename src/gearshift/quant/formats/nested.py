@@ -9,6 +9,7 @@ offset. Without `rest`, and without `fine`, that is an int8 weight with the chan
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -67,7 +68,8 @@ class Nested:
     def to(self, device: torch.device | str) -> Nested:
         """The same planes on another device."""
         planes = (self.scale, self.multiplier, self.offset, self.coarse, self.fine, self.rest)
-        return Nested(self.shape, *(None if p is None else p.to(device) for p in planes))
+        moved: list[Any] = [None if p is None else p.to(device) for p in planes]
+        return Nested(self.shape, *moved)
 
     def _four_bits(self) -> torch.Tensor:
         length = 2 * self.coarse.shape[1]

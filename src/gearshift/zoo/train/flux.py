@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -109,7 +110,7 @@ def assemble(models: nn.ModuleDict, words: object, root: Path) -> None:
     """Write a FluxPipeline's folder in fp16; CLIP and autoencoder are the text-to-image model's."""
     from diffusers import FluxPipeline
 
-    vae = autoencoder().half()
+    vae: Any = autoencoder().half()
     vae.register_to_config(shift_factor=0.0)
     clip = load("text-to-image").text_encoder.half()
     clip.config._name_or_path = "text-to-image/text_encoder"
@@ -147,7 +148,7 @@ def main(steps: int = 700, distilling: int = 250) -> None:
 
     def distillation(_: int) -> torch.Tensor:
         chosen = torch.randint(len(packed), (BATCH,))
-        noisy, sigma, _ = batch(packed[chosen])
+        noisy, sigma = batch(packed[chosen])[:2]
         rows, one = captioned(chosen), torch.ones(BATCH)
         guidance = 1 + torch.rand(BATCH) * (MOST_GUIDANCE - 1)
         with torch.no_grad():

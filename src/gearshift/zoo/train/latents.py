@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,7 +24,7 @@ def autoencoder() -> nn.Module:
 @torch.no_grad()
 def encoded(count: int = 40_000) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Scaled latent means float32 [n, 4, 8, 8] of colored training images, garments int64 [n], colors int64 [n]."""
-    vae = autoencoder()
+    vae: Any = autoencoder()
     gray, garments = read("train")
     gray, garments = gray[:count], garments[:count]
     colors = torch.randint(len(COLORS), (count,), generator=torch.Generator().manual_seed(1))

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -25,7 +26,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(list(params), {"lr": lr})
 
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self) -> None:  # type: ignore[override]
         """Apply one update to every parameter that has a gradient."""
         for group in self.param_groups:
             for param in group["params"]:
@@ -100,7 +101,7 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def write(model: nn.Module, folder: Path) -> None:
+def write(model: Any, folder: Path) -> None:
     """Save a diffusers or transformers model as fp16 safetensors, and leave it in fp32 with the values just saved."""
     model.half().save_pretrained(folder, safe_serialization=True)
     model.float()

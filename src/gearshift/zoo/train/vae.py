@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import torch
 
@@ -47,7 +48,7 @@ def main(steps: int = 1000, more: int = 2000) -> None:
     """Train both halves, then the decoder alone; print the figures reached, write the weights."""
     one_thread()
     torch.manual_seed(0)
-    vae = build()
+    vae: Any = build()
     gray, _ = read("train")
 
     def loss(_: int) -> torch.Tensor:
@@ -64,7 +65,7 @@ def main(steps: int = 1000, more: int = 2000) -> None:
     report(vae)
 
 
-def sharpen(vae: torch.nn.Module, gray: torch.Tensor, steps: int) -> None:
+def sharpen(vae: Any, gray: torch.Tensor, steps: int) -> None:
     """Train the decoder alone: the latents, and so what the latent models learn, stay as they are."""
 
     def loss(_: int) -> torch.Tensor:
@@ -77,7 +78,7 @@ def sharpen(vae: torch.nn.Module, gray: torch.Tensor, steps: int) -> None:
 
 
 @torch.no_grad()
-def report(vae: torch.nn.Module) -> None:
+def report(vae: Any) -> None:
     """Print PSNR, the judge's accuracy and the Frechet distance of 2000 rebuilt held-out images."""
     judge = Judge.load()
     images, garments, colors = held_out(2000)
