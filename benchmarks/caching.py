@@ -30,7 +30,7 @@ from gearshift.core.files import write_atomically
 from gearshift.evaluate.cells import Column, Row
 from gearshift.evaluate.compare import compare, figures
 from gearshift.evaluate.table import to_json, to_markdown
-from gearshift.evaluate.timing import machine
+from gearshift.evaluate.timing import machine_description
 from gearshift.steps.decision import Action
 from gearshift.zoo.data import COLORS, Prompt, prompt_set
 from gearshift.zoo.judge import Judge
@@ -66,7 +66,12 @@ class Way:
 def arguments(model: str, prompts: list[Prompt]) -> dict[str, Any]:
     """What the pipeline is called with for these prompts."""
     seeded = [torch.Generator().manual_seed(p.seed) for p in prompts]
-    call = {"generator": seeded, "guidance_scale": GUIDANCE[model], "output_type": "np", **zoo.arguments(model)}
+    call = {
+        "generator": seeded,
+        "guidance_scale": GUIDANCE[model],
+        "output_type": "np",
+        **zoo.required_arguments(model),
+    }
     if model == "dit":
         return {**call, "class_labels": [p.garment * len(COLORS) + p.color for p in prompts]}
     return {**call, "prompt": [p.text for p in prompts]}
@@ -235,7 +240,7 @@ def main() -> None:
     options = parser.parse_args()
     images, sections = (BATCH, QUICK) if options.quick else (options.images, SECTIONS)
     warnings.simplefilter("ignore")
-    about = f"{machine()}; {images} images, batches of {BATCH}, guidance {GUIDANCE}."
+    about = f"{machine_description()}; {images} images, batches of {BATCH}, guidance {GUIDANCE}."
     reference = "Reference: all steps of the model's own sampler (DDIM; flux: Euler), same seeds."
     pages, data, said = {}, {}, {}
     for model in options.models:

@@ -27,7 +27,7 @@ from gearshift.core.files import write_atomically
 from gearshift.evaluate.cells import Column, Row
 from gearshift.evaluate.compare import compare, figures
 from gearshift.evaluate.table import to_json, to_markdown
-from gearshift.evaluate.timing import machine
+from gearshift.evaluate.timing import machine_description
 from gearshift.zoo.judge import Judge
 
 FILE = Path(__file__).with_suffix("")
@@ -85,7 +85,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     path = FILE.with_suffix(".json")
     data = json.loads(path.read_text()) if path.exists() else {}
-    about = f"{machine()}; {options.images} images of {STEPS} steps in batches of {caching.BATCH}."
+    about = f"{machine_description()}; {options.images} images of {STEPS} steps in batches of {caching.BATCH}."
     for model in options.models:
         table = rows(model, options.images, options.speeds)
         text = to_markdown(COLUMNS, table)

@@ -33,7 +33,7 @@ from gearshift.core.files import write_atomically
 from gearshift.evaluate.cells import Column, Row
 from gearshift.evaluate.metrics import sqnr
 from gearshift.evaluate.table import to_json, to_markdown
-from gearshift.evaluate.timing import clock, interleaved, machine
+from gearshift.evaluate.timing import call_seconds, interleaved, machine_description
 
 FILE = Path(__file__).with_suffix("")
 CACHERS: dict[str, tuple[dict[str, Any], ...]] = {
@@ -97,7 +97,7 @@ def restart(subject: Subject, folder: Path) -> None:
     images = subject.call(pipe)
     took = time.perf_counter() - start
     torch.save(images, folder / "images.pt")
-    write_atomically((folder / "seconds.json"), json.dumps(took - clock(lambda: subject.call(pipe))))
+    write_atomically((folder / "seconds.json"), json.dumps(took - call_seconds(lambda: subject.call(pipe))))
 
 
 def row(subject: Subject, recipe: dict[str, Any], original: Any, rounds: int, known: dict[str, float]) -> Row:
@@ -152,7 +152,7 @@ def rows(subject: Subject, options: argparse.Namespace) -> list[Row]:
 
 
 def section(subject: Subject, table: list[Row]) -> dict[str, Any]:
-    about = f"{machine()}; {len(subject.prompts)} image(s) of {subject.steps} steps in a call."
+    about = f"{machine_description()}; {len(subject.prompts)} image(s) of {subject.steps} steps in a call."
     return {"about": about, "rows": json.loads(to_json(COLUMNS, table)), "text": to_markdown(COLUMNS, table)}
 
 

@@ -16,12 +16,12 @@ from gearshift.core.files import write_atomically
 from gearshift.core.record import Record
 from gearshift.evaluate.cells import Column, Row
 from gearshift.evaluate.table import to_markdown, write_tables
-from gearshift.evaluate.timing import machine
+from gearshift.evaluate.timing import machine_description
 from gearshift.models.denoiser import Denoiser
 from gearshift.steps.backbone import Backbone
 from gearshift.steps.gate import Gate
 from gearshift.steps.predict import Copy
-from gearshift.steps.rule import OutputRule, Place
+from gearshift.steps.rule import GateGroup, OutputRule
 from gearshift.steps.trigger import Every
 
 GATES, STEPS, ROUNDS = 30, 200, 15
@@ -38,7 +38,7 @@ def gated(make: Callable[[], Gate], rule: OutputRule | None = None) -> list[torc
     for gate in gates:
         gate.attach()
         if rule is not None:
-            gate.rule, gate.place = rule, Place([gate])
+            gate.rule, gate.place = rule, GateGroup([gate])
     return [gate.module for gate in gates]
 
 
@@ -77,9 +77,11 @@ def main() -> None:
     columns = [Column("us", "a call", "us", ".2f", "lower"), Column("more", "more than alone", "us", ".2f", "lower")]
     rows = [Row(n, "", {"us": v, "more": v - alone}, original=n == "module alone") for n, v in times.items()]
     print(to_markdown(columns, rows))
-    about = {"machine": machine(), "gates": GATES, "steps": STEPS, "rounds": ROUNDS}
+    about = {"machine": machine_description(), "gates": GATES, "steps": STEPS, "rounds": ROUNDS}
     page, _ = write_tables(Path(__file__).with_suffix(""), columns, rows, **about)
-    write_atomically(page, f"# What a gate costs\n\n{machine()}; least of {ROUNDS} rounds.\n\n{page.read_text()}")
+    write_atomically(
+        page, f"# What a gate costs\n\n{machine_description()}; least of {ROUNDS} rounds.\n\n{page.read_text()}"
+    )
 
 
 if __name__ == "__main__":

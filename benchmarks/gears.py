@@ -24,7 +24,7 @@ import gearshift as gs
 from gearshift.core.files import write_atomically
 from gearshift.evaluate.cells import Column, Row
 from gearshift.evaluate.table import to_markdown, write_tables
-from gearshift.evaluate.timing import interleaved, machine
+from gearshift.evaluate.timing import interleaved, machine_description
 
 WAYS: dict[str, dict[str, Any]] = {
     "float32": {},
@@ -80,7 +80,7 @@ def main() -> None:
         rows.append(Row(name, str(gs.Recipe.of(WAYS[name])) if WAYS[name] else "", cells, original=name == "float32"))
     print(to_markdown(COLUMNS, rows))
     about = (
-        f"{machine()}; DiT of {options.layers} blocks, width {options.width}, 256 tokens, random weights; "
+        f"{machine_description()}; DiT of {options.layers} blocks, width {options.width}, 256 tokens, random weights; "
         f"{options.steps} steps with guidance, one image."
     )
     page, _ = write_tables(Path(__file__).with_suffix(""), COLUMNS, rows, about=about)

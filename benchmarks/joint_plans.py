@@ -13,9 +13,9 @@ from gearshift.core.context import Context
 from gearshift.core.recipe import Recipe
 from gearshift.core.record import Applied, Record
 from gearshift.planner import goal, step_search
-from gearshift.planner.call import rehearsal
-from gearshift.planner.gears import GearRehearsals
-from gearshift.planner.joint import Joined, JointRehearsals
+from gearshift.planner.call import call_to_rehearse
+from gearshift.planner.gear_rehearsal import GearRehearsals
+from gearshift.planner.joint_rehearsal import Joined, JointRehearsals
 from gearshift.precision import Precision, gear_install
 
 STEPS = 50
@@ -56,7 +56,7 @@ class Together:
         (box,) = gear_install.gear_up(pipe, context, None, economical=True)
         call = {**caching.arguments(name, caching.prompt_set("search", 4)), "num_inference_steps": STEPS}
         del call["generator"]
-        return Together(name, pipe, rule, box, rehearsal(pipe, [call]), caching.prompt_set("report", images))
+        return Together(name, pipe, rule, box, call_to_rehearse(pipe, [call]), caching.prompt_set("report", images))
 
     def planned(self, budget: float, gears: bool) -> Joined:
         costs = gear_install.memory_costs(self.box.own) if gears else {self.box.own: 1.0}

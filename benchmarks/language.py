@@ -28,7 +28,7 @@ from gearshift.core.errors import BrokenFolder, GearshiftError
 from gearshift.core.files import write_atomically
 from gearshift.evaluate.cells import Column, Row
 from gearshift.evaluate.table import to_markdown, write_tables
-from gearshift.evaluate.timing import interleaved, machine
+from gearshift.evaluate.timing import interleaved, machine_description
 from gearshift.zoo.language import load_language, validation_text
 
 SIZES = {"vocab_size": 32000, "hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 24}
@@ -167,7 +167,8 @@ def main() -> None:
     print(to_markdown(COLUMNS, rows))
     if options.quick or options.only:
         return
-    about = f"{machine()}; batch 1, {PROMPT} tokens in and {NEW} out; text of {TEXTS} prompts, {CONTINUED} tokens each."
+    about = f"{machine_description()}; batch 1, {PROMPT} tokens in and {NEW} out; "
+    about += f"text of {TEXTS} prompts, {CONTINUED} tokens each."
     page, _ = write_tables(Path(__file__).with_suffix(""), COLUMNS, rows, about=about, sizes=SIZES)
     write_atomically(page, f"# Language models, one token at a time\n\n{about}\n\n{page.read_text()}")
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from gearshift.evaluate.metrics import psnr
-from gearshift.evaluate.timing import clock
+from gearshift.evaluate.timing import call_seconds
 
 NEAR = 0.05
 WAYS = {  # modules of each transformer that TaylorSeer extrapolates and, in its lite mode, that it leaves out
@@ -210,7 +210,7 @@ PEERS = {
 def timed(bench: Bench, pipe: Any) -> tuple[float, torch.Tensor]:
     """The faster of two runs, and the images."""
     images: list[torch.Tensor] = []
-    return min(clock(lambda: images.append(bench.make(pipe))) for _ in range(2)), images[-1]
+    return min(call_seconds(lambda: images.append(bench.make(pipe))) for _ in range(2)), images[-1]
 
 
 def trials(peer: Peer, bench: Bench, reference: torch.Tensor, whole: float) -> list[Trial]:

@@ -30,10 +30,10 @@ from gearshift import zoo
 from gearshift.core.files import write_atomically
 from gearshift.evaluate.cells import Column, Row
 from gearshift.evaluate.table import to_json, to_markdown
-from gearshift.evaluate.timing import machine
+from gearshift.evaluate.timing import machine_description
 from gearshift.models.diffusers import denoisers
-from gearshift.planner.call import rehearsal
-from gearshift.planner.gears import GearRehearsals
+from gearshift.planner.call import call_to_rehearse
+from gearshift.planner.gear_rehearsal import GearRehearsals
 from gearshift.precision import Precision, PrecisionSchedule, quick_schedule
 from gearshift.precision.gear_timing import time_layers
 from gearshift.precision.gears import LOW, Geared, high_gear
@@ -77,7 +77,7 @@ class Subject:
     def rehearsals(self, prompts: int = 4) -> GearRehearsals:
         call = {**caching.arguments(self.name, caching.prompt_set("search", prompts)), "num_inference_steps": STEPS}
         del call["generator"]
-        made = rehearsal(self.pipe, [call])
+        made = call_to_rehearse(self.pipe, [call])
         assert made is not None
         return GearRehearsals(self.box, made, {**{p: p.memory_ratio() for p in LOW}, self.own: 1.0})
 
@@ -220,7 +220,9 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=0.7)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    about = f"{machine()}; {STEPS} steps, {options.images} held-out images, plans found with 4 other prompts."
+    about = (
+        f"{machine_description()}; {STEPS} steps, {options.images} held-out images, plans found with 4 other prompts."
+    )
     pages, data, said = ["# Precision over the steps\n", f"{about}\n"], {}, []
     stored, timed, switched, joined = [], [], [], []
     for model in options.models:

@@ -30,7 +30,7 @@ from gearshift.core.files import write_atomically
 from gearshift.evaluate.cells import Cell, Column, Row
 from gearshift.evaluate.metrics import psnr
 from gearshift.evaluate.table import to_json, to_markdown
-from gearshift.evaluate.timing import machine
+from gearshift.evaluate.timing import machine_description
 from gearshift.models.diffusers import denoisers
 from gearshift.planner.fit import Fitting
 from gearshift.planner.recording import Recording
@@ -40,7 +40,7 @@ from gearshift.steps.bands import mixed
 from gearshift.steps.memory import Weights
 from gearshift.steps.predict import Copy, Predictor, Taylor
 from gearshift.steps.run import Run
-from gearshift.steps.times import Reading
+from gearshift.steps.times import TimestepMapping
 from gearshift.zoo.data import Prompt, prompt_set
 
 STEPS, COUNTS, BATCH, FITTED_TO = 50, (17, 12, 9), 8, 3
@@ -103,7 +103,7 @@ class Harness:
 
     def _step(self, model_output: torch.Tensor, timestep: Any, sample: torch.Tensor, **kwargs: Any) -> Any:
         if not self.run.located:
-            self.run.start((), Reading())
+            self.run.start((), TimestepMapping())
         self.run.sample = self.past.sample = sample
         if self.run.position in self.computed:
             self.past.keep(model_output)
@@ -281,7 +281,8 @@ def main() -> None:
     images = BATCH if options.quick else options.images
     fits = f"fitted to {FITTED_TO} batches of {BATCH} of its 'search' prompts"
     shown = f"{images} images of the zoo's 'report' prompts, seeds from {prompt_set('report', 1)[0].seed}"
-    about = f"{machine()}, diffusers {diffusers.__version__}; {STEPS} steps, guidance {GUIDANCE}; {shown}; {fits}."
+    about = f"{machine_description()}, diffusers {diffusers.__version__}; "
+    about += f"{STEPS} steps, guidance {GUIDANCE}; {shown}; {fits}."
     pages, data, said = ["# Filling in a step\n", f"{about}\n", NOTE], {}, []
     for model in options.models:
         rows, chosen = section(model, images)

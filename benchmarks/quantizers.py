@@ -29,7 +29,7 @@ from gearshift.core.model import size_bytes
 from gearshift.core.registry import registry
 from gearshift.evaluate.cells import Column, Row
 from gearshift.evaluate.table import to_json, to_markdown
-from gearshift.evaluate.timing import clock, interleaved, machine
+from gearshift.evaluate.timing import call_seconds, interleaved, machine_description
 from gearshift.zoo import language
 
 FILE = Path(__file__).with_suffix("")
@@ -96,7 +96,7 @@ class Subject:
 
 def row(subject: Subject, name: str, values: dict[str, Any], original: Any, reference: torch.Tensor) -> Row:
     model, recipe = subject.load(), {name: values}
-    took = clock(lambda: subject.optimize(model, recipe))
+    took = call_seconds(lambda: subject.optimize(model, recipe))
     with tempfile.TemporaryDirectory() as folder:
         gs.save(model, Path(folder) / "m")
         equal = torch.equal(subject.call(gs.load(Path(folder) / "m")), subject.call(model))
@@ -117,7 +117,7 @@ def speeds(subject: Subject, original: Any, model: Any, recipe: dict[str, Any]) 
     if subject.compiling:
         try:
             compiled = subject.optimize(subject.load(), {**recipe, "torch_compile": {}})
-            compiling["compiling"] = clock(lambda: subject.call(compiled))
+            compiling["compiling"] = call_seconds(lambda: subject.call(compiled))
             calls["compiled"] = lambda: subject.call(compiled)
         except Exception as error:
             print(subject.name, recipe, "does not compile:", " ".join(str(error).split())[:200], flush=True)
@@ -169,7 +169,9 @@ def main() -> None:
         data = json.loads(path.read_text()) if path.exists() else {}
         if options.only:
             table = replaced(data[name]["rows"]["rows"], table[1:])
-        about = f"{machine()}; {options.images} images of {options.steps} steps, or 4 windows of 256 tokens."
+        about = (
+            f"{machine_description()}; {options.images} images of {options.steps} steps, or 4 windows of 256 tokens."
+        )
         data[name] = {"about": about, "rows": json.loads(to_json(COLUMNS, table)), "text": to_markdown(COLUMNS, table)}
         write_atomically(path, json.dumps(data, indent=1) + "\n")
     pages = ["# Quantizers\n", *(f"## {n}\n\n{d['about']}\n\n{d['text']}" for n, d in data.items())]

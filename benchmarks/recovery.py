@@ -29,7 +29,7 @@ from gearshift.core.files import write_atomically
 from gearshift.core.recipe import Recipe
 from gearshift.evaluate.cells import Column, Row
 from gearshift.evaluate.table import to_json, to_markdown
-from gearshift.evaluate.timing import interleaved, machine
+from gearshift.evaluate.timing import interleaved, machine_description
 from gearshift.training.language import own_text
 from gearshift.zoo import language
 from gearshift.zoo.data import COLORS, GARMENTS, Prompt, prompt_set
@@ -109,7 +109,7 @@ def pictures(name: str, count: int, call: dict[str, Any], ways: dict[str, Callab
 
 def _images(name: str, pipe: Any, prompts: list[Prompt], call: dict[str, Any]) -> torch.Tensor:
     generators = [torch.Generator().manual_seed(p.seed) for p in prompts]
-    given = {**call, **zoo.arguments(name), "generator": generators}
+    given = {**call, **zoo.required_arguments(name), "generator": generators}
     if name == "dit":
         labels = [p.garment * len(COLORS) + p.color for p in prompts]
         made = pipe(labels, **given, output_type="np").images
@@ -121,7 +121,7 @@ def lessons(name: str, call: dict[str, Any], each: int = 16, calls: int = 8) -> 
     """Calls to learn from: prompts and seeds that are not reported on."""
     prompts = prompt_set("search", each * calls)
     batches = [prompts[i : i + each] for i in range(0, len(prompts), each)]
-    shared = {**call, **zoo.arguments(name)}
+    shared = {**call, **zoo.required_arguments(name)}
     if name == "dit":
         return [{"class_labels": [p.garment * len(COLORS) + p.color for p in b], **shared} for b in batches]
     return [{"prompt": [p.text for p in b], **shared} for b in batches]
@@ -175,7 +175,7 @@ def main() -> None:
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     data = json.loads(FILE.with_suffix(".json").read_text()) if FILE.with_suffix(".json").exists() else {}
-    about = f"{machine()}; {len(GARMENTS) * len(COLORS)} prompts there are, {options.images} images each."
+    about = f"{machine_description()}; {len(GARMENTS) * len(COLORS)} prompts there are, {options.images} images each."
     for name, columns, rows in sections(options):
         if options.only and name not in options.only:
             continue

@@ -29,7 +29,7 @@ from gearshift.core.errors import GearshiftError
 from gearshift.core.files import write_atomically
 from gearshift.evaluate.cells import Column, Row
 from gearshift.evaluate.table import to_markdown, write_tables
-from gearshift.evaluate.timing import interleaved, machine
+from gearshift.evaluate.timing import interleaved, machine_description
 from gearshift.zoo.language import CALIBRATION, folder, load_language, perplexity, smollm2_file
 
 PROMPT, NEW, BATCH, WINDOW = 128, 24, 8, 512
@@ -126,7 +126,8 @@ def main() -> None:
     if options.only:
         return
     about = (
-        f"{machine()}; SmolLM2-135M-Instruct; {NEW} new tokens after 16; {options.windows} windows of {WINDOW} tokens "
+        f"{machine_description()}; SmolLM2-135M-Instruct; {NEW} new tokens after 16; "
+        f"{options.windows} windows of {WINDOW} tokens "
         f"of Python's help are read; calibrated on {SAMPLES} texts of {LENGTH} tokens of the King James Bible."
     )
     page, _ = write_tables(Path(__file__).with_suffix(""), COLUMNS, rows, about=about)

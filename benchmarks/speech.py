@@ -32,7 +32,7 @@ import gearshift as gs
 from gearshift.core.files import write_atomically
 from gearshift.evaluate.cells import Column, Row
 from gearshift.evaluate.table import to_json, to_markdown
-from gearshift.evaluate.timing import machine
+from gearshift.evaluate.timing import machine_description
 
 Call = Callable[[Speech], str]
 PLAIN, BEST, BATCH = "transformers, sequential", "whisper_s2t int8, batch 8", 8
@@ -170,7 +170,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         found = rows_of(Rows(options.folder, Path(scratch), options.quick), recording, 1 if options.quick else 2)
     words = len(recording.text.split())
-    about = f"{machine()}; {recording.seconds:.0f} s of speech, {words} words; {options.folder.name}; greedy."
+    about = (
+        f"{machine_description()}; {recording.seconds:.0f} s of speech, {words} words; {options.folder.name}; greedy."
+    )
     page = f"# Speech to text\n\n{about}\n\n{to_markdown(COLUMNS, found)}\n{verdict(found)}\n\n{NOTE}\n"
     print(page)
     if not options.quick:

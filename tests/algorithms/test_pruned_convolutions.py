@@ -85,7 +85,7 @@ GROUPS = {"basic": 5, "bottleneck": 8, "sequence": 3}
 @pytest.mark.parametrize("name", MODELS)
 def test_channels_that_give_nought_go_without_a_trace(name):
     model = MODELS[name]()
-    groups = channel_tracing.channels(model, [IMAGES])
+    groups = channel_tracing.traced_channels(model, [IMAGES])
     assert len(groups) == GROUPS[name]
     silence(model, groups)
     silent, before = answer(model), size(model)
@@ -100,7 +100,7 @@ def test_channels_that_give_nought_go_without_a_trace(name):
 def test_every_criterion_takes_the_share(name, criterion, globally):
     model = MODELS[name]()
     shape = answer(model).shape
-    whole = sum(g.units for g in channel_tracing.channels(model, [IMAGES]))
+    whole = sum(g.units for g in channel_tracing.traced_channels(model, [IMAGES]))
     settings = {"type": criterion, "sparsity": 0.5, "global_pruning": globally, "it_steps": 2}
     gs.optimize(model, torch_structured=settings, data=[IMAGES, IMAGES])
     left = gs.status(model).applied[0]["figures"]["channels left"]
@@ -192,7 +192,7 @@ class Reads(nn.Module):
 )
 def test_what_cannot_go_stays(middle):
     model = Shuffled(middle).eval()
-    paths = {group.path for group in channel_tracing.channels(model, [IMAGES])}
+    paths = {group.path for group in channel_tracing.traced_channels(model, [IMAGES])}
     assert paths in ({"first"}, {"first", "second"}) and ("second" not in paths or isinstance(middle, nn.Sequential))
     gs.optimize(model, "torch_structured(sparsity=0.5)", data=[IMAGES])
     assert answer(model).shape[1] == 4 and model.first.out_channels == 4
@@ -200,7 +200,7 @@ def test_what_cannot_go_stays(middle):
 
 def test_joined_channels_go_from_both():
     model = lively(Reads())
-    groups = channel_tracing.channels(model, [IMAGES])
+    groups = channel_tracing.traced_channels(model, [IMAGES])
     silence(model, groups)
     silent = answer(model)
     gs.optimize(model, "torch_structured(sparsity=0.5)", data=[IMAGES])
@@ -211,7 +211,7 @@ def test_joined_channels_go_from_both():
 def test_finding_changes_nothing():
     model = sequence().train()
     before, state = {n: t.clone() for n, t in model.state_dict().items()}, torch.get_rng_state()
-    for group in channel_tracing.channels(model, [IMAGES]):
+    for group in channel_tracing.traced_channels(model, [IMAGES]):
         assert prunable_groups.shape(model.get_submodule(group.path))[0] == group.units
     assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
     assert model.training and torch.equal(torch.get_rng_state(), state)

@@ -41,9 +41,9 @@ def groups(root, kind):
     if kind == "neurons":
         return list(prunable_groups.feed_forward(root))
     return list(
-        prunable_groups.channels(root)
+        prunable_groups.channel_groups(root)
         if kind == "channels"
-        else prunable_groups.attention(root, kind == "head dimensions")
+        else prunable_groups.attention_groups(root, kind == "head dimensions")
     )
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gearshift.core.errors import BadValue
-from gearshift.evaluate.timing import Timing, interleaved, machine
+from gearshift.evaluate.timing import Timing, interleaved, machine_description
 
 
 def recorded(names, **options):
@@ -61,5 +61,5 @@ def test_counts_out_of_range_are_refused(options):
 
 
 def test_the_machine_is_described_on_one_line():
-    words = machine()
+    words = machine_description()
     assert "CPU core" in words and f"torch {torch.__version__}" in words and "\n" not in words

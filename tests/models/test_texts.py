@@ -9,7 +9,7 @@ from support.tiny import build, language
 import gearshift as gs
 from gearshift.core.errors import BadRecipe, GearshiftError, GearshiftWarning
 from gearshift.core.examples import examples
-from gearshift.models.texts import as_tokens, fitted, positions, texts
+from gearshift.models.texts import as_tokens, cut_to_positions, positions, texts
 
 ROW = [1, 2, 3]
 WAYS = {
@@ -80,10 +80,10 @@ def test_positions_have_several_names(config, most):
     assert positions(model) == most
     items = [torch.ones(1, 300, dtype=torch.long), {"input_ids": torch.ones(1, 300, dtype=torch.long)}]
     if most is None:
-        assert fitted(model, items) == items
+        assert cut_to_positions(model, items) == items
         return
     with pytest.warns(GearshiftWarning, match=f"300 tokens and Model has {most} positions"):
-        tensor, named = fitted(model, items)
+        tensor, named = cut_to_positions(model, items)
     assert tensor.shape == named["input_ids"].shape == (1, most)
 
 

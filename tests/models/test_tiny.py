@@ -19,7 +19,7 @@ from support.each import each
 from gearshift.models.diffusers import (
     ROWS,
     attention_modules,
-    deep_features,
+    deep_feature_paths,
     denoisers,
     describe_denoiser,
     probe,
@@ -214,7 +214,7 @@ def test_probe_agrees_with_the_row(name: str) -> None:
 def test_deep_features_are_all_but_the_outermost_blocks(name: str) -> None:
     built = tiny.build(name)
     net = denoiser(built)
-    deep = deep_features(net)
+    deep = deep_feature_paths(net)
     outer = ("conv_in", "down_blocks.0", f"up_blocks.{len(net.up_blocks) - 1}")
     with record({n: net.get_submodule(n) for n in (*outer, *deep)}) as calls:
         built.run(steps=1)

@@ -10,7 +10,7 @@ import gearshift as gs
 from gearshift.core.errors import GearshiftWarning
 from gearshift.planner import step_search
 from gearshift.planner.fit import grouped
-from gearshift.planner.gears import assign
+from gearshift.planner.gear_rehearsal import assign
 from gearshift.planner.recording import Recording
 from gearshift.planner.solve import output_costs, programme, search, solve, sure
 from gearshift.planner.surrogate import Surrogate

@@ -20,7 +20,9 @@ X = [float(p) + 0.1 * p**1.3 for p in range(STEPS)]
 
 
 def at(x):
-    return SimpleNamespace(x=x, position=0, scheduler=SimpleNamespace(config={"prediction_type": "sample"}))
+    return SimpleNamespace(
+        noise_coordinate=x, position=0, scheduler=SimpleNamespace(config={"prediction_type": "sample"})
+    )
 
 
 def denoise(p, sample):
@@ -101,7 +103,7 @@ def rehearse(computed, fitted):
     fitting, sample, kept, before = Fitting(reference=reference, sampler=sampler), None, [], torch.zeros(40).double()
     sample = torch.linspace(-1, 1, 40).double()
     for p in range(STEPS):
-        here = SimpleNamespace(position=p, x=X[p], sample=2 * sample, scheduler=at(0).scheduler)
+        here = SimpleNamespace(position=p, noise_coordinate=X[p], sample=2 * sample, scheduler=at(0).scheduler)
         coordinates = [x for x, _ in kept]
         if p in computed:
             output = denoise(p, sample)

@@ -12,7 +12,7 @@ from support.tiny import build
 
 import gearshift as gs
 from gearshift.core.errors import BadRecipe, BadValue, CannotRestore, GearshiftWarning
-from gearshift.planner.gears import assign
+from gearshift.planner.gear_rehearsal import assign
 from gearshift.precision import Precision, PrecisionCapabilities, PrecisionProfile, PrecisionZone, quick_schedule
 from gearshift.precision.gear_timing import time_gears
 from gearshift.precision.gears import Geared, Mix, geared

@@ -7,41 +7,43 @@ import torch
 from support.whisper import TIME, TOKENS, say, tiny_whisper
 from transformers.generation.logits_process import WhisperTimeStampLogitsProcessor
 
-from gearshift.runtimes.speech.alignment import moments, warp
+from gearshift.runtimes.speech.alignment import token_frames, warp
 from gearshift.runtimes.speech.rules import Rules
-from gearshift.runtimes.speech.stitch import join
+from gearshift.runtimes.speech.stitch import stitched
 from gearshift.runtimes.speech.tokens import Tokens
-from gearshift.runtimes.speech.words import Segment, Word, read
+from gearshift.runtimes.speech.words import Segment, Word, read_output
 
 # outputs
 
 
 def test_an_output_is_read_as_segments_and_words():
-    reading = read([TIME, 1, 2, TIME + 50, TIME + 50, 3, TIME + 100], 2.5, TOKENS, say)
+    reading = read_output([TIME, 1, 2, TIME + 50, TIME + 50, 3, TIME + 100], 2.5, TOKENS, say)
     assert [(s.text, s.start, s.end) for s in reading.segments] == [(" w1 w2", 0.0, 1.0), (" w3", 1.0, 2.0)]
     assert [(w.text, w.start, w.end) for w in reading.segments[0].words] == [(" w1", 0.0, 0.5), (" w2", 0.5, 1.0)]
     assert (reading.reached, reading.unfinished) == (2.0, False)
 
 
 def test_what_an_output_leaves_out_is_seen():
-    assert read([TIME, 1, TIME + 50, TIME + 50], 9.0, TOKENS, say).unfinished
-    cut = read([TIME, 1, TIME + 50, TIME + 60, 2], 9.0, TOKENS, say)
+    assert read_output([TIME, 1, TIME + 50, TIME + 50], 9.0, TOKENS, say).unfinished
+    cut = read_output([TIME, 1, TIME + 50, TIME + 60, 2], 9.0, TOKENS, say)
     assert (cut.reached, cut.unfinished, cut.segments[-1].end) == (9.0, False, 9.0)
-    full = read([*[TIME, 1, TIME + 50] * 70, *[2] * 14], 90.0, TOKENS, say)
+    full = read_output([*[TIME, 1, TIME + 50] * 70, *[2] * 14], 90.0, TOKENS, say)
     assert (len(full.segments), full.reached, full.unfinished) == (70, 1.0, True)
-    assert read([], 9.0, TOKENS, say).segments == ()
+    assert read_output([], 9.0, TOKENS, say).segments == ()
 
 
 def test_words_are_told_apart_by_spaces_and_marks_stay_with_them():
     letters = list(" Oh, (dear) me")
-    reading = read([TIME, *range(len(letters)), TIME + 50], 1.0, TOKENS, lambda t: "".join(letters[n] for n in t))
+    reading = read_output(
+        [TIME, *range(len(letters)), TIME + 50], 1.0, TOKENS, lambda t: "".join(letters[n] for n in t)
+    )
     assert [w.text for w in reading.segments[0].words] == [" Oh,", " (dear)", " me"]
     assert [w.key for w in reading.segments[0].words] == ["oh", "dear", "me"]
 
 
 def test_characters_of_several_tokens_stay_whole_without_spaces():
     raw = "こん。".encode()
-    reading = read(
+    reading = read_output(
         [TIME, *range(len(raw)), TIME + 50],
         1.0,
         TOKENS,
@@ -85,28 +87,28 @@ def text(found):
 
 def test_overlapping_texts_join_where_they_say_the_same():
     left, right = segments("a b c d e f gar"), segments("ish d e f g h", 1.0)
-    assert text(join(left, right, 1.0, 3.5)) == "a b c d e f g h"
+    assert text(stitched(left, right, 1.0, 3.5)) == "a b c d e f g h"
 
 
 def test_words_that_come_twice_are_joined_at_their_time():
     left, right = segments("so it goes and so it goes"), segments("so it goes on", 2.0)
-    assert text(join(left, right, 2.0, 3.5)) == "so it goes and so it goes on"
+    assert text(stitched(left, right, 2.0, 3.5)) == "so it goes and so it goes on"
 
 
 def test_without_a_common_word_the_middle_of_the_overlap_decides():
     left, right = segments("a b c d"), segments("x y z", 1.0)
-    assert text(join(left, right, 1.0, 2.0)) == "a b c y z"
+    assert text(stitched(left, right, 1.0, 2.0)) == "a b c y z"
 
 
 def test_texts_that_only_touch_are_joined_whole():
     left, right = segments("a b c"), segments("x y z", 1.2)
-    assert text(join(left, right, 1.2, 1.2, 0.4)) == "a b c x y z"
-    assert text(join(left, segments("b c d", 0.6), 1.2, 1.2, 0.4)) == "a b c d"
+    assert text(stitched(left, right, 1.2, 1.2, 0.4)) == "a b c x y z"
+    assert text(stitched(left, segments("b c d", 0.6), 1.2, 1.2, 0.4)) == "a b c d"
 
 
 def test_a_segment_that_loses_words_keeps_the_times_of_the_others():
     left = segments("a b c d")
-    joined = join(left, segments("c d e", 1.0), 1.0, 2.0)
+    joined = stitched(left, segments("c d e", 1.0), 1.0, 2.0)
     assert [(s.start, s.end) for s in joined] == [(0.0, 1.5), (1.5, 2.5)]
 
 
@@ -132,4 +134,4 @@ def test_tokens_begin_where_the_attention_moves_to_them():
     weights = np.full((3, 5, frames), 0.01)
     for row, (start, end) in enumerate(itertools.pairwise([*borders, frames])):
         weights[:, row, start:end] = 1.0
-    assert np.abs(moments(weights / weights.sum(-1, keepdims=True)) - borders).max() <= 3
+    assert np.abs(token_frames(weights / weights.sum(-1, keepdims=True)) - borders).max() <= 3

@@ -7,7 +7,7 @@ from support.runs import filled
 import gearshift as gs
 from gearshift.algorithms.cachers.fastercache import GUIDANCE_INTERVAL
 from gearshift.steps.decision import Action
-from gearshift.steps.guidance import Half
+from gearshift.steps.guidance import BatchHalf
 from gearshift.steps.run import Run
 from gearshift.steps.trigger import Every, Within
 
@@ -114,7 +114,7 @@ def test_within_goes_by_the_time_of_the_run():
 
 @pytest.mark.parametrize("last", [False, True])
 def test_halves_come_apart_and_together(last):
-    half = Half(4, last, listed=False)
+    half = BatchHalf(4, last, listed=False)
     whole = {"a": torch.arange(8.0).view(4, 2), "b": (torch.arange(4.0), None)}
     again = half.joined(half.take(whole), half.other.take(whole))
     assert torch.equal(again["a"], whole["a"]) and torch.equal(again["b"][0], whole["b"][0]) and again["b"][1] is None
@@ -122,6 +122,6 @@ def test_halves_come_apart_and_together(last):
     taken = half.take_arguments({"x": table, "image_rotary_emb": table, "n": torch.ones(3)})
     assert [len(t) for t in taken.values()] == [2, 4, 3]
     samples = [torch.full((2,), float(i)) for i in range(4)]
-    listed = Half(4, last, listed=True)
+    listed = BatchHalf(4, last, listed=True)
     both = listed.joined(listed.take([*samples]), listed.other.take([*samples]))
     assert torch.equal(torch.stack(both), torch.stack(samples))

@@ -16,7 +16,7 @@ from gearshift.steps.memory import Kept, Memory, blend
 from gearshift.steps.noise_schedule import coordinates
 from gearshift.steps.predict import Copy, Taylor, by_mode
 from gearshift.steps.run import Run, current, open_run, sampling
-from gearshift.steps.tree import replaced, signature, structure, tensors
+from gearshift.steps.tree import signature, structure, tensors, with_tensors
 from gearshift.steps.trigger import Drift, Every
 
 
@@ -127,7 +127,7 @@ def test_signatures_see_tensors_in_lists_and_their_types():
 
 def test_tree_round_trip():
     value = (torch.ones(1), {"a": [torch.zeros(2), 3]}, None)
-    again = replaced(value, [t + 1 for t in tensors(value)])
+    again = with_tensors(value, [t + 1 for t in tensors(value)])
     assert again[0].item() == 2 and again[1]["a"][0].tolist() == [1, 1] and again[1]["a"][1] == 3 and again[2] is None
 
 

@@ -15,7 +15,7 @@ from gearshift.steps.decision import Action
 from gearshift.steps.gate import Gate, gate_of
 from gearshift.steps.predecided_pass import PredecidedForward, predecided_rules
 from gearshift.steps.predict import Copy
-from gearshift.steps.rule import OutputRule, Place
+from gearshift.steps.rule import GateGroup, OutputRule
 from gearshift.steps.run import sampling
 from gearshift.steps.trigger import Every
 
@@ -159,7 +159,7 @@ def foreseen(net, names, trigger):
     for name in names:
         gate = Gate(net.get_submodule(name))
         gate.attach()
-        places.append(Place([gate]))
+        places.append(GateGroup([gate]))
         gate.rule, gate.place = rule, places[-1]
     gates = [gate for place in places for gate in place.gates]
     assert predecided_rules(gates) == [(rule, places)]
@@ -192,13 +192,13 @@ def test_a_failing_pass_leaves_no_gate_told():
 def test_passes_that_cannot_be_foreseen():
     one, two = Gate(nn.Linear(2, 2)), Gate(nn.Linear(2, 2))
     rule, other = (OutputRule("fora", "block", Every(2), Record(), True, Copy()) for _ in range(2))
-    place = Place([one, two])
+    place = GateGroup([one, two])
     one.rule = two.rule = rule
     assert not predecided_rules([one, two])  # no place
     one.place = two.place = place
     assert predecided_rules([one, two]) == [(rule, [place])]
     assert not predecided_rules([one])  # part of a place
-    two.rule, two.place = other, Place([two])
+    two.rule, two.place = other, GateGroup([two])
     place.gates.remove(two)
     assert predecided_rules([one, two]) == [(rule, [place]), (other, [two.place])]
     two.rule = None

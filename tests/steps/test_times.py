@@ -11,7 +11,7 @@ from support.runs import filled
 import gearshift as gs
 from gearshift.steps.gate import gate_of
 from gearshift.steps.run import current
-from gearshift.steps.times import Place, Reading, Way
+from gearshift.steps.times import ScheduleStep, TimestepMapping, Way
 
 STEPS = 10
 WAYS = {
@@ -155,13 +155,13 @@ def test_a_loop_of_training_is_no_run():
 
 
 def test_a_reading_is_found_and_kept():
-    places = [Place(t, t / 100, 1000.0) for t in (990.0, 700.0, 400.0, 100.0)]
-    reading = Reading()
+    places = [ScheduleStep(t, t / 100, 1000.0) for t in (990.0, 700.0, 400.0, 100.0)]
+    reading = TimestepMapping()
     assert reading.find((0.01,), places) == 0 and reading.ways == (Way("share", -1.0, 1.0),)
     assert reading.agrees((0.3,), places[1], first=False) and reading.sure
     assert not reading.agrees((0.9,), places[1], first=False)
     assert reading.find((0.6,), places) == 2 and reading.sure
-    told = Reading(Way("timestep", 2.0))
+    told = TimestepMapping(Way("timestep", 2.0))
     assert told.find((800.0,), places) == 2
     assert told.find((0.7,), places) == 1  # the row is not right here
     assert told.find((123.4,), places) is None and told.agrees((5.0,), places[0], first=True)

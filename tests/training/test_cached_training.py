@@ -10,7 +10,7 @@ from gearshift import zoo
 from gearshift.models.diffusers import denoisers
 from gearshift.steps.decision import Action
 from gearshift.training.cached_training import ThroughCachers, stretches
-from gearshift.training.diffusion import lessons
+from gearshift.training.diffusion import distillation_samples
 
 STEPS = 8
 CACHED = [
@@ -37,7 +37,7 @@ def recorded(tiny, cacher):
     """What a cached pipeline learns from: the outputs of the original."""
     gs.optimize(tiny.pipe, cacher)
     with gs.disabled(tiny.pipe):
-        return lessons(tiny.pipe, [call(tiny)] * 2, 0)
+        return distillation_samples(tiny.pipe, [call(tiny)] * 2, 0)
 
 
 @pytest.mark.parametrize(("model", "cacher"), CACHED)
@@ -101,7 +101,7 @@ def test_a_trained_pipeline_comes_closer_with_guidance():
 @each(("model", "guidance"), [("sd", 5.0), ("sdxl", 5.0), ("pixart", 5.0), ("dit", 5.0), ("flux", 3.5)])
 def test_lessons_know_their_guidance(model, guidance):
     tiny = build(model)
-    found = lessons(tiny.pipe, [{**call(tiny), "guidance_scale": guidance}], 0)
+    found = distillation_samples(tiny.pipe, [{**call(tiny), "guidance_scale": guidance}], 0)
     first = {"sd": guidance, "sdxl": guidance, "pixart": guidance, "dit": 1 - guidance, "flux": None}[model]
     assert len(found) == STEPS
     assert [lesson.guidance for lesson in found] == [first and pytest.approx(first, rel=1e-3)] * STEPS

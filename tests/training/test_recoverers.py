@@ -12,7 +12,7 @@ import gearshift as gs
 from gearshift.core.errors import BadRecipe, GearshiftWarning, WrongModel
 from gearshift.layers.int8 import Int8Linear
 from gearshift.steps.tree import tensors
-from gearshift.training.diffusion import lessons
+from gearshift.training.diffusion import distillation_samples
 from gearshift.training.language import SameAnswers, answers
 from gearshift.training.lora import LowRank
 
@@ -103,9 +103,9 @@ def test_a_denoiser_learns_from_images_of_ones_own(model):
     tiny = build(model)
     picture = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(2))
     call = {**tiny.parts.call(1), "num_inference_steps": 4, "image": picture}
-    taught = lessons(tiny.pipe, [call] * 4, 0)
+    taught = distillation_samples(tiny.pipe, [call] * 4, 0)
     assert [len(list(steps)) for _, steps in groupby(taught, lambda lesson: lesson.run)] == [2, 4, 1, 3]
-    other = lessons(tiny.pipe, [{**call, "image": 1 - picture}] * 4, 0)
+    other = distillation_samples(tiny.pipe, [{**call, "image": 1 - picture}] * 4, 0)
     assert not torch.equal(first_tensor(taught[0]), first_tensor(other[0]))
     settings = {"learning_rate": 0.003, "num_epochs": 4}
     gs.optimize(tiny.pipe, {"torch_unstructured": {"sparsity": 0.4}, "text_to_image_perp": settings}, data=[call] * 4)
@@ -122,7 +122,7 @@ def test_a_pipeline_that_reads_images_itself_is_called_as_it_is():
 
     tiny.pipe.__class__ = Reader
     call = {**tiny.parts.call(1), "num_inference_steps": 4, "image": torch.rand(1, 3, 16, 16)}
-    assert len(lessons(tiny.pipe, [call], 0)) == 4
+    assert len(distillation_samples(tiny.pipe, [call], 0)) == 4
 
 
 def first_tensor(lesson):

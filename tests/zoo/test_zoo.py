@@ -148,7 +148,7 @@ def test_the_judge_is_right_about_real_images_in_color_and_in_gray(judge):
     garment, color = judge.accuracy(images, garments, colors)
     assert garment > 0.85
     assert color > 0.98
-    gray = data.read("test")[0][:500, None].float() / 127.5 - 1
+    gray = data.fashion_mnist("test")[0][:500, None].float() / 127.5 - 1
     assert judge.accuracy(gray, garments, torch.full_like(colors, data.COLORS.index("white")))[0] > 0.85
 
 
@@ -159,7 +159,7 @@ def test_real_images_are_near_to_the_stored_reference(judge):
 
 @has_data
 def test_colored_images_are_padded_tinted_and_between_minus_one_and_one():
-    gray, _ = data.read("test")
+    gray, _ = data.fashion_mnist("test")
     images = data.colored(gray[:8], torch.arange(8))
     assert images.shape == (8, 3, 32, 32)
     assert images.min() == -1
@@ -170,7 +170,7 @@ def test_colored_images_are_padded_tinted_and_between_minus_one_and_one():
 
 def test_without_the_data_the_error_names_the_package(tmp_path):
     with pytest.raises(BrokenFolder, match="dataset-fashion-mnist"):
-        data.read("test", tmp_path)
+        data.fashion_mnist("test", tmp_path)
 
 
 def test_prompts_to_search_on_and_prompts_to_report_on_share_nothing():

@@ -44,9 +44,9 @@ class Variant:
 def run(arguments: argparse.Namespace) -> None:
     """Measure the recipes against the original, print the table, write the report, keep the best."""
     need("diffusers", "demo", "gearshift demo")
-    from gearshift.zoo.quiet import quiet
+    from gearshift.zoo.quiet import quiet_libraries
 
-    with quiet():
+    with quiet_libraries():
         _run(arguments)
 
 
@@ -167,7 +167,7 @@ def _write_report(
 ) -> Path:
     import gearshift as gs
     from gearshift.evaluate.report import Gallery, Report, Timeline, write_report
-    from gearshift.evaluate.timing import machine
+    from gearshift.evaluate.timing import machine_description
 
     shown = list(range(0, len(texts), max(1, len(texts) // 8)))[:8]
     pixels = {n: (o.images[shown].permute(0, 2, 3, 1) * 255).round().byte().numpy() for n, o in outcomes.items()}
@@ -178,7 +178,7 @@ def _write_report(
             title="gearshift on the text-to-image model that ships with it",
             intro=f"{len(texts)} images, {STEPS} DDIM steps, guidance {GUIDANCE}, in batches of {BATCH}. All recipes "
             "took turns, batch by batch; every image has the same prompt and seed in all of them.",
-            machine=machine(),
+            machine=machine_description(),
             columns=_columns(),
             rows=rows,
             gallery=Gallery([texts[i] for i in shown], {n: list(p) for n, p in pixels.items()}),

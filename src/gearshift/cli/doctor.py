@@ -16,9 +16,9 @@ OF_KIND = {Kind.DIFFUSION: "diffusers", Kind.LANGUAGE: "transformers", Kind.SPEE
 
 def run(arguments: argparse.Namespace) -> None:
     """Print devices and precisions, then each algorithm with what it lacks here."""
-    from gearshift.evaluate.timing import machine
+    from gearshift.evaluate.timing import machine_description
 
-    print(machine())
+    print(machine_description())
     devices = available()
     for device in devices:
         print(f"{device}: computes in {', '.join(precisions(device))}")

@@ -16,7 +16,7 @@ EVERY = 30.0  # seconds between lines where there is no terminal
 _open = threading.local()
 
 
-def say(sentence: str) -> None:
+def progress_line(sentence: str) -> None:
     """One line for the user, on standard error."""
     print(f"gearshift: {sentence}", file=sys.stderr)
 
@@ -103,7 +103,7 @@ class Progress:
             return
         self._told = now
         left = (now - self._started) / max(self.done, 1) * (self.total - self.done)
-        say(f"{self.what}: {self.done} of {self.total}, about {_words(left)} left.")
+        progress_line(f"{self.what}: {self.done} of {self.total}, about {_words(left)} left.")
 
 
 def _words(seconds: float) -> str:

@@ -40,7 +40,7 @@ def readable(model: Any, context: Context) -> list[Any] | None:
     Raises:
         BadRecipe: for data without an item, or texts without a tokenizer.
     """
-    from gearshift.models.texts import fitted, texts
+    from gearshift.models.texts import cut_to_positions, texts
 
     recipe = context.recipe
     if recipe.data is None:
@@ -48,7 +48,7 @@ def readable(model: Any, context: Context) -> list[Any] | None:
     speaks = hasattr(model, "get_input_embeddings")
     given = texts(recipe.data) if speaks else recipe.data
     read = [_item(model, item, recipe.tokenizer) for item in given]
-    found = fitted(model, read) if speaks else read
+    found = cut_to_positions(model, read) if speaks else read
     if not found:
         raise BadRecipe(["data has no item; calibration needs at least one."])
     return found

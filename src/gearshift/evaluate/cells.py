@@ -90,7 +90,7 @@ def check(columns: Sequence[Column], rows: Sequence[Row]) -> None:
                 raise UnknownName(f"column for a cell of row {row.name!r} named", key, keys)
 
 
-def text(column: Column, row: Row) -> str:
+def cell_text(column: Column, row: Row) -> str:
     """The cell as shown, without its unit; a dash where nothing was measured."""
     value = row.cells.get(column.key)
     if value is None:
@@ -100,7 +100,7 @@ def text(column: Column, row: Row) -> str:
     return "∞" if value == float("inf") else format(value, column.format)
 
 
-def number(column: Column, row: Row) -> float | None:
+def cell_number(column: Column, row: Row) -> float | None:
     """The cell's number where it is one."""
     value = row.cells.get(column.key)
     return None if isinstance(value, str) or value is None else float(value)
@@ -111,7 +111,7 @@ def remark(column: Column, row: Row, rows: Sequence[Row]) -> str:
     original = next((r for r in rows if r.original), None)
     if not column.worse or original is None or row is original:
         return ""
-    mine, theirs = number(column, row), number(column, original)
+    mine, theirs = cell_number(column, row), cell_number(column, original)
     if mine is None or theirs is None:
         return ""
     loss = mine - theirs if column.better == "lower" else theirs - mine

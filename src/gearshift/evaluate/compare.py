@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from gearshift.evaluate.metrics import psnr, ssim
-from gearshift.evaluate.timing import clock
+from gearshift.evaluate.timing import call_seconds
 
 
 @dataclass
@@ -65,7 +65,7 @@ def compare(
     for batch in range(batches):
         for name in names[batch % len(names) :] + names[: batch % len(names)]:
             made: list[torch.Tensor] = []
-            outcomes[name].seconds.append(clock(lambda: made.append(calls[name](batch))))  # noqa: B023
+            outcomes[name].seconds.append(call_seconds(lambda: made.append(calls[name](batch))))  # noqa: B023
             outcomes[name].parts.append(made[0])
             on_progress()
     return outcomes

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gearshift.core.files import write_atomically
-from gearshift.evaluate.cells import Cell, Column, Row, check, remark, text
+from gearshift.evaluate.cells import Cell, Column, Row, cell_text, check, remark
 
 
 def render(columns: Sequence[Column], rows: Sequence[Row]) -> Table:
@@ -39,7 +39,9 @@ def to_markdown(columns: Sequence[Column], rows: Sequence[Row]) -> str:
     heads = [f"{c.heading} ({c.unit})" if c.unit else c.heading for c in columns]
     lines = [["", *heads, "recipe"], ["---", *["---:"] * len(columns), "---"]]
     for row in rows:
-        cells = [f"{text(c, row)} ({said})" if (said := remark(c, row, rows)) else text(c, row) for c in columns]
+        cells = [
+            f"{cell_text(c, row)} ({said})" if (said := remark(c, row, rows)) else cell_text(c, row) for c in columns
+        ]
         lines.append([f"**{_name(row)}**" if row.best else row.name, *cells, f"`{row.recipe}`" if row.recipe else ""])
     return "".join(f"| {' | '.join(_flat(cell) for cell in line)} |\n" for line in lines)
 
@@ -87,7 +89,7 @@ def _name(row: Row) -> str:
 
 
 def _cell(column: Column, row: Row, rows: Sequence[Row]) -> Text:
-    cell = Text(text(column, row))
+    cell = Text(cell_text(column, row))
     if said := remark(column, row, rows):
         cell.append(f"\n{said}", style="yellow")
     return cell

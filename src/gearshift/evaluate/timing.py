@@ -74,7 +74,7 @@ def interleaved(
             break
         first = turn % max(len(names), 1)
         for name in names[first:] + names[:first]:
-            taken = clock(calls[name])
+            taken = call_seconds(calls[name])
             if turn >= warmup:
                 seconds[name].append(taken)
             done += 1
@@ -83,7 +83,7 @@ def interleaved(
     return {name: Timing(taken) for name, taken in seconds.items()}
 
 
-def clock(call: Callable[[], object]) -> float:
+def call_seconds(call: Callable[[], object]) -> float:
     """Wall-clock seconds of one call, with the accelerator's queue empty before and after."""
     _wait()
     start = time.perf_counter()
@@ -100,7 +100,7 @@ def _wait() -> None:
         torch.mps.synchronize()
 
 
-def machine() -> str:
+def machine_description() -> str:
     """This machine in words: cores, processor and its vector width, memory, GPUs, torch's version."""
     info = _read("/proc/cpuinfo")
     model = re.search(r"^model name\s*:\s*(.+)$", info, re.MULTILINE)

@@ -17,7 +17,7 @@ TRAILING = {"timestep_spacing": "trailing"}
 
 
 @dataclass(frozen=True)
-class Family:
+class AdapterFamily:
     """What the adapters of one method have in common.
 
     Attributes:
@@ -36,15 +36,17 @@ class Family:
 
 
 FAMILIES = (
-    Family("Hyper-SD for flow models", r"hyper[-_. ]?(flux|sd3)", "TCDScheduler", scale=0.125),
-    Family("Hyper-SD", r"hyper[-_. ]?sd", "TCDScheduler"),
-    Family("TCD", r"(?<![a-z])tcd", "TCDScheduler"),
-    Family("LCM", r"(?<![a-z])lcm|latent[-_ ]consistency", "LCMScheduler"),
-    Family("DMD", r"(?<![a-z])dmd", "LCMScheduler"),
-    Family("Flash Diffusion", r"(?<![a-z])flash(?![a-z])", "LCMScheduler", TRAILING),
-    Family("PCM", r"(?<![a-z])pcm", "DDIMScheduler", {**TRAILING, "clip_sample": False, "set_alpha_to_one": False}),
-    Family("Lightning", r"lightning", "EulerDiscreteScheduler", TRAILING),
-    Family("Turbo", r"(?<![a-z])turbo", "EulerAncestralDiscreteScheduler", TRAILING),
+    AdapterFamily("Hyper-SD for flow models", r"hyper[-_. ]?(flux|sd3)", "TCDScheduler", scale=0.125),
+    AdapterFamily("Hyper-SD", r"hyper[-_. ]?sd", "TCDScheduler"),
+    AdapterFamily("TCD", r"(?<![a-z])tcd", "TCDScheduler"),
+    AdapterFamily("LCM", r"(?<![a-z])lcm|latent[-_ ]consistency", "LCMScheduler"),
+    AdapterFamily("DMD", r"(?<![a-z])dmd", "LCMScheduler"),
+    AdapterFamily("Flash Diffusion", r"(?<![a-z])flash(?![a-z])", "LCMScheduler", TRAILING),
+    AdapterFamily(
+        "PCM", r"(?<![a-z])pcm", "DDIMScheduler", {**TRAILING, "clip_sample": False, "set_alpha_to_one": False}
+    ),
+    AdapterFamily("Lightning", r"lightning", "EulerDiscreteScheduler", TRAILING),
+    AdapterFamily("Turbo", r"(?<![a-z])turbo", "EulerAncestralDiscreteScheduler", TRAILING),
 )
 UNKNOWN = FAMILIES[1]
 
@@ -61,7 +63,7 @@ class Adapter:
     """
 
     source: str
-    family: Family | None
+    family: AdapterFamily | None
     steps: int | None
     guided: bool
 
@@ -117,7 +119,7 @@ def merge(pipe: Any, given: Adapter, scale: float) -> list[tuple[Any, Any]]:
     return [(p, data) for p, data in before if p.data_ptr() != data.data_ptr()]
 
 
-def sampler(family: Family, config: Any) -> Any:
+def sampler(family: AdapterFamily, config: Any) -> Any:
     """The family's scheduler for the noise that another scheduler's configuration describes."""
     import diffusers
 

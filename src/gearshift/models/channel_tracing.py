@@ -29,7 +29,7 @@ def fits(root: nn.Module) -> bool:
     return any(isinstance(module, CONVOLUTIONS) for module in root.modules())
 
 
-def channels(root: nn.Module, data: Any = None) -> list[Group]:
+def traced_channels(root: nn.Module, data: Any = None) -> list[Group]:
     """The channels that go through convolutions, batch norms and linear layers; the module is left as it is.
 
     Groups are left out that reach the module's output, that no layer reads, and that go through grouped or transposed

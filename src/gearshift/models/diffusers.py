@@ -19,7 +19,7 @@ __all__ = [
     "ROWS",
     "Denoiser",
     "attention_modules",
-    "deep_features",
+    "deep_feature_paths",
     "denoisers",
     "describe_denoiser",
     "probe",
@@ -196,7 +196,7 @@ def attention_modules(module: nn.Module, row: Denoiser, kind: Kind | None = None
     return {name: m for name, m in module.named_modules() if any(fnmatchcase(name, p) for p in patterns)}
 
 
-def deep_features(module: nn.Module) -> tuple[str, ...]:
+def deep_feature_paths(module: nn.Module) -> tuple[str, ...]:
     """A U-Net's blocks but the outermost, in the order they run; the last one's output is DeepCache's deep feature.
 
     What stays outside is conv_in, the first down block but for its downsampler, the last up block (which reads only

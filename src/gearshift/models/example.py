@@ -14,7 +14,7 @@ from gearshift.core.examples import first
 from gearshift.core.model import evaluating, parts
 from gearshift.models.calls import SILENT
 from gearshift.models.image_to_image import taking
-from gearshift.models.texts import fitted, texts
+from gearshift.models.texts import cut_to_positions, texts
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -30,7 +30,7 @@ def example_call(model: Any, data: Any = None, batch_size: int = 1) -> Callable[
         batch_size: images or texts at once, where `data` leaves that open.
     """
     speaks = hasattr(model, "generate") and hasattr(model, "get_input_embeddings")
-    given = first(fitted(model, islice(texts(data), 1)) if speaks else data)
+    given = first(cut_to_positions(model, islice(texts(data), 1)) if speaks else data)
     if not hasattr(model, "forward"):
         if given is None:
             given = {"prompt": ""} if reads_prompts(model) else None
@@ -68,11 +68,13 @@ def layer_inputs(model: Any, data: Any = None, batch_size: int = 1) -> dict[Any,
     from torch import nn
 
     layers = [m for p in parts(model).values() for m in p.modules() if type(m) in (nn.Linear, nn.Conv2d)]
-    given = arguments(model, layers, data, batch_size)
+    given = example_arguments(model, layers, data, batch_size)
     return {layer: args[0].detach() for layer, (args, _) in given.items() if args}
 
 
-def arguments(model: Any, modules: Iterable[Any], data: Any = None, batch_size: int = 1) -> dict[Any, Arguments]:
+def example_arguments(
+    model: Any, modules: Iterable[Any], data: Any = None, batch_size: int = 1
+) -> dict[Any, Arguments]:
     """What modules of a model were last called with in one example call; empty without one.
 
     Raises:

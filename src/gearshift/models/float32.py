@@ -92,7 +92,7 @@ def run(part: Any) -> bool:
 
 
 @contextmanager
-def watched(part: torch.nn.Module) -> Iterator[Callable[[], float]]:
+def largest_magnitude(part: torch.nn.Module) -> Iterator[Callable[[], float]]:
     """Listen to everything that goes into a module's layers and comes out; gives what returns the largest magnitude."""
     most = [0.0]
 

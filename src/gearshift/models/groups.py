@@ -67,14 +67,14 @@ def beside(path: str, attention: nn.Module, count: int, shared: int, size: int) 
             if not isinstance(weight, torch.Tensor) or (weight.ndim == 1 and len(weight) == size != heads * size):
                 continue
             if weight.shape[0] == heads * size:
-                outputs.append(Side(join(path, name), [map_]))
+                outputs.append(Side(path_below(path, name), [map_]))
             elif weight.ndim > 1 and weight.shape[0] == heads:
-                outputs.append(Side(join(path, name), [spans(shared, heads // shared)]))
+                outputs.append(Side(path_below(path, name), [spans(shared, heads // shared)]))
     for name, asks in ADDED.items():
         if isinstance(getattr(attention, name, None), nn.Linear):
-            outputs.append(Side(join(path, name), [wide if asks else narrow]))
+            outputs.append(Side(path_below(path, name), [wide if asks else narrow]))
     if isinstance(getattr(attention, "to_add_out", None), nn.Linear):
-        inputs.append(Side(join(path, "to_add_out"), [wide]))
+        inputs.append(Side(path_below(path, "to_add_out"), [wide]))
     return outputs, inputs
 
 
@@ -83,6 +83,6 @@ def spans(units: int, each: int, offset: int = 0) -> torch.Tensor:
     return torch.arange(units * each).view(units, each) + offset
 
 
-def join(path: str, name: str) -> Any:
+def path_below(path: str, name: str) -> Any:
     """The path of a module below another."""
     return f"{path}.{name}" if path else name

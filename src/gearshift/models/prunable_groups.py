@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from gearshift.models.groups import Group, Side, beside, join, spans
+from gearshift.models.groups import Group, Side, beside, path_below, spans
 
 FEED_FORWARD = (
     (("gate_proj", "up_proj"), "down_proj"),
@@ -52,14 +52,14 @@ def feed_forward(root: nn.Module) -> Iterator[Group]:
             parts = {_outputs(layer) // units for layer in layers}
             if parts <= {1, 2} and all(_outputs(layer) % units == 0 for layer in layers):
                 sides = [
-                    Side(join(path, n), [spans(units, 1, p * units) for p in range(_outputs(layer) // units)])
+                    Side(path_below(path, n), [spans(units, 1, p * units) for p in range(_outputs(layer) // units)])
                     for n, layer in zip(names, layers, strict=True)
                 ]
-                yield Group(path, "neurons", units, sides, [Side(join(path, last), [spans(units, 1)])])
+                yield Group(path, "neurons", units, sides, [Side(path_below(path, last), [spans(units, 1)])])
                 break
 
 
-def attention(root: nn.Module, dimensions: bool) -> Iterator[Group]:
+def attention_groups(root: nn.Module, dimensions: bool) -> Iterator[Group]:
     """The heads of every attention, those that share keys and values together; or the dimensions of its heads.
 
     Dimensions are taken out of queries, keys and values alike, the same number in each head. Where keys are rotated by
@@ -80,7 +80,7 @@ def attention(root: nn.Module, dimensions: bool) -> Iterator[Group]:
             break
 
 
-def channels(root: nn.Module) -> Iterator[Group]:
+def channel_groups(root: nn.Module) -> Iterator[Group]:
     """The inner channels of residual blocks: between their first and second convolution."""
     for path, module in root.named_modules():
         first, second, norm = (getattr(module, n, None) for n in ("conv1", "conv2", "norm2"))
@@ -89,13 +89,13 @@ def channels(root: nn.Module) -> Iterator[Group]:
         units = first.out_channels
         if first.groups != 1 or second.in_channels != units or norm.num_channels != units:
             continue
-        outputs = [Side(join(path, n), [spans(units, 1)]) for n in ("conv1", "norm2")]
+        outputs = [Side(path_below(path, n), [spans(units, 1)]) for n in ("conv1", "norm2")]
         time = getattr(module, "time_emb_proj", None)
         if isinstance(time, nn.Linear) and time.out_features % units == 0:
             parts = time.out_features // units
-            outputs.append(Side(join(path, "time_emb_proj"), [spans(units, 1, p * units) for p in range(parts)]))
-        counts = [(join(path, "norm2"), "num_channels", 1), (join(path, "conv1"), "out_channels", 1)]
-        inputs = [Side(join(path, "conv2"), [spans(units, 1)])]
+            outputs.append(Side(path_below(path, "time_emb_proj"), [spans(units, 1, p * units) for p in range(parts)]))
+        counts = [(path_below(path, "norm2"), "num_channels", 1), (path_below(path, "conv1"), "out_channels", 1)]
+        inputs = [Side(path_below(path, "conv2"), [spans(units, 1)])]
         yield Group(path, "channels", units, outputs, inputs, counts, norm.num_groups)
 
 
@@ -189,7 +189,7 @@ def _heads(
     if shared < 1 or count % shared or (fused and _outputs(layers[0]) != 3 * width):
         return None
     together = count // shared
-    inner_path = path if inner is module else join(path, names[0].partition(".")[0])
+    inner_path = path if inner is module else path_below(path, names[0].partition(".")[0])
     if dimensions:
         maps = {n: torch.arange(n * size).view(n, size).T for n in (count, shared)}
         units, wide, narrow = size, maps[count], maps[shared]
@@ -201,10 +201,10 @@ def _heads(
         counts += [(inner_path, n, together * size) for n in WHOLE if getattr(inner, n, None) == width]
         counts += [(inner_path, n, 1) for n in ("num_key_value_heads",) if getattr(inner, n, None) == shared]
     if fused:
-        outputs = [Side(join(path, names[0]), [wide + part * width for part in range(3)])]
+        outputs = [Side(path_below(path, names[0]), [wide + part * width for part in range(3)])]
     else:
-        outputs = [Side(join(path, n), [m]) for n, m in zip(names, (wide, narrow, narrow), strict=True)]
-    inputs = [Side(join(path, last), [wide])]
+        outputs = [Side(path_below(path, n), [m]) for n, m in zip(names, (wide, narrow, narrow), strict=True)]
+    inputs = [Side(path_below(path, last), [wide])]
     if dimensions:
         return Group(path, "head dimensions", units, outputs, inputs, counts)
     more = beside(inner_path, inner, count, shared, size)

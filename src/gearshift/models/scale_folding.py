@@ -44,7 +44,7 @@ class Rescaled(Written):
 
 
 @dataclass
-class Source:
+class InputSource:
     """What makes the inputs of some layers.
 
     Attributes:
@@ -57,7 +57,7 @@ class Source:
 
 
 @torch.no_grad()
-def find_source(block: Block, layers: Sequence[Any], config: Any) -> Source | None:
+def find_source(block: Block, layers: Sequence[Any], config: Any) -> InputSource | None:
     """Where scales of the inputs that the layers share can go; None if nothing in the block makes up for them.
 
     Args:
@@ -80,23 +80,25 @@ def find_source(block: Block, layers: Sequence[Any], config: Any) -> Source | No
         finally:
             trial.revert()
         if left < PROVEN * moved:
-            return Source(source.module, rows)
+            return InputSource(source.module, rows)
     return None
 
 
-def _candidates(block: nn.Module, layers: Sequence[Any], width: int, config: Any) -> Iterator[Source]:
+def _candidates(block: nn.Module, layers: Sequence[Any], width: int, config: Any) -> Iterator[InputSource]:
     """Norms of the right width, then linear layers from the last: their last rows, where they make more than that."""
     own = torch.arange(width)
     others = [module for module in block.modules() if module not in set(layers)]
     for module in others:
         weight = getattr(module, "weight", None)
         if isinstance(weight, nn.Parameter) and weight.shape == (width,):
-            yield Source(module, own)
+            yield InputSource(module, own)
     maps = [own, *_shared_heads(own, config)]
     for module in reversed(others):
         if is_linear(module):
             made = matrix(module).shape[0]
-            yield from (Source(module, rows + made - used) for rows in maps if (used := int(rows.max()) + 1) <= made)
+            yield from (
+                InputSource(module, rows + made - used) for rows in maps if (used := int(rows.max()) + 1) <= made
+            )
 
 
 def _shared_heads(own: torch.Tensor, config: Any) -> Iterator[torch.Tensor]:

@@ -21,9 +21,9 @@ def verified(model: Any, recipe: Recipe, apply: Callable[[], Any]) -> Any:
     """
     import warnings
 
-    before = seconds_of(example_call(model, recipe.data, recipe.batch_size))
+    before = fastest_call(example_call(model, recipe.data, recipe.batch_size))
     made = apply()
-    after = seconds_of(example_call(made, recipe.data, recipe.batch_size))
+    after = fastest_call(example_call(made, recipe.data, recipe.batch_size))
     record = record_of(made)
     if record is None or before is None or after is None:
         warnings.warn(
@@ -44,7 +44,7 @@ def verified(model: Any, recipe: Recipe, apply: Callable[[], Any]) -> Any:
     return made
 
 
-def seconds_of(call: Callable[[], Any] | None) -> float | None:
+def fastest_call(call: Callable[[], Any] | None) -> float | None:
     """Wall-clock seconds of the fastest of some calls after one to warm up; None without a call."""
     if call is None:
         return None

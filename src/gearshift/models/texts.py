@@ -73,7 +73,7 @@ def as_tokens(item: Any) -> Any:
     return item.long()[None] if whole and item.ndim == 1 else item.long() if whole and item.ndim == 2 else item
 
 
-def fitted(model: Any, items: Iterable[Any]) -> list[Any]:
+def cut_to_positions(model: Any, items: Iterable[Any]) -> list[Any]:
     """Examples cut to the positions that a model has; a warning says once that some were longer."""
     most, longest, found = positions(model), 0, []
     for item in items:

@@ -9,7 +9,7 @@ from gearshift.core.boundary import calling
 from gearshift.core.examples import first
 
 
-def rehearsal(model: Any, given: Any) -> Callable[[int], None] | None:
+def call_to_rehearse(model: Any, given: Any) -> Callable[[int], None] | None:
     """The call that the caller gave as data, with noise by a seed; None without one.
 
     Args:

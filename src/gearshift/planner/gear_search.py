@@ -7,17 +7,22 @@ from typing import Any
 
 from gearshift.core.context import Context
 from gearshift.core.errors import BadRecipe
-from gearshift.core.progress import say
+from gearshift.core.progress import progress_line
 from gearshift.measure.in_place import Seconds
-from gearshift.planner.call import rehearsal
-from gearshift.planner.gears import GearRehearsals
-from gearshift.precision.controller import Gearbox
+from gearshift.planner.call import call_to_rehearse
+from gearshift.planner.gear_rehearsal import GearRehearsals
+from gearshift.precision.controller import GearController
 from gearshift.precision.gear_install import bring_back, memory_costs, time_costs
 from gearshift.precision.levels import Precision
 
 
 def find_gears(
-    model: Any, context: Context, target: str, quality: float, boxes: list[Gearbox], times: dict[Precision, Seconds]
+    model: Any,
+    context: Context,
+    target: str,
+    quality: float,
+    boxes: list[GearController],
+    times: dict[Precision, Seconds],
 ) -> None:
     """Find a plan by rehearsing the call in the recipe's data, follow it, and keep it.
 
@@ -31,14 +36,14 @@ def find_gears(
     """
     assert context.applied is not None
     name = context.applied.algorithm.name
-    call = rehearsal(model, context.recipe.data)
+    call = call_to_rehearse(model, context.recipe.data)
     if call is None or len(boxes) != 1:
         raise BadRecipe([f"{name} can measure a pipeline with one denoiser, called as the first item of data."])
     (box,) = boxes
     start = time.perf_counter()
     costs = memory_costs(box.own) if target == "memory" else time_costs(times, box.own)
     rehearsals = GearRehearsals(box, call, costs)
-    say(f"{name} rehearses the call about {rehearsals.runs} times.")
+    progress_line(f"{name} rehearses the call about {rehearsals.runs} times.")
     found = rehearsals.cheapest(1 - quality)
     plans = {box.key: found.schedule.to_json()}
     bring_back(boxes, plans)

@@ -8,13 +8,13 @@ from dataclasses import replace
 from typing import Any
 
 from gearshift.core.context import Context
-from gearshift.core.progress import say
+from gearshift.core.progress import progress_line
 from gearshift.models.diffusers import denoisers
-from gearshift.planner.call import rehearsal
+from gearshift.planner.call import call_to_rehearse
 from gearshift.planner.goal import Goal, must_be_reachable
-from gearshift.planner.joint import JointRehearsals
+from gearshift.planner.joint_rehearsal import JointRehearsals
 from gearshift.planner.plan import Plan
-from gearshift.planner.rehearsal import apart
+from gearshift.planner.rehearsal import latent_distance
 from gearshift.planner.step_search import install, proposed
 from gearshift.precision import gear_install
 from gearshift.precision.gears import high_gear
@@ -37,7 +37,7 @@ def costs_for(model: Any, goal: Goal, data: Any) -> Mapping[Precision, float]:
 
 def find_joint(model: Any, context: Context, goal: Goal, data: Any, costs: Mapping[Precision, float]) -> Plan | None:
     """Find a joint plan by rehearsing the call in `data`; None if it holds no call."""
-    call = rehearsal(model, data)
+    call = call_to_rehearse(model, data)
     if call is None:
         return None
     planned = install(model, context, goal)
@@ -45,11 +45,15 @@ def find_joint(model: Any, context: Context, goal: Goal, data: Any, costs: Mappi
         model, context, None, economical=goal.memory is not None, weight_only=goal.memory is not None or None
     )
     start = time.perf_counter()
-    rehearsals = JointRehearsals(planned, box, call, planned.base, costs, goal.mode == "taylor", goal.distance or apart)
+    rehearsals = JointRehearsals(
+        planned, box, call, planned.base, costs, goal.mode == "taylor", goal.distance or latent_distance
+    )
     must_be_reachable(goal, rehearsals.steps, min(costs.values()))
     watch, full = rehearsals.timed({}, None)
     told = ", ".join(f"{p.name} {cost:.2f}" for p, cost in costs.items())
-    say(f"gearshift is planning steps and gears for {goal} (cost of a step: {told}); a call takes {full:.1f} s.")
+    progress_line(
+        f"gearshift is planning steps and gears for {goal} (cost of a step: {told}); a call takes {full:.1f} s."
+    )
     if goal.quality is not None:
         joined = rehearsals.cheapest(10 ** (-goal.quality / 20))
     else:

@@ -11,7 +11,7 @@ from typing import Any
 from gearshift.measure.calls import Turns, in_turns
 from gearshift.planner.fit import Fitting
 from gearshift.planner.recording import Recording, Stopwatch
-from gearshift.planner.solve import moved, programme, solve, span_costs, sure
+from gearshift.planner.solve import neighbor, programme, solve, span_costs, sure
 from gearshift.planner.surrogate import Surrogate
 from gearshift.steps.predict import Predictor
 from gearshift.steps.schedule import Schedule
@@ -25,7 +25,7 @@ Distance = Callable[[Recording, Recording], float]
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundSchedule:
     """A schedule and what is known of it.
 
     Attributes:
@@ -40,11 +40,11 @@ class Found:
 class Rehearsed:
     """A schedule and the runs that its weights were fitted in, the newest of which is `found`'s."""
 
-    found: Found
+    found: FoundSchedule
     fittings: tuple[Fitting, ...] = ()
 
 
-def apart(run: Recording, reference: Recording) -> float:
+def latent_distance(run: Recording, reference: Recording) -> float:
     """Relative distance of two runs' final samples: the geometric mean over the batch, so that dB are averaged."""
     assert run.sample is not None and reference.sample is not None
     exact = reference.sample.detach().flatten(1).double()
@@ -52,7 +52,7 @@ def apart(run: Recording, reference: Recording) -> float:
     return float(off.clamp_min(1e-12).log().mean().exp())
 
 
-def proving(fraction: float) -> float:
+def validation_cost(fraction: float) -> float:
     """What proving schedules that take this fraction of a full run takes, in full runs."""
     return FITTED_TO + CHECKED * FITTED_TO * fraction
 
@@ -72,11 +72,11 @@ def count_for(recording: Recording, fraction: float, outside: float = 0.0, filli
     return min(max(round(allowed / max(step - filling, 1e-9)), 2), recording.steps)
 
 
-def guess(recording: Recording, count: int, predictor: Predictor) -> Found:
+def guess(recording: Recording, count: int, predictor: Predictor) -> FoundSchedule:
     """The schedule for one recording, nothing run."""
     surrogate = surrogate_of(recording, GUESS)
     computed = solve(surrogate, count, predictor)
-    return Found(Schedule(_positions(recording, computed)), surrogate.error(computed, predictor))
+    return FoundSchedule(Schedule(_positions(recording, computed)), surrogate.error(computed, predictor))
 
 
 @dataclass
@@ -96,12 +96,12 @@ class Rehearsals:
     run: Callable[[Schedule | None, Recording, int], None]
     predictor: Predictor
     fitted: bool
-    distance: Distance = apart
+    distance: Distance = latent_distance
     on_progress: Callable[[int, int], None] = lambda done, total: None
     done: int = 0
     tried: dict[tuple[int, ...], Rehearsed] = field(default_factory=dict)
 
-    def best(self, count: int) -> Found:
+    def best(self, count: int) -> FoundSchedule:
         """The best schedule of `count` steps.
 
         Several are solved for, and neighbors of the best one are tried. The weights of the few best of all are then
@@ -115,7 +115,7 @@ class Rehearsals:
         references = self.references()
         return min((self._proven(rival, references) for rival in rivals[:CHECKED]), key=lambda f: f.error)
 
-    def proven(self, computed: tuple[int, ...], references: list[Recording]) -> Found:
+    def proven(self, computed: tuple[int, ...], references: list[Recording]) -> FoundSchedule:
         """One schedule, given as step numbers, fitted to all but the last of these noises, and run under the last."""
         return self._proven(self.trial(computed), references)
 
@@ -147,7 +147,7 @@ class Rehearsals:
             least = len(schedule.computed) / self.reference.steps
         return in_turns(lambda: self.timed(None, 1)[1], lambda: self.timed(schedule, 1)[1], least)
 
-    def nearest(self, count: int, moves: int, seed: int = 0) -> Found:
+    def nearest(self, count: int, moves: int, seed: int = 0) -> FoundSchedule:
         """The best schedule under the rehearsals' own noise, after this many moves."""
         chance = random.Random(seed)
         solved = sorted(set(self.solved(count)))
@@ -155,7 +155,7 @@ class Rehearsals:
         best = min((self.trial(computed, total) for computed in solved), key=lambda r: r.found.error)
         for _ in range(total - self.done):
             positions = tuple(p - self.reference.start for p in best.found.schedule.computed)
-            rival = self.trial(tuple(moved(list(positions), self.reference.steps, chance)), total)
+            rival = self.trial(tuple(neighbor(list(positions), self.reference.steps, chance)), total)
             if rival.found.error < best.found.error:
                 best = rival
         return best.found
@@ -173,13 +173,13 @@ class Rehearsals:
         if not self.fitted:
             recording = Recording()
             self.run(schedule, recording, seed)
-            return Rehearsed(Found(schedule, self._off(recording, reference)))
+            return Rehearsed(FoundSchedule(schedule, self._off(recording, reference)))
         fitting = Fitting(reference=reference, sampler=surrogate_of(reference, 0.0), earlier=earlier)
         self.run(Schedule(schedule.computed), fitting, seed)
-        found = Found(Schedule(schedule.computed, fitting.weights), self._off(fitting, reference))
+        found = FoundSchedule(Schedule(schedule.computed, fitting.weights), self._off(fitting, reference))
         return Rehearsed(found, (*earlier, fitting))
 
-    def _proven(self, rival: Rehearsed, references: list[Recording]) -> Found:
+    def _proven(self, rival: Rehearsed, references: list[Recording]) -> FoundSchedule:
         """A schedule fitted to all but the last of these noises, and run under the last."""
         *more, last = references
         for seed, reference in enumerate(more if self.fitted else (), start=1):

@@ -57,14 +57,14 @@ def search(surrogate: Surrogate, start: list[int], predictor: Predictor, moves: 
     chance = random.Random(seed)
     best, least = list(start), float(sure(surrogate.error(start, predictor)))
     for _ in range(moves):
-        trial = moved(best, surrogate.steps, chance)
+        trial = neighbor(best, surrogate.steps, chance)
         error = surrogate.error(trial, predictor)
         if error < least:
             best, least = trial, error
     return best
 
 
-def moved(schedule: list[int], steps: int, chance: random.Random) -> list[int]:
+def neighbor(schedule: list[int], steps: int, chance: random.Random) -> list[int]:
     """Another schedule: one or two of its steps, never the first, put a little elsewhere or anywhere."""
     chosen = set(schedule)
     for _ in range(chance.choice((1, 1, 2))):

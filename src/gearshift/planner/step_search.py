@@ -9,22 +9,22 @@ from statistics import median
 from typing import Any
 
 from gearshift.core.context import Context
-from gearshift.core.progress import progress, say
+from gearshift.core.progress import progress, progress_line
 from gearshift.measure.calls import Turns
-from gearshift.planner.call import rehearsal
+from gearshift.planner.call import call_to_rehearse
 from gearshift.planner.goal import FEWEST, Goal, must_be_reachable
 from gearshift.planner.plan import Plan
 from gearshift.planner.recording import Recording
 from gearshift.planner.rehearsal import (
     MOVES,
     TRIED,
-    Found,
+    FoundSchedule,
     Rehearsals,
-    apart,
     count_for,
     guess,
-    proving,
+    latent_distance,
     sensitivity_of,
+    validation_cost,
 )
 from gearshift.steps.install import cache
 from gearshift.steps.predict import Taylor, by_mode
@@ -84,7 +84,7 @@ def find_steps(model: Any, planned: Planned, goal: Goal, given: Any) -> Plan | N
     Args:
         given: a list whose first item is a dict of the pipeline's arguments.
     """
-    call = rehearsal(model, given)
+    call = call_to_rehearse(model, given)
     if call is None:
         return None
     start = time.perf_counter()
@@ -97,7 +97,7 @@ def find_steps(model: Any, planned: Planned, goal: Goal, given: Any) -> Plan | N
     run(None, reference, 0)
     reference.must_have_steps()
     must_be_reachable(goal, reference.steps)
-    rehearsals = Rehearsals(reference, run, planned.base, goal.mode == "taylor", goal.distance or apart)
+    rehearsals = Rehearsals(reference, run, planned.base, goal.mode == "taylor", goal.distance or latent_distance)
     watch, full = rehearsals.timed(None)  # the first call of a pipeline is slower than those that follow
     found = _searched(goal, rehearsals, watch, full)
     turns = rehearsals.compared(found.schedule)
@@ -131,14 +131,14 @@ def _guessed(recording: Recording, goal: Goal, base: Any) -> Schedule:
     """The schedule for a call that was recorded as it came."""
     assert goal.fraction is not None
     found = guess(recording, count_for(recording, goal.fraction), base)
-    say(
+    progress_line(
         f"{goal.named} will compute {len(found.schedule.computed)} of {recording.steps} steps in calls like this one; "
         "with `data` it could rehearse a call and fit the rest."
     )
     return found.schedule
 
 
-def _searched(goal: Goal, rehearsals: Rehearsals, watch: Recording, full: float) -> Found:
+def _searched(goal: Goal, rehearsals: Rehearsals, watch: Recording, full: float) -> FoundSchedule:
     """The best schedule for the goal, with one line that says what it costs and a bar."""
     steps = watch.steps
     with progress(f"{goal.named} rehearses") as bar:
@@ -146,11 +146,13 @@ def _searched(goal: Goal, rehearsals: Rehearsals, watch: Recording, full: float)
         if goal.fraction is not None:
             count = _affordable(goal.fraction, rehearsals, watch, full)
             part = count / steps
-            cost = full * ((len(TRIED) + MOVES) * part + proving(part))
-            say(f"{goal.named} is planning {count} of {steps} steps, which takes about {cost:.0f} s.")
+            cost = full * ((len(TRIED) + MOVES) * part + validation_cost(part))
+            progress_line(f"{goal.named} is planning {count} of {steps} steps, which takes about {cost:.0f} s.")
         else:
-            cost = full * ((SEARCHES * len(TRIED) + MOVES) / 2 + proving(0.5))
-            say(f"{goal.named} is looking for the fewest steps at {goal}, which takes up to about {cost:.0f} s.")
+            cost = full * ((SEARCHES * len(TRIED) + MOVES) / 2 + validation_cost(0.5))
+            progress_line(
+                f"{goal.named} is looking for the fewest steps at {goal}, which takes up to about {cost:.0f} s."
+            )
             count = _fewest(goal, rehearsals)
         return rehearsals.best(count)
 

@@ -19,7 +19,7 @@ from gearshift.steps.run import Run
 
 
 @dataclass(eq=False)
-class Gearbox:
+class GearController:
     """What stands at a denoiser's gate as its `gears`.
 
     Attributes:
@@ -92,7 +92,7 @@ class Engaged(Change):
     """The change that puts a gearbox at a denoiser."""
 
     gate: Backbone
-    box: Gearbox
+    box: GearController
 
     def apply(self) -> None:
         self.gate.gears = self.box

@@ -12,13 +12,13 @@ from gearshift.core.target import select
 from gearshift.kernels.cpu import onednn
 from gearshift.measure.in_place import Seconds
 from gearshift.models.diffusers import denoisers, describe_denoiser
-from gearshift.models.example import arguments
-from gearshift.precision.controller import Engaged, Gearbox
+from gearshift.models.example import example_arguments
+from gearshift.precision.controller import Engaged, GearController
 from gearshift.precision.gear_timing import time_gears
 from gearshift.precision.gears import LOW, Shift, can_gear, geared, high_gear
 from gearshift.precision.levels import Precision
 from gearshift.precision.schedule import PrecisionSchedule
-from gearshift.steps.install import watch
+from gearshift.steps.install import watch_denoiser
 
 SLOWER = 0.97  # a gear has to save more than what a measurement errs by
 
@@ -30,7 +30,7 @@ def gear_up(
     alone: bool = False,
     economical: bool = False,
     weight_only: bool | None = None,
-) -> list[Gearbox]:
+) -> list[GearController]:
     """Gears into the layers of every denoiser, and a gearbox to each.
 
     Args:
@@ -43,12 +43,12 @@ def gear_up(
     modules = denoisers(model)
     boxes, count, size = [], 0, 0
     for name, module in modules.items():
-        gate, own = watch(model, module, context), high_gear(module)
+        gate, own = watch_denoiser(model, module, context), high_gear(module)
         for layer_gate in geared(_layers(module), alone, economical, weight_only):
             context.change(Shift(layer_gate, by))
             count, size = count + 1, size + layer_gate.nested.nbytes
         label = by if len(modules) == 1 else f"{by} ({name})"
-        boxes.append(Gearbox(label, context.record, make, own))
+        boxes.append(GearController(label, context.record, make, own))
         context.change(Engaged(gate, boxes[-1]))
     context.measured(layers=count, nested_bytes=size)
     if count and not weight_only:
@@ -56,7 +56,7 @@ def gear_up(
     return boxes
 
 
-def bring_back(boxes: list[Gearbox], kept: dict[str, str]) -> None:
+def bring_back(boxes: list[GearController], kept: dict[str, str]) -> None:
     """The plans that were found before; a run of another number of steps takes one of them resampled."""
     read = {key: PrecisionSchedule.from_json(text) for key, text in kept.items()}
     first = next(iter(read.values()))
@@ -90,7 +90,7 @@ def measured_times(model: Any, data: Any, batch_size: int = 1) -> dict[Precision
     The gears are timed before they are put in.
     """
     modules = list(denoisers(model).values())
-    calls = arguments(model, modules, data, batch_size)
+    calls = example_arguments(model, modules, data, batch_size)
     layers = [layer for module in calls for layer in _layers(module)]
     if not layers:
         return {}

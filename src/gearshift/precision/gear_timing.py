@@ -22,7 +22,7 @@ BUDGET = 2.0  # seconds for the turns
 TURNS = 3  # at the least
 
 
-class Held(Geared):
+class ForcedGear(Geared):
     """A gear that is put in by hand, whatever run there is.
 
     Attributes:
@@ -49,7 +49,7 @@ def time_gears(
         layers: of which `can_gear` holds; they have their own forwards again at the end.
         watched: only the seconds inside of these modules count; none: all of the call.
     """
-    gates = [gate for gate in geared(layers, kind=Held) if isinstance(gate, Held)]
+    gates = [gate for gate in geared(layers, kind=ForcedGear) if isinstance(gate, ForcedGear)]
     own = high_gear(layers[0])
     turns: dict[Precision, list[float]] = {precision: [] for precision in (*LOW, own)}
     with _standing(gates), torch.no_grad():
@@ -98,7 +98,9 @@ def _standing(gates: Sequence[Geared]) -> Iterator[None]:
             gate.detach()
 
 
-def _one(call: Callable[[], Any], gates: Sequence[Held], precision: Precision, watched: Sequence[nn.Module]) -> float:
+def _one(
+    call: Callable[[], Any], gates: Sequence[ForcedGear], precision: Precision, watched: Sequence[nn.Module]
+) -> float:
     """Seconds of one call in a gear, or of the watched modules in it."""
     for gate in gates:
         gate.gear = precision

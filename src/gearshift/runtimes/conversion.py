@@ -24,7 +24,7 @@ from gearshift.core.record import ATTRIBUTE
 from gearshift.core.target import put
 from gearshift.kernels.cpu.onednn import saturates
 from gearshift.quant.formats.int8 import quantize_weight
-from gearshift.runtimes.fields import is_plain, unread, watch
+from gearshift.runtimes.fields import is_plain, unread, watch_fields
 
 EXTRA = "ctranslate2"
 NOTHING = "<none>"  # stands for special tokens: no model predicts it, so that they are for each call to say
@@ -57,7 +57,7 @@ def engine() -> Any:
     return need("ctranslate2", EXTRA, "A model that CTranslate2 runs")
 
 
-def opened(maker: Any, folder: Path, device: torch.device, **settings: Any) -> Any:
+def opened_model(maker: Any, folder: Path, device: torch.device, **settings: Any) -> Any:
     """A CTranslate2 model of a folder, made by its class.
 
     To load one sets how many OpenMP threads the caller's thread uses, which are torch's too; they are set back.
@@ -90,7 +90,7 @@ def convert(model: Any, folder: Path, weight_bits: int, names: dict[int, str]) -
     words = Words(twin.get_input_embeddings().weight.shape[0], names)
     try:
         loader, config = _loader(twin), twin.config
-        read = watch(twin)
+        read = watch_fields(twin)
         with _quick_collections():
             spec = loader.get_model_spec(twin)
         loader.set_config(spec.config, twin, words)

@@ -20,7 +20,7 @@ from gearshift.core.model import Runtime, size_bytes
 from gearshift.core.target import Replaced
 from gearshift.kernels.cpu.onednn import saturates
 from gearshift.persist.libraries.transformers import LOCAL
-from gearshift.runtimes.conversion import EXTRA, architectures, convert, engine, has_adapters, opened
+from gearshift.runtimes.conversion import EXTRA, architectures, convert, engine, has_adapters, opened_model
 from gearshift.runtimes.decoding import NEVER, Decoding, beyond, refuse_unknown
 from gearshift.runtimes.trial import lengths, tried
 
@@ -175,7 +175,7 @@ class CTranslateModel(Runtime):
         self.engine = None  # at most one copy of the weights
         computing = "int8" if self.weight_bits == 8 else wide
         threads = torch.get_num_threads()
-        self.engine = opened(maker, self.folder, self.device, compute_type=computing, intra_threads=threads)
+        self.engine = opened_model(maker, self.folder, self.device, compute_type=computing, intra_threads=threads)
 
     def _decoding(self, known: tuple[str, ...], given: dict[str, Any], config: Any, length: int) -> Decoding:
         """The arguments of a call, filled up from a configuration given with it and from the model's own."""
@@ -215,7 +215,7 @@ class CTranslateModel(Runtime):
         raise NotImplementedError
 
 
-def problems(name: str, model: Any, runtimes: tuple[type[CTranslateModel], ...]) -> list[str]:
+def conversion_problems(name: str, model: Any, runtimes: tuple[type[CTranslateModel], ...]) -> list[str]:
     """Why CTranslate2 cannot run a model as one of these; nothing where it is not installed, which is said anyway."""
     if not installed(EXTRA):
         return []
@@ -231,7 +231,7 @@ def runtime_of(model: Any, runtimes: tuple[type[CTranslateModel], ...]) -> type[
     return next((cls for cls in runtimes if type(model).__name__ in architectures(cls.endings)), None)
 
 
-def replaced(
+def converted_model(
     name: str, model: Any, weight_bits: int, context: Context, runtimes: tuple[type[CTranslateModel], ...]
 ) -> CTranslateModel:
     """Convert a model, compare the two, and put on the record what there is to know.

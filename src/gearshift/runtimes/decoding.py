@@ -8,7 +8,7 @@ from typing import Any
 
 from gearshift.core.errors import BadValue
 from gearshift.core.param import Choices, Param, Range
-from gearshift.runtimes.token_batching import words
+from gearshift.runtimes.token_batching import vocabulary_words
 
 MOST, NEVER = 2**31 - 1, 2**32 - 1
 NEW_TOKENS = 20  # transformers' default
@@ -171,7 +171,7 @@ class Decoding:
             "length_penalty": float(values["length_penalty"]),
             "repetition_penalty": float(values["repetition_penalty"]),
             "no_repeat_ngram_size": values["no_repeat_ngram_size"],
-            "suppress_sequences": [words(tokens) for tokens in self.banned] or None,
+            "suppress_sequences": [vocabulary_words(tokens) for tokens in self.banned] or None,
             "end_token": list(self.ends) or [vocabulary],
             "return_end_token": True,
         }

@@ -33,7 +33,7 @@ class Reads:
         setattr(self.__dict__["_config"], name, value)
 
 
-def watch(model: Any) -> set[str]:
+def watch_fields(model: Any) -> set[str]:
     """Note from now on which fields of its configuration are read through a model or its modules."""
     config, read = model.config, set[str]()
     for module in model.modules():

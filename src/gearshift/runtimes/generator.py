@@ -19,10 +19,10 @@ from gearshift.runtimes.token_batching import (
     padded,
     read_text,
     read_tokens,
-    told,
+    token_callback,
+    vocabulary_words,
     width,
     without_padding,
-    words,
     write_text,
 )
 
@@ -93,7 +93,7 @@ class CausalGenerator(CTranslateModel):
         """The prompt is read as a whole, and then greedy tokens one by one; the model is given the same tokens."""
         prompt = torch.randint(0, self.vocabulary, (tokens,), generator=torch.Generator().manual_seed(seed)).tolist()
         (result,) = self.engine.generate_batch(
-            [words(prompt)],
+            [vocabulary_words(prompt)],
             max_length=NEW,
             sampling_topk=1,
             end_token=[self.vocabulary],
@@ -112,11 +112,11 @@ class CausalGenerator(CTranslateModel):
         for group in _groups(rows, decoding.looks_back):
             skipped = len(rows[group[0]]) - 1 if decoding.looks_back else 0
             results = self.engine.generate_batch(
-                [words(rows[n]) for n in group],
+                [vocabulary_words(rows[n]) for n in group],
                 max_length=skipped + decoding.most,
                 min_length=skipped + decoding.least if decoding.ends else 0,
                 include_prompt_in_result=decoding.looks_back,
-                callback=told(tell, group, decoding.sequences, skipped),
+                callback=token_callback(tell, group, decoding.sequences, skipped),
                 **decoding.options(self.vocabulary),
             )
             for n, result in zip(group, results, strict=True):

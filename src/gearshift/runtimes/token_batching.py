@@ -76,7 +76,7 @@ def padded(rows: list[list[int]], pad: int) -> torch.Tensor:
     return torch.tensor([row + [pad] * (longest - len(row)) for row in rows], dtype=torch.long)
 
 
-def words(tokens: Any) -> list[str]:
+def vocabulary_words(tokens: Any) -> list[str]:
     """Token ids as the words of the converted vocabulary."""
     return [str(token) for token in tokens]
 
@@ -104,7 +104,7 @@ def listener(streamer: Any, callback: Callable[[int, int], Any] | None, prompts:
     return tell
 
 
-def told(tell: Any, group: list[int], sequences: int, skipped: int = 0) -> Any:
+def token_callback(tell: Any, group: list[int], sequences: int, skipped: int = 0) -> Any:
     """The engine's callback for a function of (row, token).
 
     Args:

@@ -17,10 +17,10 @@ from gearshift.runtimes.token_batching import (
     listener,
     padded,
     read_text,
-    told,
+    token_callback,
+    vocabulary_words,
     width,
     without_padding,
-    words,
     write_text,
 )
 
@@ -93,7 +93,9 @@ class Translator(CTranslateModel):
         with torch.no_grad():
             output = model(input_ids=source.to(model.device), decoder_input_ids=target.to(model.device))
         exact = output.logits[0, :-1].float().log_softmax(-1).cpu().gather(1, target[0, 1:, None])[:, 0]
-        (made,) = self.engine.score_batch([words(source[0].tolist())], [words(target[0].tolist())])
+        (made,) = self.engine.score_batch(
+            [vocabulary_words(source[0].tolist())], [vocabulary_words(target[0].tolist())]
+        )
         return exact, torch.tensor(made.log_probs[: tokens - 1])
 
     def _prefix(self, given: dict[str, Any], config: Any) -> list[int]:
@@ -109,12 +111,12 @@ class Translator(CTranslateModel):
     def _run(self, rows: list[list[int]], prefix: list[int], decoding: Decoding, tell: Any) -> list[list[int]]:
         """The tokens of each text and sequence, the start token left out."""
         results = self.engine.translate_batch(
-            [words(row) for row in rows],
-            target_prefix=[words(prefix)] * len(rows),
+            [vocabulary_words(row) for row in rows],
+            target_prefix=[vocabulary_words(prefix)] * len(rows),
             max_input_length=0,
             max_decoding_length=decoding.most,
             min_decoding_length=decoding.least if decoding.ends else 0,
-            callback=told(tell, list(range(len(rows))), decoding.sequences),
+            callback=token_callback(tell, list(range(len(rows))), decoding.sequences),
             **decoding.options(self.vocabulary),
         )
         return [decoding.closed([int(word) for word in found]) for result in results for found in result.hypotheses]

@@ -148,7 +148,7 @@ class WhisperGenerator(CTranslateModel):
             given = torch.tensor([prompt], device=model.device)
             exact = model(features.to(model.device, model.dtype), decoder_input_ids=given).logits[0, -1]
         (made,) = self.engine.generate(
-            stored(features),
+            storage_view(features),
             [prompt],
             beam_size=1,
             max_length=len(prompt),
@@ -180,7 +180,9 @@ class _Engine(GenerationMixin):
         for start in {prompt.index(config.decoder_start_token_id) for prompt in prompts}:
             rows = [n for n, p in enumerate(prompts) if p.index(config.decoder_start_token_id) == start]
             results = self.runtime.engine.generate(
-                stored(features[rows]), [prompts[n] for n in rows], **_options(config, most, len(prompts[rows[0]]))
+                storage_view(features[rows]),
+                [prompts[n] for n in rows],
+                **_options(config, most, len(prompts[rows[0]])),
             )
             for n, result in zip(rows, results, strict=True):
                 tokens = result.sequences_ids[0][:most]
@@ -207,12 +209,12 @@ class _Windows(WhisperGenerationMixin, _Engine):
         num_segment_frames: int = 3000,
     ) -> torch.Tensor:
         """The token of each recording's likeliest language."""
-        found = self.runtime.engine.detect_language(stored(input_features[..., :num_segment_frames]))
+        found = self.runtime.engine.detect_language(storage_view(input_features[..., :num_segment_frames]))
         tokens = (generation_config or self.generation_config).lang_to_id
         return torch.tensor([tokens[languages[0][0]] for languages in found])
 
 
-def stored(features: torch.Tensor) -> Any:
+def storage_view(features: torch.Tensor) -> Any:
     """Features as CTranslate2 takes them."""
     return engine().StorageView.from_array(np.ascontiguousarray(features.float().numpy()))
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from gearshift.runtimes.conversion import engine, opened
+from gearshift.runtimes.conversion import engine, opened_model
 from gearshift.runtimes.decoding import NEVER
 from gearshift.runtimes.speech.ctranslate_engine import CTranslateEngine
 from gearshift.runtimes.speech.vad import Span, by_silero
@@ -91,7 +91,7 @@ class CTranslateTranscriber(Transcriber):
         """The engine. On a CPU pieces of a batch share the threads: one piece in one thread wastes none of it."""
         device, threads = self.runtime.device, torch.get_num_threads()
         places = min(batch, threads) if device.type == "cpu" else 1
-        return opened(
+        return opened_model(
             engine().models.Whisper,
             self.runtime.folder,
             device,

@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-from gearshift.core.progress import say
+from gearshift.core.progress import progress_line
 from gearshift.models.denoiser import Denoiser
 from gearshift.steps.clock import Clock, is_heard, is_scheduler, is_set
 from gearshift.steps.gate import Gate
 from gearshift.steps.loop import callers
-from gearshift.steps.opened import sweep, use
-from gearshift.steps.run import Run, only, open_run, opened
-from gearshift.steps.times import Reading, Way
+from gearshift.steps.opened import drop_abandoned, use
+from gearshift.steps.run import Run, only, open_run, open_runs
+from gearshift.steps.times import TimestepMapping, Way
 
 CLOCKS_KEPT = 8
 MOST_BRANCHES = 16  # calls within a step; of more nothing is kept
@@ -44,7 +44,7 @@ class Backbone(Gate):
         self.gears: Callable[[Run], Any] | None = None
         self.clocks: list[Clock] = []
         known = row.timestep is not None and bool(row.timestep_scale)
-        self.reading = Reading(Way("timestep", row.timestep_scale, row.timestep_offset) if known else None)
+        self.reading = TimestepMapping(Way("timestep", row.timestep_scale, row.timestep_offset) if known else None)
         self.direct = 0
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -72,7 +72,7 @@ class Backbone(Gate):
         for clock in self.clocks:
             clock.revert()
         self.clocks.clear()
-        sweep()
+        drop_abandoned()
 
     def _run(self, frame: FrameType, args: tuple, kwargs: dict[str, Any]) -> Run | None:
         """The run that this call belongs to: the nearest one among the callers whose step this can be."""
@@ -124,7 +124,7 @@ class Backbone(Gate):
             self.direct += 1
             if self.direct == PROBES + 1:
                 name = type(self.module).__name__
-                say(
+                progress_line(
                     f"{name} was called {self.direct} times outside of a sampling run; so called, it computes in full. "
                     "In a loop of your own mark the steps with gearshift.sampling."
                 )
@@ -162,7 +162,7 @@ def _calling(frame: FrameType) -> Iterator[tuple[int, Run]]:
 
     A loop that is known goes before one whose first call this would be.
     """
-    runs = opened()
+    runs = open_runs()
     found = []
     for age, run in enumerate(reversed(runs)):
         depth = run.loop.depth(frame)

@@ -29,7 +29,7 @@ class Link:
     wrapped_forward: Callable[..., Any] | None = None
 
 
-class Slot(NamedTuple):
+class ForwardSlot(NamedTuple):
     """A place that holds one of a module's forwards and may be given another."""
 
     holder: dict[str, Any]
@@ -49,9 +49,9 @@ class Slot(NamedTuple):
             self.holder[self.name] = forward
 
 
-def slots(module: Any) -> list[Slot]:
+def slots(module: Any) -> list[ForwardSlot]:
     """The places that hold a module's forwards, outermost first."""
-    waiting, found, seen = deque([Slot(vars(module), "forward")]), [], set()
+    waiting, found, seen = deque([ForwardSlot(vars(module), "forward")]), [], set()
     while waiting:
         slot = waiting.popleft()
         if (id(slot.holder), slot.name) not in seen:
@@ -61,7 +61,7 @@ def slots(module: Any) -> list[Slot]:
     return found
 
 
-def innermost(module: Any) -> list[Slot]:
+def innermost(module: Any) -> list[ForwardSlot]:
     """The places that hold the class's own forward, else the deepest one that holds somebody's."""
     found = slots(module)
     ends = [slot for slot in found if is_own(slot.held, module)]
@@ -84,10 +84,10 @@ def links(module: Any) -> Iterator[Link]:
             yield from _mentioned(forward, module)
 
 
-def _inside(forward: Any, module: Any) -> list[Slot]:
+def _inside(forward: Any, module: Any) -> list[ForwardSlot]:
     """Where a forward keeps those that it calls, as far as that is known."""
     if isinstance(forward, Link):
-        return [Slot(vars(forward), "wrapped_forward")]
+        return [ForwardSlot(vars(forward), "wrapped_forward")]
     if is_own(forward, module):
         return []
     while isinstance(forward, partial):
@@ -95,9 +95,9 @@ def _inside(forward: Any, module: Any) -> list[Slot]:
     function = getattr(forward, "__func__", forward)
     kept = [getattr(getattr(forward, "__self__", None), "fn_ref", None), *_closure(function)]
     memories = [each for each in kept if hasattr(each, "original_forward")]
-    found = [Slot(vars(memory), name) for memory in memories for name in ("original_forward", "forward")]
+    found = [ForwardSlot(vars(memory), name) for memory in memories for name in ("original_forward", "forward")]
     names = getattr(getattr(function, "__code__", None), "co_names", ())
-    found += [Slot(vars(module), name) for name in names if "forward" in name and name != "forward"]
+    found += [ForwardSlot(vars(module), name) for name in names if "forward" in name and name != "forward"]
     return [slot for slot in found if callable(slot.held)]
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from gearshift.core.change import Change
 from gearshift.steps.keeping import look_after, pipeline_of
-from gearshift.steps.opened import sweep, use
-from gearshift.steps.run import Run, current, open_run, opened
+from gearshift.steps.opened import drop_abandoned, use
+from gearshift.steps.run import Run, current, open_run, open_runs
 
 CALLS = ("set_timesteps", "step")
 
@@ -22,7 +22,7 @@ def is_scheduler(value: Any) -> bool:
 
 def is_heard(scheduler: Any) -> bool:
     """Whether there is a clock on it already."""
-    return isinstance(vars(scheduler).get("step"), Heard)
+    return isinstance(vars(scheduler).get("step"), ObservedCall)
 
 
 def is_set(scheduler: Any) -> bool:
@@ -33,7 +33,7 @@ def is_set(scheduler: Any) -> bool:
     return listed is not None and 0 < len(listed) != getattr(scheduler.config, "num_train_timesteps", 0)
 
 
-class Heard:
+class ObservedCall:
     """Stands where a scheduler's method stood, and tells the run when it was called."""
 
     def __init__(self, scheduler: Any, name: str) -> None:
@@ -78,7 +78,7 @@ class Heard:
     def _run(self, timestep: Any, caller: FrameType) -> Run | None:
         """The run that this is a step of; a loop that did not set the timesteps anew opens one with its first step."""
         innermost = current()
-        run = next((run for run in reversed(opened()) if run.scheduler is self.scheduler), None)
+        run = next((run for run in reversed(open_runs()) if run.scheduler is self.scheduler), None)
         if run is not None and not run.goes_on_from(_number(timestep, run)):
             run.end()
             run = None
@@ -91,7 +91,7 @@ class Heard:
         elif run is not innermost and innermost is not None:
             if not run.loop.settled and not innermost.step and not innermost.marked_by_caller:
                 run.take_over(innermost)
-            sweep()
+            drop_abandoned()
             use(run)
         return run
 
@@ -115,10 +115,10 @@ class Clock(Change):
 
     def apply(self) -> None:
         for name in CALLS:
-            vars(self.scheduler)[name] = Heard(self.scheduler, name)
+            vars(self.scheduler)[name] = ObservedCall(self.scheduler, name)
 
     def revert(self) -> None:
         held = vars(self.scheduler)
         for name in CALLS:
-            if isinstance(held.get(name), Heard):
+            if isinstance(held.get(name), ObservedCall):
                 del held[name]

@@ -6,8 +6,8 @@ import weakref
 import zlib
 from typing import Any
 
-from gearshift.steps.noise_schedule import coordinates, numbers
-from gearshift.steps.times import Place, Reading, close
+from gearshift.steps.noise_schedule import as_floats, coordinates
+from gearshift.steps.times import ScheduleStep, TimestepMapping, close
 
 
 class Course:
@@ -26,16 +26,16 @@ class Course:
         self.step = 0
         self._timesteps: list[float] = []
         self._coordinates: list[float] = []
-        self._places: list[Place] = []
+        self._places: list[ScheduleStep] = []
         self._whole = 0.0
-        self._found_by: tuple[tuple[float, ...], Reading | None] = ((), None)
+        self._found_by: tuple[tuple[float, ...], TimestepMapping | None] = ((), None)
 
     @property
     def scheduler(self) -> Any:
         """The diffusers scheduler whose calls mark the steps; None where the caller marks them, or it is gone."""
         return self._scheduler()
 
-    def start(self, values: tuple[float, ...], reading: Reading) -> bool:
+    def start(self, values: tuple[float, ...], reading: TimestepMapping) -> bool:
         """Find the first step on the scheduler's list, at the first call of the denoiser.
 
         Args:
@@ -109,7 +109,7 @@ class Course:
         """Steps of the whole noise schedule, those before the run's first one included; 0 if nobody tells."""
         return len(self._timesteps) or len(self._coordinates)
 
-    def is_at(self, values: tuple[float, ...], reading: Reading) -> bool:
+    def is_at(self, values: tuple[float, ...], reading: TimestepMapping) -> bool:
         """Whether a call with this time argument is one of the current step; True where that cannot be told."""
         if not self.located:
             self.start(values, reading)
@@ -140,11 +140,11 @@ class Course:
         listed = getattr(scheduler, "timesteps", None)
         if listed is None:
             return
-        self._timesteps = numbers(listed)
+        self._timesteps = as_floats(listed)
         self._coordinates = coordinates(scheduler, self._timesteps)
         trained = float(getattr(getattr(scheduler, "config", None), "num_train_timesteps", None) or 1000)
-        sigmas = numbers(getattr(scheduler, "sigmas", None))
+        sigmas = as_floats(getattr(scheduler, "sigmas", None))
         sigmas += [0.0] * (len(self._timesteps) - len(sigmas))
-        self._places = [Place(t, s, trained) for t, s in zip(self._timesteps, sigmas, strict=False)]
+        self._places = [ScheduleStep(t, s, trained) for t, s in zip(self._timesteps, sigmas, strict=False)]
         least, most = min(self._timesteps, default=-1.0), max(self._timesteps, default=0.0)
         self._whole = next((w for w in (trained, 1.0) if least >= 0 and w / 2 <= most <= w), 0.0)

@@ -14,11 +14,11 @@ from typing import Any
 
 from torch import nn
 
+from gearshift.steps.attribute_texts import AttributeTexts
 from gearshift.steps.chain import Link, is_own
 from gearshift.steps.predecided_pass import Pass
 from gearshift.steps.run import current
-from gearshift.steps.tokens import Tokens
-from gearshift.steps.weights import Weights
+from gearshift.steps.weight_state import WeightState
 
 TABLES = ("_parameters", "_buffers", "_modules", "_forward_pre_hooks", "_forward_hooks")
 OFFLOADING, REGISTRY = "_hf_hook", "_diffusers_hook"  # where accelerate and diffusers keep their hooks
@@ -55,7 +55,7 @@ class State:
     mark: Mark
     hooks: str
     facts: dict[str, str]
-    weights: Weights
+    weights: WeightState
     tables: list[Iterable[Any]]
 
     def __post_init__(self) -> None:
@@ -149,7 +149,7 @@ def look(root: nn.Module, own: set[str], weights: bool) -> State:
     heads, gates = {root}, set()  # modules whose own forward is called, and gates that are told what to do
     if isinstance(root, Pass):
         heads, gates = {root, root.module}, {gate for place in root.places for gate in place.gates}
-    tokens = Tokens()
+    tokens = AttributeTexts()
     structure: dict[str, str] = {}
     attributes: dict[str, str] = {}
     hooks = ""
@@ -170,7 +170,7 @@ def look(root: nn.Module, own: set[str], weights: bool) -> State:
             hooks = hooks or _hooks(module, gates)
     facts = {name: fact for name, fact in {**structure, **attributes}.items() if name not in own}
     mark = Mark(_digest(structure), _digest(facts), 0)
-    found = Weights(tokens.tensors if weights else [])
+    found = WeightState(tokens.tensors if weights else [])
     return State(Mark(mark.structure, mark.form, found.digest), hooks, facts, found, tokens.tables)
 
 

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from gearshift.steps.chain import Link, innermost, is_own, links, slots
-from gearshift.steps.rule import Place, Rule
+from gearshift.steps.rule import GateGroup, Rule
 from gearshift.steps.run import Run, current
 
 
@@ -39,7 +39,7 @@ class Gate(Link):
         self.on = False
         self.compiled: Callable[..., Any] | None = None
         self.rule: Rule | None = None
-        self.place: Place | None = None
+        self.place: GateGroup | None = None
         self.override: Any = None
 
     def compute(self, *args: Any, **kwargs: Any) -> Any:

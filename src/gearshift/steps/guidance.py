@@ -13,13 +13,13 @@ from gearshift.steps.gate import Gate
 from gearshift.steps.memory import Kept, Memory
 from gearshift.steps.rule import Rule
 from gearshift.steps.run import Run
-from gearshift.steps.tree import mapped, parts, rebuilt, replaced, tensors
+from gearshift.steps.tree import children, mapped, rebuilt, tensors, with_tensors
 
 NOT_BATCHED = ("image_rotary_emb", "txt_ids", "img_ids")  # their first dimension is tokens
 
 
 @dataclass(frozen=True)
-class Half:
+class BatchHalf:
     """One half of a doubled batch.
 
     Attributes:
@@ -33,15 +33,15 @@ class Half:
     listed: bool
 
     @property
-    def other(self) -> Half:
-        return Half(self.total, not self.last, self.listed)
+    def other(self) -> BatchHalf:
+        return BatchHalf(self.total, not self.last, self.listed)
 
     def take(self, value: Any) -> Any:
         """This half of every tensor (and of every list of samples) that is as long as the doubled batch."""
         middle = self.total // 2
         if self.listed and isinstance(value, list) and len(value) == self.total:
             return value[middle:] if self.last else value[:middle]
-        inside = parts(value)
+        inside = children(value)
         if inside:
             return rebuilt(value, [self.take(v) for _, v in inside])
         return self._of(value, middle) if isinstance(value, torch.Tensor) else value
@@ -59,7 +59,7 @@ class Half:
             return torch.cat([other, this] if self.last else [this, other])
         if isinstance(this, list) and self.listed:
             return other + this if self.last else this + other
-        pairs = zip(parts(this), parts(other), strict=True)
+        pairs = zip(children(this), children(other), strict=True)
         return rebuilt(this, [self.joined(a, b) for (_, a), (_, b) in pairs])
 
     def _of(self, tensor: torch.Tensor, middle: int) -> torch.Tensor:
@@ -88,7 +88,7 @@ class GuidanceRule(Rule):
         pass_ = self._unconditional if run.branch else self._conditional
         return pass_(run, gate, args, kwargs)
 
-    def _batched(self, run: Run, gate: Gate, half: Half, args: tuple, kwargs: dict[str, Any]) -> Any:
+    def _batched(self, run: Run, gate: Gate, half: BatchHalf, args: tuple, kwargs: dict[str, Any]) -> Any:
         """Both passes in one call on a doubled batch, or half of it."""
         memory = self._memory(run)
         nothing = memory.meet([half.take(t).shape for t in tensors(run.sample)])
@@ -125,7 +125,7 @@ class GuidanceRule(Rule):
             self._keep(run, first.output, output)
         return output
 
-    def _half(self, run: Run, row: Denoiser, state: dict[str, Any]) -> Half | None:
+    def _half(self, run: Run, row: Denoiser, state: dict[str, Any]) -> BatchHalf | None:
         """The conditional half of a doubled batch; None if the batch is none.
 
         The halves of one are equal. So are, at first, those of two prompts with the same noise: the first step does
@@ -138,7 +138,7 @@ class GuidanceRule(Rule):
         if state.get("compared") != total:
             pairs = zip(run.sample[: total // 2], run.sample[total // 2 :], strict=True)
             state.update(compared=total, doubled=all(torch.equal(a, b) for a, b in pairs))
-        return Half(total, last=not row.cond_first, listed=listed) if state["doubled"] else None
+        return BatchHalf(total, last=not row.cond_first, listed=listed) if state["doubled"] else None
 
     def _memory(self, run: Run) -> Memory:
         """Of the differences between the passes."""
@@ -152,7 +152,7 @@ class GuidanceRule(Rule):
     def _predicted(self, run: Run, conditional: Any) -> Any:
         memory = self._memory(run)
         difference = self.predictor.predict(memory, run, run.held(self).state)
-        return replaced(conditional, [c + d for c, d in zip(tensors(conditional), difference, strict=True)])
+        return with_tensors(conditional, [c + d for c, d in zip(tensors(conditional), difference, strict=True)])
 
     def _computed(self, run: Run) -> None:
         """Note a pass that was to be filled in and could not be."""

@@ -18,7 +18,7 @@ from gearshift.steps.clock import Clock, is_heard, is_scheduler
 from gearshift.steps.gate import Gate, gate_of
 from gearshift.steps.guidance import GuidanceRule
 from gearshift.steps.predict import Copy, Predictor
-from gearshift.steps.rule import OutputRule, Place, Rule
+from gearshift.steps.rule import GateGroup, OutputRule, Rule
 from gearshift.steps.trigger import Trigger
 
 Site = Callable[[Any, Denoiser], list[list[Any]]]
@@ -42,7 +42,7 @@ class Ruling(Change):
     """A rule at the gates of some places."""
 
     rule: Rule
-    places: list[Place]
+    places: list[GateGroup]
 
     def apply(self) -> None:
         for place in self.places:
@@ -93,7 +93,7 @@ def cache_at(model: Any, context: Context, plans: Sequence[Skipping], guidance: 
         context.note(f"{name} skips nothing: {off}.")
     found = denoisers(model) or parts(model)
     for component, module in found.items():
-        gate = watch(model, module, context)
+        gate = watch_denoiser(model, module, context)
         label = name if len(found) == 1 else f"{name} ({component})"
         placed = [(p, p.site(module, describe_denoiser(module))) for p in plans]
         placed = [(plan, groups) for plan, groups in placed if groups]
@@ -102,13 +102,13 @@ def cache_at(model: Any, context: Context, plans: Sequence[Skipping], guidance: 
         alone = len(placed) == 1 and guidance is None
         for plan, groups in placed:
             rule: Rule = OutputRule(label, plan.words, plan.trigger, context.record, alone, plan.predictor)
-            context.change(Ruling(rule, [Place([gate_at(m, context) for m in group]) for group in groups]))
+            context.change(Ruling(rule, [GateGroup([gate_at(m, context) for m in group]) for group in groups]))
         if guidance is not None and off is None:
             rule = GuidanceRule(label, "unconditional pass", guidance, context.record, alone, Copy())
-            context.change(Ruling(rule, [Place([gate])]))
+            context.change(Ruling(rule, [GateGroup([gate])]))
 
 
-def watch(model: Any, module: Any, context: Context) -> Backbone:
+def watch_denoiser(model: Any, module: Any, context: Context) -> Backbone:
     """The gate at a denoiser, and a clock on the pipeline's scheduler."""
     scheduler = getattr(model, "scheduler", None)
     if is_scheduler(scheduler) and not is_heard(scheduler):
@@ -118,7 +118,7 @@ def watch(model: Any, module: Any, context: Context) -> Backbone:
 
 
 @contextmanager
-def watched(model: Any) -> Iterator[None]:
+def watched_steps(model: Any) -> Iterator[None]:
     """Let `run.current` tell the step of each call of a model's denoisers, for the length of a block."""
     scheduler, gates = getattr(model, "scheduler", None), []
     clock = Clock(scheduler) if is_scheduler(scheduler) and not is_heard(scheduler) else None

@@ -11,13 +11,13 @@ import torch
 
 from gearshift.steps.bands import mixed
 from gearshift.steps.decision import Decision, RunLog
-from gearshift.steps.tree import alike, replaced, state_in, structure, tensors
+from gearshift.steps.tree import alike, state_in, structure, tensors, with_tensors
 
 Weights = Sequence[float] | Sequence[Sequence[float]]
 
 
 @dataclass(slots=True)
-class Held:
+class RuleState:
     """What a run keeps for one rule.
 
     Attributes:
@@ -85,7 +85,7 @@ class Memory:
         """
         if not isinstance(weights[0], float):
             sources = [kept.tensors[0] for kept in reversed(self.history)]
-            return replaced(self.history[-1].output, [mixed([*sources, latent], cast(Any, weights))])
+            return with_tensors(self.history[-1].output, [mixed([*sources, latent], cast(Any, weights))])
         if list(weights) == [1.0] and not self.copies:
             return self.history[-1].output
         return blend(self.history, cast(Any, weights), latent)
@@ -165,4 +165,4 @@ def blend(history: deque[Kept], weights: Sequence[float], latent: Any = None) ->
             if weight:
                 total.add_(other.to(wide), alpha=weight)
         sums.append(total.to(tensor.dtype))
-    return replaced(newest.output, sums)
+    return with_tensors(newest.output, sums)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 
-def numbers(values: Any) -> list[float]:
+def as_floats(values: Any) -> list[float]:
     """A tensor, an array or a list of numbers as floats, read from the device at once; none for None."""
     if values is None:
         return []
@@ -19,7 +19,7 @@ def coordinates(scheduler: Any, timesteps: list[float]) -> list[float]:
 
     log-SNR for diffusion schedules; sigma for flow matching, whose log-SNR is infinite at its ends.
     """
-    sigmas = numbers(getattr(scheduler, "sigmas", None))
+    sigmas = as_floats(getattr(scheduler, "sigmas", None))
     if sigmas and len(sigmas) >= len(timesteps):
         values = sigmas[: len(timesteps)]
         return values if is_flow(scheduler) else [_bounded(-2 * math.log(max(s, 1e-9))) for s in values]

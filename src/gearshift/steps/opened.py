@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from gearshift.steps.run import Run, _current, opened
+from gearshift.steps.run import Run, _current, open_runs
 
 
 def use(run: Run) -> None:
@@ -18,17 +18,17 @@ def use(run: Run) -> None:
 @contextmanager
 def closing() -> Iterator[None]:
     """Runs that are opened inside of the block and left open end with it."""
-    before = opened()
+    before = open_runs()
     try:
         yield
     finally:
-        for run in opened():
+        for run in open_runs():
             if run not in before:
                 run.end()
 
 
-def sweep() -> None:
+def drop_abandoned() -> None:
     """Drop what is kept of runs whose loops were left."""
-    for run in opened():
+    for run in open_runs():
         if run.is_forsaken():
             run.drop()

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from gearshift.steps.gate import Gate
-from gearshift.steps.rule import OutputRule, Place
+from gearshift.steps.rule import GateGroup, OutputRule
 from gearshift.steps.run import Run, current
 
 _ALONE = RLock()
@@ -28,7 +28,7 @@ class PassOverride:
     A place that a pass goes through a second time computes.
     """
 
-    def __init__(self, place: Place, filling: Any = None) -> None:
+    def __init__(self, place: GateGroup, filling: Any = None) -> None:
         self.place = place
         self.filling = filling
         self.taken: Any = None
@@ -51,7 +51,7 @@ class Pass(nn.Module):
         filled: for each place whether it is given what to fill in.
     """
 
-    def __init__(self, module: nn.Module, places: list[Place], filled: tuple[bool, ...]) -> None:
+    def __init__(self, module: nn.Module, places: list[GateGroup], filled: tuple[bool, ...]) -> None:
         super().__init__()
         self.module, self.places, self.filled, self.training = module, places, filled, module.training
         self.class_forward = type(module).forward  # looked up here, as torch.compile cannot do so on every class
@@ -91,7 +91,7 @@ class PredecidedForward:
     def __init__(
         self,
         module: nn.Module,
-        rules: list[tuple[OutputRule, list[Place]]],
+        rules: list[tuple[OutputRule, list[GateGroup]]],
         make: Callable[[nn.Module], Callable[..., Any]],
     ) -> None:
         self.rules = rules
@@ -129,9 +129,9 @@ class PredecidedForward:
                 rule.keep(run, got_to)
 
 
-def predecided_rules(gates: Sequence[Gate]) -> list[tuple[OutputRule, list[Place]]]:
+def predecided_rules(gates: Sequence[Gate]) -> list[tuple[OutputRule, list[GateGroup]]]:
     """The rules at these gates and their places; empty if passes through the gates cannot be decided beforehand."""
-    found: dict[OutputRule, dict[Place, None]] = {}
+    found: dict[OutputRule, dict[GateGroup, None]] = {}
     for gate in gates:
         if not isinstance(gate.rule, OutputRule) or gate.place is None or gate.wrapped_forward is not None:
             return []

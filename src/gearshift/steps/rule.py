@@ -25,7 +25,7 @@ SHORT = 3  # steps of a run, a short second pass for one, that leaves nothing to
 
 
 @dataclass(eq=False)
-class Place:
+class GateGroup:
     """Gates that share one output: a block, or a stack of blocks that is computed or filled in as one.
 
     On a filled-in step every gate of it answers with the stack's output, so that no block in between runs.
@@ -127,7 +127,7 @@ class OutputRule(Rule):
             self._keep_in(memory, run, output)
         return output
 
-    def predecide(self, run: Run, places: list[Place], args: tuple, kwargs: dict[str, Any]) -> list[Any] | None:
+    def predecide(self, run: Run, places: list[GateGroup], args: tuple, kwargs: dict[str, Any]) -> list[Any] | None:
         """What to fill in at each place in one pass of the denoiser, called with these; None: all are computed."""
         memories = [run.memory(self, place, self.predictor.depth) for place in places]
         for place, memory in zip(places, memories, strict=True):
@@ -136,7 +136,7 @@ class OutputRule(Rule):
         fillings = [memory.filling for memory in memories]
         return None if any(filling is None for filling in fillings) else fillings
 
-    def keep(self, run: Run, outputs: list[tuple[Place, Any]]) -> None:
+    def keep(self, run: Run, outputs: list[tuple[GateGroup, Any]]) -> None:
         """Keep what places put out."""
         for place, output in outputs:
             self._keep_in(run.memory(self, place, self.predictor.depth), run, output)

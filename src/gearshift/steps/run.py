@@ -19,7 +19,7 @@ from gearshift.core.errors import BadValue, quoted
 from gearshift.steps.course import Course
 from gearshift.steps.decision import RunLog
 from gearshift.steps.loop import Loop
-from gearshift.steps.memory import Held, Memory
+from gearshift.steps.memory import Memory, RuleState
 
 if TYPE_CHECKING:
     from gearshift.steps.rule import Rule
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _current: ContextVar[tuple[Run, ...] | None] = ContextVar("gearshift_runs", default=None)
 
 
-def opened() -> list[Run]:
+def open_runs() -> list[Run]:
     """The open runs of this thread or task, the innermost last: a callback may sample with another pipeline."""
     return [run for run in _current.get() or () if not run.over]
 
@@ -37,7 +37,7 @@ def current() -> Run | None:
     runs = _current.get()
     if not runs:
         return None
-    return runs[-1] if not runs[-1].over else next(reversed(opened()), None)
+    return runs[-1] if not runs[-1].over else next(reversed(open_runs()), None)
 
 
 def only() -> Run | None:
@@ -121,7 +121,7 @@ class Run(Course):
         self.guided = False
         self.share: Callable[[Any], Any] | None = None
         self.trained = False
-        self._held: dict[int, Held] = {}  # by the rule's number, for as long as the rule is there
+        self._held: dict[int, RuleState] = {}  # by the rule's number, for as long as the rule is there
         self._calls: dict[Hashable, int] = {}
         self._handed: tuple[weakref.ref[Any], ...] = ()
 
@@ -217,12 +217,12 @@ class Run(Course):
         self._calls[what] = n + 1
         return n
 
-    def held(self, rule: Rule) -> Held:
+    def held(self, rule: Rule) -> RuleState:
         """What is kept for a rule."""
         found = self._held.get(id(rule))
         if found is None:
             gone = partial(_let_go, self._held, id(rule))
-            found = self._held[id(rule)] = Held(weakref.ref(rule, gone))
+            found = self._held[id(rule)] = RuleState(weakref.ref(rule, gone))
         return found
 
     def memory(self, rule: Rule, place: Any, depth: int, branch: int | None = None) -> Memory:
@@ -234,7 +234,7 @@ class Run(Course):
         return memory
 
 
-def _let_go(held: dict[int, Held], number: int, gone: Any) -> None:
+def _let_go(held: dict[int, RuleState], number: int, gone: Any) -> None:
     held.pop(number, None)
 
 

@@ -38,7 +38,7 @@ def attention(kind: Kind) -> Callable[[Any, Denoiser], list[list[Any]]]:
 
 def deep_features(module: Any, row: Denoiser) -> list[list[Any]]:
     """All of a U-Net but its outermost blocks."""
-    return [[module.get_submodule(path)] for path in models.deep_features(module)]
+    return [[module.get_submodule(path)] for path in models.deep_feature_paths(module)]
 
 
 def unet_blocks(module: Any) -> list[Any]:

@@ -13,7 +13,7 @@ UNIT_ROUNDING = 2e-3
 
 
 @dataclass(frozen=True)
-class Place:
+class ScheduleStep:
     """One step of a scheduler.
 
     Attributes:
@@ -35,7 +35,7 @@ class Way:
     scale: float = 1.0
     offset: float = 0.0
 
-    def argument(self, place: Place) -> float | None:
+    def argument(self, place: ScheduleStep) -> float | None:
         """What the denoiser is given at a place; None where the scheduler does not tell it."""
         if self.of == "timestep":
             return self.scale * place.timestep + self.offset
@@ -66,7 +66,7 @@ def close(a: float, b: float, absolute: float = 1e-3) -> bool:
 
 
 @dataclass
-class Reading:
+class TimestepMapping:
     """What is known of the way in which one denoiser's time argument is made.
 
     Attributes:
@@ -79,7 +79,7 @@ class Reading:
     ways: tuple[Way, ...] = ()
     sure: bool = False
 
-    def find(self, values: Iterable[float], places: Sequence[Place]) -> int | None:
+    def find(self, values: Iterable[float], places: Sequence[ScheduleStep]) -> int | None:
         """The place that the first call of a run is at; None if no way leads to any.
 
         What a row tells, or was sure before, may be at any place; a way that is guessed rather leads to the first one.
@@ -99,7 +99,7 @@ class Reading:
         self.ways, self.sure = (), False
         return None
 
-    def agrees(self, values: Iterable[float], place: Place, first: bool) -> bool:
+    def agrees(self, values: Iterable[float], place: ScheduleStep, first: bool) -> bool:
         """Whether a call is at this place, as far as its argument tells.
 
         Args:
@@ -118,7 +118,7 @@ class Reading:
         return True
 
 
-def _off(way: Way, place: Place, values: tuple[float, ...]) -> float | None:
+def _off(way: Way, place: ScheduleStep, values: tuple[float, ...]) -> float | None:
     """How far the argument is from what a way makes of a place; None if too far."""
     wanted = way.argument(place)
     if wanted is None:

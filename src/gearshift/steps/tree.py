@@ -24,10 +24,10 @@ def tensors(value: Any) -> list[torch.Tensor]:
         return [value]
     if isinstance(value, PLAIN):
         return []
-    return [t for _, v in parts(value) for t in tensors(v)]
+    return [t for _, v in children(value) for t in tensors(v)]
 
 
-def replaced(value: Any, new: list[torch.Tensor]) -> Any:
+def with_tensors(value: Any, new: list[torch.Tensor]) -> Any:
     """The same structure around other tensors; `new` is used up from its front."""
     return mapped(value, lambda _: new.pop(0))
 
@@ -38,7 +38,7 @@ def mapped(value: Any, function: Callable[[torch.Tensor], Any]) -> Any:
         return function(value)
     if isinstance(value, PLAIN):
         return value
-    return rebuilt(value, [mapped(v, function) for _, v in parts(value)])
+    return rebuilt(value, [mapped(v, function) for _, v in children(value)])
 
 
 def rebuilt(value: Any, new: list[Any]) -> Any:
@@ -59,7 +59,7 @@ def rebuilt(value: Any, new: list[Any]) -> Any:
         return type(value)(new)
     if new:
         value = copy.copy(value)
-        for (name, _), part in zip(parts(value), new, strict=True):
+        for (name, _), part in zip(children(value), new, strict=True):
             object.__setattr__(value, name, part)
     return value
 
@@ -70,7 +70,7 @@ def structure(value: Any) -> Any:
         return torch.Tensor
     if isinstance(value, PLAIN):
         return value
-    inside = parts(value)
+    inside = children(value)
     if inside or isinstance(value, (Mapping, tuple, list)):
         return (type(value), *((name, structure(part)) for name, part in inside))
     return value
@@ -88,7 +88,7 @@ def state_in(value: Any) -> str | None:
     """The class of the first leaf that is state; None if there is none."""
     if isinstance(value, (torch.Tensor, PLAIN)):
         return None
-    inside = parts(value)
+    inside = children(value)
     if inside or isinstance(value, (Mapping, tuple, list)):
         return next((found for _, part in inside if (found := state_in(part))), None)
     return type(value).__name__ if _holds_tensors(value, DEPTH) else None
@@ -107,7 +107,7 @@ def signature(args: tuple, kwargs: dict[str, Any]) -> list[Any]:
     return found
 
 
-def parts(value: Any) -> list[tuple[Any, Any]]:
+def children(value: Any) -> list[tuple[Any, Any]]:
     """The named parts of a structure; none of a leaf."""
     if isinstance(value, Mapping):
         return list(value.items())
@@ -123,7 +123,7 @@ def _holds_tensors(value: Any, depth: int) -> bool:
         return True
     if isinstance(value, (PLAIN, type)) or callable(value) or not depth:
         return False
-    inside = [part for _, part in parts(value)]
+    inside = [part for _, part in children(value)]
     if not inside:
         slots = [getattr(value, name, None) for cls in type(value).__mro__ for name in getattr(cls, "__slots__", ())]
         inside = [*vars(value).values(), *slots] if hasattr(value, "__dict__") else slots

@@ -108,7 +108,7 @@ class Drift(Trigger):
         elif state["skipped"] >= self.max_skip:
             reason = f"{self.max_skip} steps in a row were filled in"
         else:
-            change = moved(sample, last) ** 2
+            change = relative_change(sample, last) ** 2
             near = change <= self.threshold  # False for what is not a number
             reason = None if near else f"the latent changed by {change:.3g}, past {self.threshold}"
         if reason is None:
@@ -123,7 +123,7 @@ def as_one(sample: Any) -> Any:
     return torch.stack(list(sample)) if isinstance(sample, (list, tuple)) else sample
 
 
-def moved(now: Any, last: Any) -> float:
+def relative_change(now: Any, last: Any) -> float:
     """Relative Euclidean distance of two batches of latents [n, ...], of the sample that moved most."""
     flat = now.detach().flatten(1).float(), last.detach().flatten(1).float()
     change = (flat[0] - flat[1]).norm(dim=1) / flat[1].norm(dim=1).clamp_min(1e-12)

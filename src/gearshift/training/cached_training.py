@@ -18,7 +18,7 @@ from gearshift.steps.clock import Clock
 from gearshift.steps.decision import Action
 from gearshift.steps.install import Standing
 from gearshift.steps.run import Run, open_run
-from gearshift.training.diffusion import Lesson, SameOutput
+from gearshift.training.diffusion import DistillationSample, SameOutput
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Stretch:
         warm: how many of the calls come before the stretch, and only leave behind what cachers keep.
     """
 
-    lessons: Sequence[Lesson]
+    lessons: Sequence[DistillationSample]
     warm: int = 0
 
 
@@ -56,12 +56,12 @@ class ThroughCachers(nn.Module):
         return torch.stack(losses).mean()
 
 
-def stretches(lessons: Sequence[Lesson], modules: Mapping[str, nn.Module]) -> list[Stretch]:
+def stretches(lessons: Sequence[DistillationSample], modules: Mapping[str, nn.Module]) -> list[Stretch]:
     """Cut recorded runs where the cachers that are on compute a whole step, shorter stretches first.
 
     Nothing comes back if the step of a call is not known.
     """
-    runs: dict[Run, list[Lesson]] = {}
+    runs: dict[Run, list[DistillationSample]] = {}
     for lesson in lessons:
         if lesson.run is None:
             return []
@@ -77,7 +77,7 @@ def stretches(lessons: Sequence[Lesson], modules: Mapping[str, nn.Module]) -> li
 
 
 @torch.no_grad()
-def _rehearsed(calls: Sequence[Lesson], same: nn.Module) -> tuple[list[int], int]:
+def _rehearsed(calls: Sequence[DistillationSample], same: nn.Module) -> tuple[list[int], int]:
     """The steps that every rule computes, and how many computed outputs are filled in from."""
     with _again(calls) as run:
         for call in calls:
@@ -90,7 +90,7 @@ def _rehearsed(calls: Sequence[Lesson], same: nn.Module) -> tuple[list[int], int
 
 
 @contextmanager
-def _again(calls: Sequence[Lesson]) -> Iterator[Run]:
+def _again(calls: Sequence[DistillationSample]) -> Iterator[Run]:
     """A run along the steps of recorded calls, from the first of them on; no rule draws a conclusion from it."""
     recorded = calls[0].run
     assert recorded is not None

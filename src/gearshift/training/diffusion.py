@@ -17,7 +17,7 @@ from gearshift.core.progress import track
 from gearshift.models.diffusers import denoisers
 from gearshift.models.example import silent
 from gearshift.models.image_to_image import taking
-from gearshift.steps.install import watched
+from gearshift.steps.install import watched_steps
 from gearshift.steps.run import Run, current
 from gearshift.steps.tree import mapped, tensors
 
@@ -29,7 +29,7 @@ STRENGTHS = (0.5, 1.0, 0.25, 0.75)  # shares of the schedule, in turns, of calls
 
 
 @dataclass
-class Lesson:
+class DistillationSample:
     """One call of a denoiser, and the output that is to be met.
 
     Attributes:
@@ -66,7 +66,7 @@ class SameOutput(nn.Module):
         self.modules_by_part = dict(modules)
         self.held = nn.ModuleList(modules.values())
 
-    def forward(self, lesson: Lesson) -> torch.Tensor:
+    def forward(self, lesson: DistillationSample) -> torch.Tensor:
         given = self.modules_by_part[lesson.part](*lesson.args, **lesson.kwargs)
         pairs = zip(lesson.combined(given), lesson.combined(lesson.output), strict=True)
         return torch.stack([(a - b).square().mean() / b.square().mean().clamp_min(1e-12) for a, b in pairs]).mean()
@@ -117,7 +117,7 @@ def _is_word(token: str) -> bool:
 
 
 @torch.no_grad()
-def lessons(pipe: Any, calls: list[dict[str, Any]], seed: int) -> list[Lesson]:
+def distillation_samples(pipe: Any, calls: list[dict[str, Any]], seed: int) -> list[DistillationSample]:
     """Run the calls and write down what every denoiser was asked and answered, each with noise of its own.
 
     Calls with an `image` that the pipeline itself does not read start from it, noised as far as a share of the
@@ -126,7 +126,7 @@ def lessons(pipe: Any, calls: list[dict[str, Any]], seed: int) -> list[Lesson]:
     Raises:
         WrongModel: if images are given and diffusers has no pipeline that starts from them.
     """
-    found: list[Lesson] = []
+    found: list[DistillationSample] = []
     with _listening(pipe, found), silent(pipe), torch.random.fork_rng():
         for number, call in enumerate(track(calls, "recording what the original answers")):
             generator = torch.Generator().manual_seed(seed + number)
@@ -141,7 +141,7 @@ def lessons(pipe: Any, calls: list[dict[str, Any]], seed: int) -> list[Lesson]:
 class Guidance:
     """Hears what the scheduler is given on each step, and tells the step's lessons how guidance made it."""
 
-    def __init__(self, found: list[Lesson]) -> None:
+    def __init__(self, found: list[DistillationSample]) -> None:
         self.found = found
 
     def note(self, run: Run, output: Any, sample: Any, result: Any) -> Any:
@@ -170,14 +170,14 @@ def _guidance(answers: list[torch.Tensor], made: torch.Tensor) -> float | None:
 
 
 @contextmanager
-def _listening(pipe: Any, found: list[Lesson]) -> Iterator[None]:
+def _listening(pipe: Any, found: list[DistillationSample]) -> Iterator[None]:
     def listener(part: str) -> Any:
         def listen(module: Any, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
             kept, run = mapped(output, lambda t: t.detach().clone()), current()
             if run is not None:
                 run.recording = Guidance(found)
             given = mapped(args, torch.Tensor.detach), mapped(kwargs, torch.Tensor.detach)
-            found.append(Lesson(part, *given, kept, run, run.step if run is not None else 0))
+            found.append(DistillationSample(part, *given, kept, run, run.step if run is not None else 0))
 
         return listen
 
@@ -185,7 +185,7 @@ def _listening(pipe: Any, found: list[Lesson]) -> Iterator[None]:
         module.register_forward_hook(listener(part), with_kwargs=True) for part, module in denoisers(pipe).items()
     ]
     try:
-        with watched(pipe):
+        with watched_steps(pipe):
             yield
     finally:
         for handle in handles:

@@ -26,7 +26,7 @@ SHORT = 12  # steps of the original in each segment
 
 
 @dataclass
-class Segment:
+class SigmaSegment:
     """One call of the denoiser at a segment's start, and the output that would lead to its end.
 
     Attributes:
@@ -49,7 +49,7 @@ class SameEnd(nn.Module):
         self.by_part = dict(modules)
         self.held = nn.ModuleList(modules.values())
 
-    def forward(self, segment: Segment) -> torch.Tensor:
+    def forward(self, segment: SigmaSegment) -> torch.Tensor:
         given = tensors(self.by_part[segment.part](*segment.args, **segment.kwargs))[0]
         given = given[:, : segment.output.shape[1]]  # some predict a variance besides
         return segment.weight**2 * (given.float() - segment.output).square().mean()
@@ -62,14 +62,14 @@ def unguided(pipe: Any) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def segments(pipe: Any, calls: list[dict[str, Any]], steps: int, seed: int) -> list[Segment]:
+def segments(pipe: Any, calls: list[dict[str, Any]], steps: int, seed: int) -> list[SigmaSegment]:
     """What a student of so many steps learns from runs of the original, each with noise of its own.
 
     Raises:
         BadRecipe: if the pipeline's scheduler does not go from sample to sample in single steps, or changes the
             denoiser's output before it gets it.
     """
-    found: list[Segment] = []
+    found: list[SigmaSegment] = []
     with silent(pipe), torch.random.fork_rng():
         for number, call in enumerate(track(calls, "recording where the original's steps end")):
             path = _path(pipe, call, steps * SHORT, seed + number)
@@ -99,10 +99,10 @@ def _path(pipe: Any, call: dict[str, Any], steps: int, seed: int) -> list[torch.
     return path
 
 
-def _forced(pipe: Any, call: dict[str, Any], ends: list[torch.Tensor], seed: int) -> list[Segment]:
+def _forced(pipe: Any, call: dict[str, Any], ends: list[torch.Tensor], seed: int) -> list[SigmaSegment]:
     """Run with few steps, put onto the original's path after each; the calls, and what they should have answered."""
     asked: list[tuple[str, tuple, dict[str, Any], torch.Tensor]] = []
-    found: list[Segment] = []
+    found: list[SigmaSegment] = []
 
     def step(own: Callable[..., Any], output: Any, timestep: Any, sample: Any, **more: Any) -> Any:
         part, args, kwargs, raw = asked[-1]
@@ -115,7 +115,7 @@ def _forced(pipe: Any, call: dict[str, Any], ends: list[torch.Tensor], seed: int
         end = ends[len(found)][: len(sample)]  # DiT's pipeline keeps every latent twice while it is guided
         wanted = output.double() + (end.double() - _sample(answer).double()) / slope
         weight = float(slope.abs() / end.double().square().mean().sqrt())
-        found.append(Segment(part, args, kwargs, wanted.float(), weight))
+        found.append(SigmaSegment(part, args, kwargs, wanted.float(), weight))
         return (end, *answer[1:]) if isinstance(answer, tuple) else _with(answer, end)
 
     with _stepping(pipe.scheduler, step), _asking(pipe, asked):

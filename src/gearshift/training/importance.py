@@ -64,7 +64,7 @@ def slopes_of(root: nn.Module, paths: Iterable[str], losses: Iterable[torch.Tens
     return {path: (first[path] / max(count, 1), second[path] / max(count, 1)) for path in layers}
 
 
-def chosen(values: list[torch.Tensor], groups: list[Group], share: float, globally: bool) -> list[torch.Tensor]:
+def units_to_keep(values: list[torch.Tensor], groups: list[Group], share: float, globally: bool) -> list[torch.Tensor]:
     """Which units of each group stay, ascending; at least one of each, in multiples of what the group asks for.
 
     Args:

@@ -28,7 +28,7 @@ def names() -> tuple[str, ...]:
     return tuple(_FOLDERS)
 
 
-def arguments(name: str) -> dict[str, Any]:
+def required_arguments(name: str) -> dict[str, Any]:
     """What a model's pipeline has to be told at every call: sizes that its class guesses wrong."""
     return dict(_ARGUMENTS.get(name, {}))
 
@@ -65,9 +65,9 @@ def load(name: str = "text-to-image", dtype: torch.dtype | None = None, **kwargs
     folder = path(name)
     import torch
 
-    from .quiet import quiet
+    from .quiet import quiet_libraries
 
-    with quiet():
+    with quiet_libraries():
         from diffusers import DiffusionPipeline
 
         pipeline = DiffusionPipeline.from_pretrained(

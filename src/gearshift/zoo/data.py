@@ -67,7 +67,7 @@ def prompt_set(part: Literal["search", "report"], count: int = 40) -> list[Promp
     return [spread[i % len(spread)]._replace(seed=100_000 * (1 + parity) + i) for i in range(count)]
 
 
-def read(part: Literal["train", "test"], folder: str | Path = FOLDER) -> tuple[torch.Tensor, torch.Tensor]:
+def fashion_mnist(part: Literal["train", "test"], folder: str | Path = FOLDER) -> tuple[torch.Tensor, torch.Tensor]:
     """Fashion-MNIST's gray images, uint8 [n, 28, 28], and labels, int64 [n]; n is 60000 or, for 'test', 10000.
 
     Raises:
@@ -95,6 +95,6 @@ def colored(gray: torch.Tensor, colors: torch.Tensor) -> torch.Tensor:
 
 def held_out(count: int = 10_000, folder: str | Path = FOLDER) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Test images in colors that take turns: float32 [n, 3, 32, 32], garments int64 [n], colors int64 [n]."""
-    gray, garments = read("test", folder)
+    gray, garments = fashion_mnist("test", folder)
     colors = torch.arange(len(gray)) % len(COLORS)
     return colored(gray[:count], colors[:count]), garments[:count], colors[:count]

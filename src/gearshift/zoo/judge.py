@@ -73,8 +73,8 @@ class Judge(nn.Module):
 
     def distance(self, images: torch.Tensor) -> float:
         """Frechet distance from these images to 10,000 real ones that no model of the zoo was trained on."""
-        mean, covariance = reference()
-        return _between(*moments(self.features(images)), mean, covariance)
+        mean, covariance = reference_moments()
+        return _between(*feature_moments(self.features(images)), mean, covariance)
 
 
 def as_judged(images: torch.Tensor) -> torch.Tensor:
@@ -84,7 +84,7 @@ def as_judged(images: torch.Tensor) -> torch.Tensor:
     return padded.expand(-1, 3, -1, -1)
 
 
-def reference(folder: str | Path = FOLDER) -> tuple[torch.Tensor, torch.Tensor]:
+def reference_moments(folder: str | Path = FOLDER) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean [64] and covariance [64, 64], float64, of the features of the 10,000 held-out images in eight colors."""
     from safetensors.torch import load_file
 
@@ -92,14 +92,14 @@ def reference(folder: str | Path = FOLDER) -> tuple[torch.Tensor, torch.Tensor]:
     return stored["mean"], stored["covariance"]
 
 
-def moments(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def feature_moments(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and covariance of features [n, d], float64."""
     return features.double().mean(0), torch.cov(features.double().T)
 
 
 def frechet(a: torch.Tensor, b: torch.Tensor) -> float:
     """Frechet distance between two sets of features [n, d] (Heusel et al. 2017); small sets read higher."""
-    return _between(*moments(a), *moments(b))
+    return _between(*feature_moments(a), *feature_moments(b))
 
 
 def _between(mean_a: torch.Tensor, cov_a: torch.Tensor, mean_b: torch.Tensor, cov_b: torch.Tensor) -> float:

@@ -69,13 +69,13 @@ def load_language(
     place = smollm2_file() if name == "smollm2" else folder(name)
     import torch
 
-    from .quiet import quiet
+    from .quiet import quiet_libraries
 
     if name == "smollm2":
         from ..models.gguf_files import float_model
 
         return float_model(place, dtype or torch.float32)
-    with quiet():
+    with quiet_libraries():
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         wanted = torch.float32 if dtype is None else dtype

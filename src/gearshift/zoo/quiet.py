@@ -8,7 +8,7 @@ from types import ModuleType
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def quiet_libraries() -> Iterator[None]:
     """Errors only, and no bars, from diffusers and transformers; both are as they were when the block is left."""
     from diffusers.utils import logging as of_diffusers
     from transformers.utils import logging as of_transformers

@@ -23,19 +23,19 @@ class WhisperS2t(Batcher):
     int8: bool = param(False, choices=(True, False), help="compute with int8 weights")
 
     def lacks(self, model: Any, context: Context) -> list[str]:
-        from gearshift.runtimes.ctranslate import problems
+        from gearshift.runtimes.ctranslate import conversion_problems
         from gearshift.runtimes.whisper import WhisperGenerator
 
         if isinstance(model, WhisperGenerator):
             return []
-        found = problems(self.name, model, (WhisperGenerator,))
+        found = conversion_problems(self.name, model, (WhisperGenerator,))
         for algorithm in (*(a.algorithm for a in context.record.applied), *context.recipe):
             if Trait.FLOAT_WEIGHTS in type(algorithm).facts.removes:
                 found.append(f"{self.name} converts floating-point weights, which {algorithm.name} takes away.")
         return found
 
     def apply(self, model: Any, context: Context) -> Any:
-        from gearshift.runtimes.ctranslate import replaced
+        from gearshift.runtimes.ctranslate import converted_model
         from gearshift.runtimes.whisper import WhisperGenerator
         from gearshift.runtimes.whisper_ctranslate import CTranslateTranscriber
 
@@ -46,5 +46,5 @@ class WhisperS2t(Batcher):
                 kept = "computed with in int8" if self.int8 else "which cannot be made wider again"
                 context.note(f"The model was converted before, to {model.weight_bits}-bit weights, {kept}.")
         else:
-            model = replaced(self.name, model, bits, replace(context, recipe=recipe), (WhisperGenerator,))
+            model = converted_model(self.name, model, bits, replace(context, recipe=recipe), (WhisperGenerator,))
         return CTranslateTranscriber(model, recipe.processor, self.int8, recipe.batch_size, recipe.seed)

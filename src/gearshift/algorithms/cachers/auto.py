@@ -36,10 +36,10 @@ class Auto(Algorithm):
     def apply(self, model: Any, context: Context) -> None:
         from gearshift.planner.goal import Goal
         from gearshift.planner.quality import unlike
-        from gearshift.planner.rehearsal import apart
+        from gearshift.planner.rehearsal import latent_distance
         from gearshift.planner.step_search import plan_or_wait
 
-        distance = unlike if self.objective == "quality" else apart
+        distance = unlike if self.objective == "quality" else latent_distance
         plan_or_wait(
             model, context, Goal(self.name, fraction=self.speed_factor, mode=self.cache_mode, distance=distance)
         )

@@ -73,10 +73,10 @@ class CompiledLater(Change):
 def compile_later(model: Any, context: Any) -> None:
     """Compile the denoisers of a model, or its parts where it has none, at their first calls."""
     from gearshift.models.diffusers import denoisers
-    from gearshift.steps.install import gate_at, watch
+    from gearshift.steps.install import gate_at, watch_denoiser
 
     found = denoisers(model)
-    gates: list[Any] = [watch(model, denoiser, context) for denoiser in found.values()]
+    gates: list[Any] = [watch_denoiser(model, denoiser, context) for denoiser in found.values()]
     tally = Tally.of(context)
     for gate in gates or [gate_at(part, context) for part in parts(model).values()]:
         context.change(CompiledLater(gate, tally))

@@ -34,7 +34,7 @@ class Portable(Traced):
         super().__init__(module, Tally.of(context))
         self.number, self.tuned = number, tuned
         self.files = self.tally.applied.files
-        if context.saved.get("machine", machine()) != machine():
+        if context.saved.get("machine", compile_target()) != compile_target():
             self.tally.tell(
                 f"The packages that were saved are for {context.saved['machine']}, so they are made anew here."
             )
@@ -59,7 +59,7 @@ class Portable(Traced):
         return path
 
 
-def machine() -> str:
+def compile_target() -> str:
     """What compiled code depends on: torch, the processor's instructions, the GPU."""
     import platform
 
@@ -92,7 +92,7 @@ def _without_probing() -> Iterator[None]:
     """Without torch's look at the CPU while it loads a package.
 
     It compiles a program for each of the CPU's instruction sets, seconds where its caches are empty, and does no more
-    than log a difference; `machine` has told by then.
+    than log a difference; `compile_target` has told by then.
     """
     from torch._inductor import codecache
 

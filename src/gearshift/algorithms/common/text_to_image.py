@@ -74,11 +74,11 @@ class ImageRecoverer(Recoverer, base=True):
         return []
 
     def lessons(self, model: Any, context: Context, original: bool) -> list[Any]:
-        from gearshift.training.diffusion import calls_of, lessons
+        from gearshift.training.diffusion import calls_of, distillation_samples
 
         recipe = context.recipe
         calls = calls_of(model, recipe.data, self.values()["batch_size"] or recipe.batch_size, recipe.seed)
-        return lessons(model, calls, recipe.seed)
+        return distillation_samples(model, calls, recipe.seed)
 
     @contextmanager
     def taught(self, model: Any, context: Context, lessons: list[Any], original: bool) -> Iterator[tuple[Any, Any]]:

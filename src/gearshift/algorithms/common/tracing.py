@@ -154,18 +154,18 @@ class Graph:
     def __call__(self, args: tuple, kwargs: dict[str, Any]) -> Any:
         import torch
 
-        from gearshift.steps.tree import replaced
+        from gearshift.steps.tree import with_tensors
 
         with torch.no_grad():
             output = self._run(*inputs_of(args, kwargs))
-        return replaced(self._template, [output] if isinstance(output, torch.Tensor) else list(output))
+        return with_tensors(self._template, [output] if isinstance(output, torch.Tensor) else list(output))
 
 
 def flat(module: Any, own: Callable[..., Any], args: tuple, kwargs: dict[str, Any], template: dict[str, Any]) -> Any:
     """A module that takes the tensors of a call and gives those of the output, whose structure goes to `template`."""
     from torch import nn
 
-    from gearshift.steps.tree import replaced, tensors
+    from gearshift.steps.tree import tensors, with_tensors
 
     class Flat(nn.Module):
         def __init__(self) -> None:
@@ -175,7 +175,7 @@ def flat(module: Any, own: Callable[..., Any], args: tuple, kwargs: dict[str, An
 
         def forward(self, *given: Any) -> tuple[Any, ...]:
             left = list(given)
-            template["output"] = own(*replaced(args, left), **replaced(kwargs, left))
+            template["output"] = own(*with_tensors(args, left), **with_tensors(kwargs, left))
             return tuple(tensors(template["output"]))
 
     return Flat()

@@ -55,7 +55,7 @@ def compile_behind(model: Any, context: Context, make: Callable[[Any], Any], blo
         make: gives the compiled stand-in for a module.
     """
     from gearshift.models.diffusers import denoisers
-    from gearshift.steps.install import gate_at, gates_below, watch
+    from gearshift.steps.install import gate_at, gates_below, watch_denoiser
     from gearshift.steps.predecided_pass import PredecidedForward, predecided_rules
 
     found = denoisers(model)
@@ -63,7 +63,7 @@ def compile_behind(model: Any, context: Context, make: Callable[[Any], Any], blo
         modules = [m for part in parts(model).values() for m in (repeated(part) if blocks else [part])]
         compile_at([gate_at(module, context) for module in modules], context, make)
     for denoiser in found.values():
-        outer = watch(model, denoiser, context)
+        outer = watch_denoiser(model, denoiser, context)
         inside = list(gates_below(denoiser))
         rules = predecided_rules(inside) if not blocks else []
         if rules:

@@ -22,15 +22,15 @@ class CGenerate(Algorithm):
     weight_bits: int = param(16, choices=(8, 16), help=BITS)
 
     def check_model(self, model: Any, context: Context) -> list[str]:
-        from gearshift.runtimes.ctranslate import problems
+        from gearshift.runtimes.ctranslate import conversion_problems
         from gearshift.runtimes.generator import CausalGenerator
         from gearshift.runtimes.whisper import WhisperGenerator
 
-        return problems(self.name, model, (CausalGenerator, WhisperGenerator))
+        return conversion_problems(self.name, model, (CausalGenerator, WhisperGenerator))
 
     def apply(self, model: Any, context: Context) -> Any:
-        from gearshift.runtimes.ctranslate import replaced
+        from gearshift.runtimes.ctranslate import converted_model
         from gearshift.runtimes.generator import CausalGenerator
         from gearshift.runtimes.whisper import WhisperGenerator
 
-        return replaced(self.name, model, self.weight_bits, context, (CausalGenerator, WhisperGenerator))
+        return converted_model(self.name, model, self.weight_bits, context, (CausalGenerator, WhisperGenerator))

@@ -23,18 +23,18 @@ class CTranslate(Algorithm):
     weight_bits: int = param(16, choices=(8, 16), help=BITS)
 
     def check_model(self, model: Any, context: Context) -> list[str]:
-        from gearshift.runtimes.ctranslate import problems
+        from gearshift.runtimes.ctranslate import conversion_problems
         from gearshift.runtimes.translator import Translator
         from gearshift.runtimes.whisper import WhisperGenerator
 
-        return problems(self.name, model, (Translator, WhisperGenerator))
+        return conversion_problems(self.name, model, (Translator, WhisperGenerator))
 
     def apply(self, model: Any, context: Context) -> Any:
-        from gearshift.runtimes.ctranslate import replaced
+        from gearshift.runtimes.ctranslate import converted_model
         from gearshift.runtimes.translator import Translator
         from gearshift.runtimes.whisper import WhisperGenerator
 
-        made = replaced(self.name, model, self.weight_bits, context, (Translator, WhisperGenerator))
+        made = converted_model(self.name, model, self.weight_bits, context, (Translator, WhisperGenerator))
         if isinstance(made, WhisperGenerator) and not made.set_task("translate"):
             context.note(f"{self.name}: this {type(model).__name__} knows one language only: it transcribes.")
         return made

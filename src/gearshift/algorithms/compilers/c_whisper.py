@@ -22,13 +22,13 @@ class CWhisper(Algorithm):
     weight_bits: int = param(16, choices=(8, 16), help=BITS)
 
     def check_model(self, model: Any, context: Context) -> list[str]:
-        from gearshift.runtimes.ctranslate import problems
+        from gearshift.runtimes.ctranslate import conversion_problems
         from gearshift.runtimes.whisper import WhisperGenerator
 
-        return problems(self.name, model, (WhisperGenerator,))
+        return conversion_problems(self.name, model, (WhisperGenerator,))
 
     def apply(self, model: Any, context: Context) -> Any:
-        from gearshift.runtimes.ctranslate import replaced
+        from gearshift.runtimes.ctranslate import converted_model
         from gearshift.runtimes.whisper import WhisperGenerator
 
-        return replaced(self.name, model, self.weight_bits, context, (WhisperGenerator,))
+        return converted_model(self.name, model, self.weight_bits, context, (WhisperGenerator,))

@@ -103,11 +103,11 @@ class TorchCompile(Algorithm):
         if not self.make_portable:
             compile_behind(model, context, lambda module: Compiled(module, options, tally), blocks)
             return
-        from gearshift.algorithms.common.portable import Portable, machine
+        from gearshift.algorithms.common.portable import Portable, compile_target
 
         numbers, tuned = count(), "max-autotune" in self.mode
         compile_behind(model, context, lambda module: Portable(module, next(numbers), context, tuned), blocks)
-        context.save(machine=machine())
+        context.save(machine=compile_target())
 
     def _convert(self, model: Any, context: Context) -> None:
         """Another runtime behind the gates, for each shape; it has no modes, and no dynamic shapes."""
@@ -166,9 +166,9 @@ class Compiled:
             self._prepared[key] = state.mark
         output = self._output(held, new, key, state, args, kwargs)
         if self.options["mode"] in ("reduce-overhead", "max-autotune") or self.options["backend"] == "cudagraphs":
-            from gearshift.steps.tree import replaced, tensors
+            from gearshift.steps.tree import tensors, with_tensors
 
-            output = replaced(output, [t.clone() for t in tensors(output)])
+            output = with_tensors(output, [t.clone() for t in tensors(output)])
         return output
 
     def _add(self, key: tuple[Any, str], state: Any) -> Held:

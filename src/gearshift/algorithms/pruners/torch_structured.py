@@ -141,7 +141,7 @@ class TorchStructured(Algorithm):
 
     def _round(self, model: Any, context: Context, shrunk: Shrunk, kind: str, share: float, generator: Any) -> None:
         """Take units of one kind out, once."""
-        from gearshift.training.importance import WITH_GRADIENTS, chosen, scores, slopes_of
+        from gearshift.training.importance import WITH_GRADIENTS, scores, slopes_of, units_to_keep
 
         groups = _groups(model, shrunk.root, kind, context) if share else []
         if not groups:
@@ -152,7 +152,7 @@ class TorchStructured(Algorithm):
             losses = _losses(model, shrunk.root, context, self.calibration_samples, generator)
             slopes = slopes_of(shrunk.root, paths, losses)
         values = [scores(g, shrunk.root, self.type, slopes, generator) for g in groups]
-        shrunk.leave(list(zip(groups, chosen(values, groups, share, self.global_pruning), strict=True)))
+        shrunk.leave(list(zip(groups, units_to_keep(values, groups, share, self.global_pruning), strict=True)))
 
 
 def _groups(model: Any, root: Any, kind: str, context: Context) -> list[Any]:
@@ -163,12 +163,12 @@ def _groups(model: Any, root: Any, kind: str, context: Context) -> list[Any]:
     if kind == "neurons":
         found = list(prunable_groups.feed_forward(root))
     elif kind == "channels":
-        found = list(prunable_groups.channels(root))
+        found = list(prunable_groups.channel_groups(root))
         if not found and root is model and channel_tracing.fits(root) and not any(prunable_groups.feed_forward(root)):
-            found = channel_tracing.channels(root, context.recipe.data)
+            found = channel_tracing.traced_channels(root, context.recipe.data)
             found = [g for g in found if not any(matches(side.path, exclude) for side in g.outputs)]
     else:
-        found = list(prunable_groups.attention(root, dimensions=kind == "head dimensions"))
+        found = list(prunable_groups.attention_groups(root, dimensions=kind == "head dimensions"))
     return [g for g in found if matches(g.path, include) and not matches(g.path, exclude)]
 
 
@@ -182,7 +182,7 @@ def _losses(model: Any, root: Any, context: Context, count: int, generator: Any)
     """Losses of a few samples: of the next token where tokens are given, else random projections of the output."""
     from gearshift.models.describe import describe
     from gearshift.steps.tree import tensors
-    from gearshift.training.diffusion import calls_of, lessons
+    from gearshift.training.diffusion import calls_of, distillation_samples
     from gearshift.training.importance import projections, taken
     from gearshift.training.language import NextToken, own_text, window_of, windows
 
@@ -196,7 +196,7 @@ def _losses(model: Any, root: Any, context: Context, count: int, generator: Any)
             yield objective(window[None])
     elif kind is Kind.DIFFUSION and hasattr(model, "scheduler"):
         calls = calls_of(model, recipe.data, recipe.batch_size, recipe.seed)
-        for lesson in taken(lessons(model, calls, recipe.seed), count):
+        for lesson in taken(distillation_samples(model, calls, recipe.seed), count):
             yield projections(tensors(root(*lesson.args, **lesson.kwargs))[0], generator)
     else:
         for item in taken(recipe.data, count):

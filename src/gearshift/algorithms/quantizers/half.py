@@ -62,7 +62,7 @@ class Half(Algorithm):
         Raises:
             GearshiftError: if that is the whole model.
         """
-        from gearshift.models.float32 import END, is_autoencoder, run, watched
+        from gearshift.models.float32 import END, is_autoencoder, largest_magnitude, run
 
         found = []
         for name, part in parts(model).items():
@@ -70,7 +70,7 @@ class Half(Algorithm):
             call = partial(run, part) if is_autoencoder(part) else None if name else _call(model)
             if call is None or upcast:
                 continue
-            with watched(part) as most:
+            with largest_magnitude(part) as most:
                 ran = call()
             if not ran:
                 context.note(f"{type(part).__name__} took no image, so its range in float16 is not known.")

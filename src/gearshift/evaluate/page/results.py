@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from gearshift.evaluate.cells import Column, Row, number, remark, text
+from gearshift.evaluate.cells import Column, Row, cell_number, cell_text, remark
 
 
 def tiles(columns: Sequence[Column], rows: Sequence[Row]) -> str:
@@ -20,10 +20,10 @@ def tiles(columns: Sequence[Column], rows: Sequence[Row]) -> str:
             continue
         beside = ""
         if original is not None and original.cells.get(column.key) is not None:
-            beside = f'<div class="soft">original: {escape(text(column, original))}</div>'
+            beside = f'<div class="soft">original: {escape(cell_text(column, original))}</div>'
         unit = f" <small>{escape(column.unit)}</small>" if column.unit else ""
         parts.append(
-            f'<div><div class="soft">{escape(column.heading)}</div><b>{escape(text(column, best))}{unit}</b>'
+            f'<div><div class="soft">{escape(column.heading)}</div><b>{escape(cell_text(column, best))}{unit}</b>'
             f"{beside}{_said(column, best, rows)}</div>"
         )
     recipe = f' <code class="soft">{escape(best.recipe)}</code>' if best.recipe else ""
@@ -50,7 +50,7 @@ def _row(row: Row, columns: Sequence[Column], rows: Sequence[Row]) -> str:
     tags = ' <span class="tag star">★ best</span>' if row.best else ""
     tags += ' <span class="tag">original</span>' if row.original and row.name.lower() != "original" else ""
     recipe = f"<code>{escape(row.recipe)}</code>" if row.recipe else ""
-    cells = "".join(f"<td>{escape(text(c, row))}{_bar(c, row, rows)}{_said(c, row, rows)}</td>" for c in columns)
+    cells = "".join(f"<td>{escape(cell_text(c, row))}{_bar(c, row, rows)}{_said(c, row, rows)}</td>" for c in columns)
     style = ' class="best"' if row.best else ""
     return f'<tr{style}><th scope="row">{escape(row.name)}{tags}{recipe}</th>{cells}</tr>'
 
@@ -62,8 +62,8 @@ def _said(column: Column, row: Row, rows: Sequence[Row]) -> str:
 
 def _bar(column: Column, row: Row, rows: Sequence[Row]) -> str:
     """A bar from zero to the value, on a scale that the whole column shares."""
-    value = number(column, row)
-    finite = [n for r in rows if (n := number(column, r)) is not None and 0 <= n < float("inf")]
+    value = cell_number(column, row)
+    finite = [n for r in rows if (n := cell_number(column, r)) is not None and 0 <= n < float("inf")]
     if not column.bar or value is None or value not in finite or max(finite) == 0:
         return ""
     share = 100 * value / max(finite)

@@ -7,7 +7,7 @@ import numpy as np
 WIDTH = 7  # frames of the median filter
 
 
-def moments(weights: np.ndarray) -> np.ndarray:
+def token_frames(weights: np.ndarray) -> np.ndarray:
     """Frames [tokens + 1] at which each token begins, and the last one ends.
 
     Args:

@@ -11,7 +11,7 @@ SLACK = 2.0  # seconds by which the times of one word may differ in two pieces t
 TELLING = 4  # letters of a word that alone is enough to join at
 
 
-def join(
+def stitched(
     left: Sequence[Segment], right: Sequence[Segment], begin: float, end: float, slack: float = SLACK
 ) -> list[Segment]:
     """One text of two, whose sound overlaps.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gearshift.runtimes.speech.alignment import moments
+from gearshift.runtimes.speech.alignment import token_frames
 from gearshift.runtimes.speech.audio import RATE
 from gearshift.runtimes.speech.engines import Output, features
 from gearshift.runtimes.speech.rules import Rules
@@ -76,7 +76,7 @@ class TorchEngine:
             with _watched(self.model, self.tokens.heads) as attention:
                 self._step(encoded[n : n + 1], [given])
             weights = attention()[:, len(prompt) : -1, :frames]
-            found.append(moments(weights.softmax(-1).cpu().numpy()) * TICK)
+            found.append(token_frames(weights.softmax(-1).cpu().numpy()) * TICK)
         return found
 
     def _step(self, encoded: torch.Tensor, tokens: Any, cache: Any = None) -> Any:

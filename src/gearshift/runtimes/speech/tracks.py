@@ -13,9 +13,9 @@ from gearshift.runtimes.speech.audio import RATE
 from gearshift.runtimes.speech.engines import Engine
 from gearshift.runtimes.speech.fallback_decoding import hear
 from gearshift.runtimes.speech.pieces import Piece, next_piece
-from gearshift.runtimes.speech.stitch import join
+from gearshift.runtimes.speech.stitch import stitched
 from gearshift.runtimes.speech.vad import Span
-from gearshift.runtimes.speech.words import Decode, Reading, Segment, Word, read
+from gearshift.runtimes.speech.words import Decode, ReadOutput, Segment, Word, read_output
 
 REST = 0.25  # seconds of speech behind an unfinished output that are worth another look
 SKIPPED = 0.5  # the same behind a finished one: the model has passed over words
@@ -62,13 +62,13 @@ class Track:
         """The piece to be heard."""
         return next_piece(self.left, self.at, len(self.samples), self.most)
 
-    def take(self, piece: Piece, reading: Reading) -> None:
+    def take(self, piece: Piece, reading: ReadOutput) -> None:
         """Take in what was heard, and go on to where it ends."""
         found = [self._spoken(segment.moved(piece.moment)) for segment in reading.segments]
         if self.cut > piece.start:
-            self.segments = join(self.segments, found, piece.start / RATE, self.cut / RATE)
+            self.segments = stitched(self.segments, found, piece.start / RATE, self.cut / RATE)
         else:  # the model's timestamps may be early, and a word come again
-            self.segments = join(self.segments, found, piece.start / RATE, piece.start / RATE, NEAR)
+            self.segments = stitched(self.segments, found, piece.start / RATE, piece.start / RATE, NEAR)
         self.cut = 0
         told = self._at_pause(round(piece.moment(reading.reached, True) * RATE))
         untold = sum(max(min(end, piece.end) - max(start, told), 0) for start, end in self.spans)
@@ -144,5 +144,5 @@ class Reader:
         heard = hear(self.engine, sounds, [t.prompt for t in tracks], seeds, self.decode, self.timed)
         for track, piece, result in zip(tracks, pieces, heard, strict=True):
             length = piece.length / RATE
-            spoken = read(result.output, length, self.engine.tokens, self.decode, track.spaceless, result.times)
+            spoken = read_output(result.output, length, self.engine.tokens, self.decode, track.spaceless, result.times)
             track.take(piece, spoken)

@@ -66,7 +66,7 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class Reading:
+class ReadOutput:
     """An output as text.
 
     Attributes:
@@ -85,14 +85,14 @@ def texts_of(output: Sequence[int], tokens: Tokens) -> list[int]:
     return [token for token in output if token < tokens.end]
 
 
-def read(
+def read_output(
     output: Sequence[int],
     length: float,
     tokens: Tokens,
     decode: Decode,
     spaceless: bool = False,
     times: np.ndarray | None = None,
-) -> Reading:
+) -> ReadOutput:
     """Take an output apart.
 
     Args:
@@ -122,12 +122,12 @@ def read(
                 close(moment)
             start = moment
     if len(output) >= tokens.most and segments:  # there was no room for more
-        return Reading(tuple(segments), start, True)
+        return ReadOutput(tuple(segments), start, True)
     ends_in_text = bool(text)
     if ends_in_text:
         close(length)
     timed = [token >= tokens.first_time for token in output[-2:]]
-    return Reading(tuple(segments), length if ends_in_text else start, len(output) > 2 and timed == [True, True])
+    return ReadOutput(tuple(segments), length if ends_in_text else start, len(output) > 2 and timed == [True, True])
 
 
 def words(text: Sequence[int], times: np.ndarray, decode: Decode, spaceless: bool) -> list[Word]:

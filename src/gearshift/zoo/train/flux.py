@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .. import arguments, load, path
+from .. import load, path, required_arguments
 from ..data import COLORS, TEMPLATES, prompts
 from .latents import autoencoder, encoded, judged
 from .loop import fit, one_thread
@@ -170,7 +170,7 @@ def report(guidance: float = GUIDANCE) -> None:
     def generate(pairs: torch.Tensor) -> torch.Tensor:
         asked = [texts[pair] for pair in pairs]
         options = {"num_inference_steps": 50, "guidance_scale": guidance, "generator": generator, "output_type": "pt"}
-        return pipeline(asked, **options, **arguments("flux")).images * 2 - 1
+        return pipeline(asked, **options, **required_arguments("flux")).images * 2 - 1
 
     judged(generate)
 

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from ..data import COLORS, colored, held_out, read
-from ..judge import FOLDER, Judge, frechet, moments
+from ..data import COLORS, colored, fashion_mnist, held_out
+from ..judge import FOLDER, Judge, feature_moments, frechet
 from .loop import fit, one_thread
 
 BATCH = 128
@@ -31,7 +31,7 @@ def main(steps: int = 1800) -> None:
     one_thread()
     torch.manual_seed(0)
     judge = Judge().train()
-    gray, labels = read("train")
+    gray, labels = fashion_mnist("train")
 
     def loss(_: int) -> torch.Tensor:
         images, garments, colors = batch(gray, labels)
@@ -45,7 +45,7 @@ def main(steps: int = 1800) -> None:
     save_file(halves, FOLDER / "model.safetensors")
     images, garments, colors = held_out()
     features = judge.features(images)
-    mean, covariance = moments(features)
+    mean, covariance = feature_moments(features)
     save_file({"mean": mean, "covariance": covariance}, FOLDER / "reference.safetensors")
     print("held-out accuracy, garment and color:", judge.accuracy(images, garments, colors))
     shuffled = features[torch.randperm(len(features))]

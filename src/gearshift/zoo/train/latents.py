@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from .. import path
-from ..data import COLORS, colored, read
+from ..data import COLORS, colored, fashion_mnist
 
 
 def autoencoder() -> nn.Module:
@@ -25,7 +25,7 @@ def autoencoder() -> nn.Module:
 def encoded(count: int = 40_000) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Scaled latent means float32 [n, 4, 8, 8] of colored training images, garments int64 [n], colors int64 [n]."""
     vae: Any = autoencoder()
-    gray, garments = read("train")
+    gray, garments = fashion_mnist("train")
     gray, garments = gray[:count], garments[:count]
     colors = torch.randint(len(COLORS), (count,), generator=torch.Generator().manual_seed(1))
     parts = zip(gray.split(500), colors.split(500), strict=True)

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from ...models.upscaler import Upscaler
-from ..data import COLORS, colored, held_out, read
+from ..data import COLORS, colored, fashion_mnist, held_out
 from .loop import fit, one_thread
 
 BATCH = 32
@@ -44,7 +44,7 @@ def main(steps: int = 2500) -> None:
     one_thread()
     torch.manual_seed(0)
     network = Upscaler(scale=2, width=24, growth=12, blocks=2).train()
-    gray, _ = read("train")
+    gray, _ = fashion_mnist("train")
 
     def loss(_: int) -> torch.Tensor:
         chosen = torch.randint(len(gray), (BATCH,))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from .. import path
-from ..data import COLORS, colored, held_out, read
+from ..data import COLORS, colored, fashion_mnist, held_out
 from ..judge import Judge, frechet
 from .loop import fit, one_thread, write
 
@@ -49,7 +49,7 @@ def main(steps: int = 1000, more: int = 2000) -> None:
     one_thread()
     torch.manual_seed(0)
     vae: Any = build()
-    gray, _ = read("train")
+    gray, _ = fashion_mnist("train")
 
     def loss(_: int) -> torch.Tensor:
         images = batch(gray)

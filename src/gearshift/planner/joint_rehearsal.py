@@ -10,9 +10,9 @@ from itertools import pairwise
 
 from gearshift.measure.calls import Turns, in_turns
 from gearshift.planner.recording import Recording, Stopwatch
-from gearshift.planner.rehearsal import CHECKED, Distance, Rehearsals, apart
-from gearshift.planner.solve import moved
-from gearshift.precision.controller import Gearbox
+from gearshift.planner.rehearsal import CHECKED, Distance, Rehearsals, latent_distance
+from gearshift.planner.solve import neighbor
+from gearshift.precision.controller import GearController
 from gearshift.precision.levels import Precision
 from gearshift.precision.schedule import PrecisionSchedule
 from gearshift.steps.predict import Predictor
@@ -54,12 +54,12 @@ class JointRehearsals:
     def __init__(
         self,
         planned: Planned,
-        box: Gearbox,
+        box: GearController,
         call: Callable[[int], None],
         predictor: Predictor,
         costs: Mapping[Precision, float],
         fitted: bool = True,
-        distance: Distance = apart,
+        distance: Distance = latent_distance,
     ) -> None:
         self.planned, self.box, self.call = planned, box, call
         self.costs = dict(sorted(costs.items(), key=lambda item: item[0].bits))
@@ -197,5 +197,5 @@ class JointRehearsals:
 
     def _slid(self, gears: Gears, chance: random.Random) -> Gears:
         """Computed steps elsewhere, in the order of their gears."""
-        steps = moved(list(self._steps_of(gears)), self.steps, chance)
+        steps = neighbor(list(self._steps_of(gears)), self.steps, chance)
         return {p + self.reference.start: gears[was] for p, was in zip(sorted(steps), sorted(gears), strict=True)}

@@ -21,7 +21,7 @@ DEPTH = 6  # objects in objects that are looked into
 DIGITS = 12  # of floats: adapters scale by a number and divide by it again
 
 
-class Tokens:
+class AttributeTexts:
     """Makes the texts, and gathers what they were made of.
 
     Attributes:

@@ -11,7 +11,7 @@ PARTS = 64  # of a tensor, each with a sum of its own, so that rows that were sw
 BYTES = 8  # of the integers that memory is read as; unlike floats they add up in any order, and are equal to themselves
 
 
-class Weights:
+class WeightState:
     """The tensors of a module as they were.
 
     Attributes:

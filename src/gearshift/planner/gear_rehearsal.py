@@ -12,9 +12,9 @@ import torch
 
 from gearshift.planner.plan import LETTERS
 from gearshift.planner.recording import Recording
-from gearshift.planner.rehearsal import TRIED, apart, surrogate_of
+from gearshift.planner.rehearsal import TRIED, latent_distance, surrogate_of
 from gearshift.planner.solve import sure
-from gearshift.precision.controller import Gearbox
+from gearshift.precision.controller import GearController
 from gearshift.precision.levels import Precision
 from gearshift.precision.schedule import PrecisionSchedule
 
@@ -75,10 +75,10 @@ class GearRehearsals:
 
     def __init__(
         self,
-        box: Gearbox,
+        box: GearController,
         call: Callable[[int], None],
         costs: Mapping[Precision, float],
-        distance: Callable[[Recording, Recording], float] = apart,
+        distance: Callable[[Recording, Recording], float] = latent_distance,
     ) -> None:
         self.box, self.call, self.distance = box, call, distance
         self.gears = sorted(costs, key=lambda p: p.bits)
