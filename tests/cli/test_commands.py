@@ -196,3 +196,15 @@ def test_doctor_says_that_pipelines_need_their_library(capsys, monkeypatch):
     lines = capsys.readouterr().out.splitlines()
     assert "lacking taylor: the package diffusers: pip install 'gearshift[diffusers]'" in lines
     assert any(line.startswith("runs    gptq") for line in lines)
+
+
+def test_a_folder_of_somebody_else_is_deleted_only_when_asked_to(tmp_path, capsys):
+    build("llama").pipe.save_pretrained(tmp_path / "plain")
+    mine = tmp_path / "out" / "notes.txt"
+    mine.parent.mkdir()
+    mine.write_text("keep me")
+    command = ["optimize", str(tmp_path / "plain"), "--with", "torch_dynamic", "--out", str(mine.parent)]
+    assert main(command) == 2 and mine.read_text() == "keep me"
+    assert "or overwrite it" in capsys.readouterr().err
+    assert main([*command, "--overwrite"]) == 0 and not mine.exists()
+    gs.load(mine.parent)

@@ -76,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("model", metavar="MODEL", help="a folder or a hub id")
     sub.add_argument("--with", dest="recipe", metavar="RECIPE", required=True, help=RECIPE_HELP)
     sub.add_argument("--out", metavar="DIR", required=True, help="folder to write")
+    sub.add_argument("--overwrite", action="store_true", help="delete what is in DIR, whoever wrote it")
     sub.add_argument("--device", metavar="DEVICE", help="device to work on, e.g. cuda")
     sub = command("generate", "work:generate", "make images with a saved model")
     _generate(sub)

@@ -45,12 +45,12 @@ def optimize(arguments: argparse.Namespace) -> int:
     recipe = _recipe(arguments.recipe)
     out = path_of(arguments.out, "--out")
     refuse_unwritable(out)
-    refuse_foreign(out)
+    refuse_foreign(out, arguments.overwrite)
     refuse_absent(arguments.device)
     model = open_model(arguments.model, arguments.device)
     settings = {"device": arguments.device} if arguments.device else {}
     model = gs.optimize(model, recipe, **settings, **readers_of(model))
-    gs.save(model, out)
+    gs.save(model, out, overwrite=arguments.overwrite)
     print(gs.status(model))
     print(f'Saved. In Python: gearshift.load("{arguments.out}")')
     return 0

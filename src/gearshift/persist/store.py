@@ -60,8 +60,8 @@ def refuse_foreign(target: Path, overwrite: bool = False) -> None:
         raise BrokenFolder(f"{target} exists and is no folder that can be replaced; choose another one.")
     if not overwrite and _ours(target) is None:
         raise BrokenFolder(
-            f"{target} exists and was not saved by gearshift; choose another folder, or save with overwrite=True "
-            "to delete what is in it."
+            f"{target} exists and was not saved by gearshift; choose another folder, or overwrite it, which deletes "
+            "what is in it."
         )
 
 

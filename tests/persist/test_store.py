@@ -94,7 +94,7 @@ def test_only_overwrite_replaces_what_gearshift_did_not_write(tmp_path):
     mine.write_text("keep me")
     with pytest.raises(BadValue, match="overwrite must be True or False"):
         gs.save(build("dit").pipe, tmp_path / "mine", overwrite="yes")
-    with pytest.raises(BrokenFolder, match="overwrite=True to delete"):
+    with pytest.raises(BrokenFolder, match="or overwrite it"):
         gs.save(build("dit").pipe, tmp_path / "mine")
     assert mine.read_text() == "keep me"
     gs.save(build("dit").pipe, tmp_path / "mine", overwrite=True)
