@@ -44,7 +44,7 @@ class Together:
     name: str
     pipe: Any
     planned_rule: Any
-    box: Any
+    controller: Any
     call: Any
     prompts: list[Any]
 
@@ -53,24 +53,28 @@ class Together:
         pipe, recipe = zoo.load(name), Recipe.of("auto")
         context = Context(recipe, Record(), applied=Applied(next(iter(recipe))))
         rule = step_search.install(pipe, context, goal.Goal("benchmark", fraction=1.0))
-        (box,) = gear_install.gear_up(pipe, context, None, economical=True)
+        (controller,) = gear_install.gear_up(pipe, context, None, economical=True)
         call = {**caching.arguments(name, caching.prompt_set("search", 4)), "num_inference_steps": STEPS}
         del call["generator"]
-        return Together(name, pipe, rule, box, call_to_rehearse(pipe, [call]), caching.prompt_set("report", images))
+        return Together(
+            name, pipe, rule, controller, call_to_rehearse(pipe, [call]), caching.prompt_set("report", images)
+        )
 
     def planned(self, budget: float, gears: bool) -> Joined:
-        costs = gear_install.memory_costs(self.box.own) if gears else {self.box.own: 1.0}
-        return JointRehearsals(self.planned_rule, self.box, self.call, self.planned_rule.base, costs).best(budget)
+        costs = gear_install.memory_costs(self.controller.own) if gears else {self.controller.own: 1.0}
+        return JointRehearsals(self.planned_rule, self.controller, self.call, self.planned_rule.base, costs).best(
+            budget
+        )
 
     def images(self, plan: Joined) -> torch.Tensor:
         self.planned_rule.schedules = {str(STEPS): plan.schedule}
-        self.box.schedules = {str(STEPS): plan.gears}
+        self.controller.schedules = {str(STEPS): plan.gears}
         batches = [self.prompts[i : i + BATCH] for i in range(0, len(self.prompts), BATCH)]
         return torch.cat([caching.images_of(self.name, self.pipe, batch, STEPS) for batch in batches])
 
     def cost(self, plan: Joined) -> float:
         gears = [plan.gears.precisions[p] for p in plan.schedule.computed]
-        return cost_of(gears, self.box.own) * len(gears) / STEPS
+        return cost_of(gears, self.controller.own) * len(gears) / STEPS
 
     def line(self, plan: Joined) -> str:
         letter = {Precision.INT4: "4", Precision.INT8: "8"}

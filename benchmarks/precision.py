@@ -48,7 +48,7 @@ class Subject:
 
     name: str
     pipe: Any
-    box: Any
+    controller: Any
     own: Precision
     reference: torch.Tensor
     prompts: list[Any]
@@ -66,7 +66,7 @@ class Subject:
 
     def images(self, precisions: list[Precision], steps: int = STEPS) -> torch.Tensor:
         """The held-out images under a schedule."""
-        self.box.schedules = {str(steps): PrecisionSchedule("fixed", tuple(precisions))}
+        self.controller.schedules = {str(steps): PrecisionSchedule("fixed", tuple(precisions))}
         batches = [self.prompts[i : i + BATCH] for i in range(0, len(self.prompts), BATCH)]
         return torch.cat([caching.images_of(self.name, self.pipe, batch, steps) for batch in batches])
 
@@ -79,7 +79,7 @@ class Subject:
         del call["generator"]
         made = call_to_rehearse(self.pipe, [call])
         assert made is not None
-        return GearRehearsals(self.box, made, {**{p: p.memory_ratio() for p in LOW}, self.own: 1.0})
+        return GearRehearsals(self.controller, made, {**{p: p.memory_ratio() for p in LOW}, self.own: 1.0})
 
 
 def controls(own: Precision, budget: float) -> dict[str, list[Precision]]:

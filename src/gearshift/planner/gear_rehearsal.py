@@ -67,7 +67,7 @@ class GearRehearsals:
     """Real runs of one call under schedules of gears.
 
     Args:
-        box: the gearbox at the denoiser.
+        controller: the gear controller at the denoiser.
         call: makes the call with noise by a seed.
         costs: gear -> cost of a step over the high gear's; the highest gear among them is the high one.
         distance: what is to be small, of a run and the reference.
@@ -75,12 +75,12 @@ class GearRehearsals:
 
     def __init__(
         self,
-        box: GearController,
+        controller: GearController,
         call: Callable[[int], None],
         costs: Mapping[Precision, float],
         distance: Callable[[Recording, Recording], float] = latent_distance,
     ) -> None:
-        self.box, self.call, self.distance = box, call, distance
+        self.controller, self.call, self.distance = controller, call, distance
         self.gears = sorted(costs, key=lambda p: p.bits)
         self.costs = np.array([costs[g] for g in self.gears])
         self.runs = 1 + len(self.gears) + len(TRIED) + MOVES
@@ -142,7 +142,7 @@ class GearRehearsals:
         )
 
     def _run(self, schedule: PrecisionSchedule | None, recording: Recording, seed: int = 0) -> None:
-        with self.box.rehearsing(schedule, recording):
+        with self.controller.rehearsing(schedule, recording):
             self.call(seed)
 
     def _errors(self) -> np.ndarray:

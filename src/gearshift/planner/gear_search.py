@@ -21,7 +21,7 @@ def find_gears(
     context: Context,
     target: str,
     quality: float,
-    boxes: list[GearController],
+    controllers: list[GearController],
     times: dict[Precision, Seconds],
 ) -> None:
     """Find a plan by rehearsing the call in the recipe's data, follow it, and keep it.
@@ -37,16 +37,16 @@ def find_gears(
     assert context.applied is not None
     name = context.applied.algorithm.name
     call = call_to_rehearse(model, context.recipe.data)
-    if call is None or len(boxes) != 1:
+    if call is None or len(controllers) != 1:
         raise BadRecipe([f"{name} can measure a pipeline with one denoiser, called as the first item of data."])
-    (box,) = boxes
+    (controller,) = controllers
     start = time.perf_counter()
-    costs = memory_costs(box.own) if target == "memory" else time_costs(times, box.own)
-    rehearsals = GearRehearsals(box, call, costs)
+    costs = memory_costs(controller.own) if target == "memory" else time_costs(times, controller.own)
+    rehearsals = GearRehearsals(controller, call, costs)
     progress_line(f"{name} rehearses the call about {rehearsals.runs} times.")
     found = rehearsals.cheapest(1 - quality)
-    plans = {box.key: found.schedule.to_json()}
-    bring_back(boxes, plans)
+    plans = {controller.key: found.schedule.to_json()}
+    bring_back(controllers, plans)
     context.save(gears=plans)
     context.measured(
         plan=found.line,

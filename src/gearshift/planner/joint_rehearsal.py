@@ -44,7 +44,7 @@ class JointRehearsals:
 
     Args:
         planned: the rule at the denoiser.
-        box: the gearbox at the same denoiser.
+        controller: the gear controller at the same denoiser.
         call: makes the call with noise by a seed.
         predictor: fills in where weights are not fitted.
         costs: gear -> cost of a step over the high gear's; the highest gear among them is the high one.
@@ -54,14 +54,14 @@ class JointRehearsals:
     def __init__(
         self,
         planned: Planned,
-        box: GearController,
+        controller: GearController,
         call: Callable[[int], None],
         predictor: Predictor,
         costs: Mapping[Precision, float],
         fitted: bool = True,
         distance: Distance = latent_distance,
     ) -> None:
-        self.planned, self.box, self.call = planned, box, call
+        self.planned, self.controller, self.call = planned, controller, call
         self.costs = dict(sorted(costs.items(), key=lambda item: item[0].bits))
         self.high = max(self.costs)
         self.predictor, self.fitted, self.distance = predictor, fitted, distance
@@ -124,7 +124,7 @@ class JointRehearsals:
         """One run with these gears at these positions, and the high one at all others."""
         self.runs += 1
         shifts = self.schedule(gears) if schedule is not None else None
-        with self.planned.rehearsing(schedule, recording), self.box.rehearsing(shifts, recording):
+        with self.planned.rehearsing(schedule, recording), self.controller.rehearsing(shifts, recording):
             self.call(seed)
 
     def timed(self, gears: Mapping[int, Precision], schedule: Schedule | None) -> tuple[Stopwatch, float]:

@@ -41,12 +41,12 @@ def find_joint(model: Any, context: Context, goal: Goal, data: Any, costs: Mappi
     if call is None:
         return None
     planned = install(model, context, goal)
-    (box,) = gear_install.gear_up(
+    (controller,) = gear_install.gear_up(
         model, context, None, economical=goal.memory is not None, weight_only=goal.memory is not None or None
     )
     start = time.perf_counter()
     rehearsals = JointRehearsals(
-        planned, box, call, planned.base, costs, goal.mode == "taylor", goal.distance or latent_distance
+        planned, controller, call, planned.base, costs, goal.mode == "taylor", goal.distance or latent_distance
     )
     must_be_reachable(goal, rehearsals.steps, min(costs.values()))
     watch, full = rehearsals.timed({}, None)
@@ -60,7 +60,7 @@ def find_joint(model: Any, context: Context, goal: Goal, data: Any, costs: Mappi
         joined = rehearsals.best(_budget(goal, watch, full))
     gears = {p: joined.gears.precisions[p] for p in joined.schedule.computed}
     turns = rehearsals.compared(gears, joined)
-    read = sum(1.0 if g is box.own else g.memory_ratio() for g in gears.values()) / rehearsals.steps
+    read = sum(1.0 if g is controller.own else g.memory_ratio() for g in gears.values()) / rehearsals.steps
     plan = proposed(goal, planned, rehearsals.reference, joined.schedule, turns, start)
     return replace(plan, gears=joined.gears, memory=read, error=joined.error, runs=rehearsals.runs)
 

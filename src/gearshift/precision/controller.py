@@ -1,4 +1,4 @@
-"""The gearbox: says for each step of a run which gear it is computed in, and writes down what it said."""
+"""The gear controller: says for each step of a run which gear it is computed in, and writes down what it said."""
 
 from __future__ import annotations
 
@@ -89,13 +89,13 @@ class GearController:
 
 @dataclass(eq=False)
 class Engaged(Change):
-    """The change that puts a gearbox at a denoiser."""
+    """The change that puts a gear controller at a denoiser."""
 
     gate: Backbone
-    box: GearController
+    controller: GearController
 
     def apply(self) -> None:
-        self.gate.gears = self.box
+        self.gate.gears = self.controller
 
     def revert(self) -> None:
         self.gate.gears = None

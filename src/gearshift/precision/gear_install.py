@@ -31,7 +31,7 @@ def gear_up(
     economical: bool = False,
     weight_only: bool | None = None,
 ) -> list[GearController]:
-    """Gears into the layers of every denoiser, and a gearbox to each.
+    """Gears into the layers of every denoiser, and a gear controller to each.
 
     Args:
         make: makes the schedule for a number of steps and a scheduler.
@@ -41,28 +41,28 @@ def gear_up(
     by = context.applied.algorithm.name
     weight_only = int8_is_slow({}) if weight_only is None else weight_only
     modules = denoisers(model)
-    boxes, count, size = [], 0, 0
+    controllers, count, size = [], 0, 0
     for name, module in modules.items():
         gate, own = watch_denoiser(model, module, context), high_gear(module)
         for layer_gate in geared(_layers(module), alone, economical, weight_only):
             context.change(Shift(layer_gate, by))
             count, size = count + 1, size + layer_gate.nested.nbytes
         label = by if len(modules) == 1 else f"{by} ({name})"
-        boxes.append(GearController(label, context.record, make, own))
-        context.change(Engaged(gate, boxes[-1]))
+        controllers.append(GearController(label, context.record, make, own))
+        context.change(Engaged(gate, controllers[-1]))
     context.measured(layers=count, nested_bytes=size)
     if count and not weight_only:
         context.note("Activations are rounded too in low gears: to 8 bits, token by token or image by image.")
-    return boxes
+    return controllers
 
 
-def bring_back(boxes: list[GearController], kept: dict[str, str]) -> None:
+def bring_back(controllers: list[GearController], kept: dict[str, str]) -> None:
     """The plans that were found before; a run of another number of steps takes one of them resampled."""
     read = {key: PrecisionSchedule.from_json(text) for key, text in kept.items()}
     first = next(iter(read.values()))
-    for box in boxes:
-        box.schedules = dict(read)
-        box.make = partial(_resampled, first)
+    for controller in controllers:
+        controller.schedules = dict(read)
+        controller.make = partial(_resampled, first)
 
 
 def _resampled(first: PrecisionSchedule, steps: int, scheduler: Any) -> PrecisionSchedule:

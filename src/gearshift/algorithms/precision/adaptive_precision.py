@@ -94,7 +94,7 @@ class AdaptivePrecision(Algorithm):
         recipe = context.recipe
         times = {} if context.saved else gear_install.measured_times(model, recipe.data, recipe.batch_size)
         weight_only = context.saved.get("weight_only", gear_install.int8_is_slow(times))
-        boxes = gear_install.gear_up(
+        controllers = gear_install.gear_up(
             model, context, self._schedule, self.store == "nested", self.target == "memory", weight_only
         )
         context.save(weight_only=weight_only)
@@ -106,10 +106,10 @@ class AdaptivePrecision(Algorithm):
         gear_install.tell_speed(context, self.target, times)
         found = context.saved.get("gears")
         if found:
-            gear_install.bring_back(boxes, found)
+            gear_install.bring_back(controllers, found)
             context.save(gears=found)
         elif self.profile == "measured":
-            gear_search.find_gears(model, context, self.target, self.min_quality, boxes, times)
+            gear_search.find_gears(model, context, self.target, self.min_quality, controllers, times)
 
     def _schedule(self, steps: int, scheduler: Any) -> PrecisionSchedule:
         """The profile's schedule for a number of steps."""
