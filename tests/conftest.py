@@ -1,6 +1,7 @@
 """Shared by all tests: one thread, so that equal inputs give equal bits, and quiet libraries."""
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,28 @@ import gearshift as gs
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 torch.set_num_threads(1)
 MADE, PLAIN = {}, {}
+FAST = [  # folders and files whose tests take well under a minute together; the marker `fast`
+    "house",
+    "contract/test_declarations.py",
+    "core/test_any_values.py",
+    "core/test_param.py",
+    "core/test_recipe.py",
+    "core/test_registry.py",
+    "core/test_rules.py",
+    "planner/test_solve.py",
+    "precision/test_levels.py",
+    "precision/test_schedule.py",
+    "quant",
+    "steps/test_pieces.py",
+]
+
+
+def pytest_collection_modifyitems(items):
+    """What is in a fast folder is `fast`, unless it compiles."""
+    for item in items:
+        path = item.path.relative_to(Path(__file__).parent)
+        if any(path.is_relative_to(place) for place in FAST) and not item.get_closest_marker("compiled"):
+            item.add_marker(pytest.mark.fast)
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,7 @@
 """stable_fast and x_fast: the same numbers from traced graphs, which are made anew when they have to be."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 import gearshift as gs
 from gearshift.algorithms.common.compile_stats import Tally
 from gearshift.algorithms.common.tracing import Traced
+from gearshift.algorithms.compilers import x_fast
 from gearshift.core.errors import GearshiftWarning
 from gearshift.core.record import Applied
 from gearshift.steps.decision import Action
@@ -93,3 +95,41 @@ def test_gradients_pass_through_the_module_itself():
     x = torch.ones(1, 4, requires_grad=True)
     Traced(module, Tally(Applied(None)))(x).sum().backward()
     torch.testing.assert_close(x.grad[0], module.weight.sum(0))
+
+
+class Noted:
+    """A context that applies changes and keeps them and what it is told."""
+
+    def __init__(self):
+        self.changes, self.notes = [], []
+
+    def change(self, change):
+        change.apply()
+        self.changes.append(change)
+
+    def note(self, sentence):
+        self.notes.append(sentence)
+
+
+@pytest.mark.parametrize("has_kernels", [True, False])
+def test_attention_on_cuda_runs_in_xformers_if_it_is_there(monkeypatch, has_kernels):
+    from gearshift.models import describe
+
+    called, context = [], Noted()
+    pipe = SimpleNamespace(
+        enable_xformers_memory_efficient_attention=lambda: called.append("on"),
+        disable_xformers_memory_efficient_attention=lambda: called.append("off"),
+    )
+    monkeypatch.setattr(describe, "describe", lambda model: SimpleNamespace(device="cuda"))
+    monkeypatch.setattr(x_fast, "installed", lambda name: has_kernels and name == "xformers")
+    x_fast._attend(pipe, context)
+    assert called == ["on"] * has_kernels and bool(context.notes) is not has_kernels
+    [change.revert() for change in context.changes]
+    assert called == ["on", "off"] * has_kernels
+    assert has_kernels or "xformers is not installed; attention runs in PyTorch" in context.notes[0]
+
+
+def test_attention_elsewhere_says_that_it_runs_without_xformers():
+    tiny = build("sd")
+    gs.optimize(tiny.pipe, "x_fast")
+    assert any("xformers has kernels for CUDA only" in note for note in gs.status(tiny.pipe).applied[0]["notes"])

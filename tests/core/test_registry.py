@@ -1,7 +1,8 @@
 import pytest
 
+from gearshift.core import registry as module
 from gearshift.core.algorithm import Algorithm
-from gearshift.core.errors import UnknownName
+from gearshift.core.errors import GearshiftWarning, UnknownName
 from gearshift.core.facts import Facts, Family, Stage
 from gearshift.core.registry import Registry, registry
 
@@ -47,3 +48,27 @@ def test_a_family_is_found_by_its_former_name():
     assert Family.PRUNER.aliases == []
     with pytest.raises(ValueError, match="'fast' is not a valid Family"):
         Family("fast")
+
+
+class Point:
+    """An entry point of another package."""
+
+    def __init__(self, name, load):
+        self.name, self.load = name, load
+
+
+def test_algorithms_of_other_packages_join_by_their_entry_points(monkeypatch):
+    asked = []
+
+    def broken():
+        raise ImportError("no module named there")
+
+    def points(group):
+        asked.append(group)
+        return [Point("broken", broken), Point("elsewhere", lambda: algorithm("Elsewhere"))]
+
+    monkeypatch.setattr(module, "entry_points", points)
+    with pytest.warns(GearshiftWarning, match="The algorithm 'broken' was left out: no module named there"):
+        filled = registry.__wrapped__()
+    assert asked == [module.ENTRY_POINTS] and filled.get("elsewhere").facts is FACTS
+    assert {c.name for c in registry()} == {c.name for c in filled} - {"elsewhere"}

@@ -1,10 +1,13 @@
 """The loop: it minimizes, validates, stops early, and goes on where it was cut off."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from support.each import each
 from torch import nn
 
+from gearshift.training import diffusion
 from gearshift.training import trainer as module
 from gearshift.training.checkpoint import Checkpoint, digest
 from gearshift.training.trainer import Settings, Trainer
@@ -92,3 +95,57 @@ def test_a_damaged_checkpoint_is_started_over(tmp_path):
 def test_a_digest_tells_runs_apart():
     one = digest(["a", torch.ones(3)])
     assert one == digest(["a", torch.ones(3)]) and one != digest(["a", torch.zeros(3)]) and one != digest(["b"])
+
+
+@pytest.mark.parametrize("report_to", ["none", "tensorboard"])
+def test_losses_are_reported_where_it_was_asked(monkeypatch, report_to):
+    asked, reported = [], []
+    accelerate = module.need("accelerate", "diffusers", "Training")
+
+    class Recorded(accelerate.Accelerator):
+        def __init__(self, log_with=None, **options):
+            super().__init__(**options)
+            asked.append(log_with)
+
+        def init_trackers(self, name, *_, **__):
+            asked.append(name)
+
+        def log(self, values, step=None, **_):
+            reported.append((step, *values))
+
+    monkeypatch.setattr(module, "need", lambda *_: SimpleNamespace(Accelerator=Recorded))
+    fit(Line(), Settings(epochs=1, report_to=report_to))
+    if report_to == "none":
+        assert asked == [None] and not reported
+    else:
+        steps = [step for step, *names in reported if names == ["loss", "rate"]]
+        assert asked == ["tensorboard", "gearshift"] and steps == sorted(steps) and len(steps) > 1
+        assert any(names == ["validation"] for _, *names in reported)
+
+
+class Placed(nn.Module):
+    """A module that lies on a device by its own account."""
+
+    def __init__(self, device):
+        super().__init__()
+        self.moves, self.place = [], SimpleNamespace(device=torch.device(device))
+
+    def parameters(self, recurse=True):
+        return iter([self.place])
+
+    def to(self, device):
+        self.moves.append(str(device))
+        self.place = SimpleNamespace(device=torch.device(device))
+        return self
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_other_parts_are_offloaded_while_the_denoiser_trains_and_come_back(monkeypatch, wanted):
+    denoiser, encoder, elsewhere = Placed("cuda:0"), Placed("cuda:0"), Placed("cpu")
+    pipe = {"denoiser": denoiser, "encoder": encoder, "vae": elsewhere}
+    monkeypatch.setattr(diffusion, "parts", lambda pipe: pipe)
+    monkeypatch.setattr(diffusion, "denoisers", lambda pipe: {"denoiser": pipe["denoiser"]})
+    with pytest.raises(KeyboardInterrupt), diffusion.offloaded(pipe, wanted):
+        assert str(encoder.place.device) == ("cpu" if wanted else "cuda:0")
+        raise KeyboardInterrupt
+    assert encoder.moves == (["cpu", "cuda:0"] if wanted else []) and not denoiser.moves + elsewhere.moves
