@@ -47,9 +47,9 @@ def test_runs_are_cut_where_a_step_is_computed(model, cacher):
     image(tiny)
     (log,) = gs.status(tiny.pipe).last_run.values()
     cut = stretches(found, denoisers(tiny.pipe))
-    counted = [lesson for stretch in cut for lesson in stretch.lessons[stretch.warm :]]
+    counted = [sample for stretch in cut for sample in stretch.training_samples[stretch.warm :]]
     assert sorted(map(id, counted)) == sorted(map(id, found))
-    firsts = [stretch.lessons[stretch.warm].step for stretch in cut]
+    firsts = [stretch.training_samples[stretch.warm].step for stretch in cut]
     assert sorted(firsts) == sorted(2 * list(log.steps(Action.COMPUTE)))
 
 
@@ -60,7 +60,7 @@ def test_the_loss_of_a_stretch_is_what_a_run_would_be_off_by(model, cacher):
     students = denoisers(tiny.pipe)
     through = ThroughCachers(students)
     for stretch in stretches(found, students):
-        filled = len(stretch.lessons) - stretch.warm > 1
+        filled = len(stretch.training_samples) - stretch.warm > 1
         assert (float(through(stretch)) > 1e-6) == filled
 
 
@@ -104,4 +104,4 @@ def test_lessons_know_their_guidance(model, guidance):
     found = distillation_samples(tiny.pipe, [{**call(tiny), "guidance_scale": guidance}], 0)
     first = {"sd": guidance, "sdxl": guidance, "pixart": guidance, "dit": 1 - guidance, "flux": None}[model]
     assert len(found) == STEPS
-    assert [lesson.guidance for lesson in found] == [first and pytest.approx(first, rel=1e-3)] * STEPS
+    assert [sample.guidance for sample in found] == [first and pytest.approx(first, rel=1e-3)] * STEPS

@@ -104,7 +104,7 @@ def test_a_denoiser_learns_from_images_of_ones_own(model):
     picture = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(2))
     call = {**tiny.parts.call(1), "num_inference_steps": 4, "image": picture}
     taught = distillation_samples(tiny.pipe, [call] * 4, 0)
-    assert [len(list(steps)) for _, steps in groupby(taught, lambda lesson: lesson.run)] == [2, 4, 1, 3]
+    assert [len(list(steps)) for _, steps in groupby(taught, lambda sample: sample.run)] == [2, 4, 1, 3]
     other = distillation_samples(tiny.pipe, [{**call, "image": 1 - picture}] * 4, 0)
     assert not torch.equal(first_tensor(taught[0]), first_tensor(other[0]))
     settings = {"learning_rate": 0.003, "num_epochs": 4}
@@ -125,8 +125,8 @@ def test_a_pipeline_that_reads_images_itself_is_called_as_it_is():
     assert len(distillation_samples(tiny.pipe, [call], 0)) == 4
 
 
-def first_tensor(lesson):
-    return tensors((lesson.args, lesson.kwargs))[0]
+def first_tensor(sample):
+    return tensors((sample.args, sample.kwargs))[0]
 
 
 def test_images_without_a_pipeline_that_starts_from_them_are_refused():

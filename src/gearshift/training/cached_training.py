@@ -29,7 +29,7 @@ class Stretch:
         warm: how many of the calls come before the stretch, and only leave behind what cachers keep.
     """
 
-    lessons: Sequence[DistillationSample]
+    training_samples: Sequence[DistillationSample]
     warm: int = 0
 
 
@@ -45,27 +45,27 @@ class ThroughCachers(nn.Module):
 
     def forward(self, stretch: Stretch) -> torch.Tensor:
         losses = []
-        with _again(stretch.lessons) as run:
-            for number, lesson in enumerate(stretch.lessons):
-                while run.step < lesson.step:
+        with _again(stretch.training_samples) as run:
+            for number, sample in enumerate(stretch.training_samples):
+                while run.step < sample.step:
                     run.tick()
                 counts = number >= stretch.warm
                 with torch.set_grad_enabled(counts and torch.is_grad_enabled()):
-                    loss = self.same(lesson)
+                    loss = self.same(sample)
                 losses += [loss] * counts
         return torch.stack(losses).mean()
 
 
-def stretches(lessons: Sequence[DistillationSample], modules: Mapping[str, nn.Module]) -> list[Stretch]:
+def stretches(training_samples: Sequence[DistillationSample], modules: Mapping[str, nn.Module]) -> list[Stretch]:
     """Cut recorded runs where the cachers that are on compute a whole step, shorter stretches first.
 
     Nothing comes back if the step of a call is not known.
     """
     runs: dict[Run, list[DistillationSample]] = {}
-    for lesson in lessons:
-        if lesson.run is None:
+    for sample in training_samples:
+        if sample.run is None:
             return []
-        runs.setdefault(lesson.run, []).append(lesson)
+        runs.setdefault(sample.run, []).append(sample)
     found, through = [], ThroughCachers(modules)
     for calls in runs.values():
         whole, depth = _rehearsed(calls, through.same)
@@ -73,7 +73,7 @@ def stretches(lessons: Sequence[DistillationSample], modules: Mapping[str, nn.Mo
             start, end = whole[max(0, place - depth + 1)], [*whole, calls[-1].step + 1][place + 1]
             taken = [call for call in calls if start <= call.step < end]
             found.append(Stretch(taken, sum(call.step < first for call in taken)))
-    return sorted(found, key=lambda stretch: len(stretch.lessons) - stretch.warm)
+    return sorted(found, key=lambda stretch: len(stretch.training_samples) - stretch.warm)
 
 
 @torch.no_grad()

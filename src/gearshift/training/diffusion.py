@@ -66,9 +66,9 @@ class SameOutput(nn.Module):
         self.modules_by_part = dict(modules)
         self.held = nn.ModuleList(modules.values())
 
-    def forward(self, lesson: DistillationSample) -> torch.Tensor:
-        given = self.modules_by_part[lesson.part](*lesson.args, **lesson.kwargs)
-        pairs = zip(lesson.combined(given), lesson.combined(lesson.output), strict=True)
+    def forward(self, training_sample: DistillationSample) -> torch.Tensor:
+        given = self.modules_by_part[training_sample.part](*training_sample.args, **training_sample.kwargs)
+        pairs = zip(training_sample.combined(given), training_sample.combined(training_sample.output), strict=True)
         return torch.stack([(a - b).square().mean() / b.square().mean().clamp_min(1e-12) for a, b in pairs]).mean()
 
 
@@ -139,16 +139,16 @@ def distillation_samples(pipe: Any, calls: list[dict[str, Any]], seed: int) -> l
 
 
 class Guidance:
-    """Hears what the scheduler is given on each step, and tells the step's lessons how guidance made it."""
+    """Hears what the scheduler is given on each step, and tells the step's samples how guidance made it."""
 
     def __init__(self, found: list[DistillationSample]) -> None:
         self.found = found
 
     def note(self, run: Run, output: Any, sample: Any, result: Any) -> Any:
-        for lesson in reversed(self.found):
-            if lesson.run is not run or lesson.step != run.step:
+        for training_sample in reversed(self.found):
+            if training_sample.run is not run or training_sample.step != run.step:
                 break
-            lesson.guidance = _guidance(tensors(lesson.output), output)
+            training_sample.guidance = _guidance(tensors(training_sample.output), output)
         return result
 
 

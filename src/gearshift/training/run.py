@@ -60,9 +60,9 @@ def trained(
     settings: Settings,
     objective: nn.Module,
     parameters: Mapping[nn.Parameter, float],
-    lessons: list[Any],
+    training_samples: list[Any],
 ) -> Curve:
-    """Train parameters on some lessons and hold the rest out; a run like it that was stopped goes on.
+    """Train parameters on some samples and hold the rest out; a run like it that was stopped goes on.
 
     Args:
         parameters: with the factors of their learning rates.
@@ -78,7 +78,7 @@ def trained(
     context.change(values)
     for parameter in parameters:
         values.put(parameter)
-    examples, held_out = split(lessons)
+    examples, held_out = split(training_samples)
     name = digest((algorithm.name, algorithm.values(), settings, len(examples), *parameters, *_beginning(examples)))
     with learning(parameters, *students.values()), torch.enable_grad(), torch.random.fork_rng():
         torch.manual_seed(settings.seed)
@@ -91,7 +91,7 @@ def trained(
 
 def _beginning(examples: list[Any]) -> list[Any]:
     """The tensors of the first example, or of the first call of one."""
-    first = [example.lessons[0] if isinstance(example, Stretch) else example for example in examples[:1]]
+    first = [example.training_samples[0] if isinstance(example, Stretch) else example for example in examples[:1]]
     return tensors([e if isinstance(e, torch.Tensor) else list(vars(e).values()) for e in first])
 
 

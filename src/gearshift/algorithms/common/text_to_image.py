@@ -73,7 +73,7 @@ class ImageRecoverer(Recoverer, base=True):
             return [f"{self.name}: `data` is a list of prompts, not one prompt."]
         return []
 
-    def lessons(self, model: Any, context: Context, original: bool) -> list[Any]:
+    def training_samples(self, model: Any, context: Context, original: bool) -> list[Any]:
         from gearshift.training.diffusion import calls_of, distillation_samples
 
         recipe = context.recipe
@@ -81,17 +81,19 @@ class ImageRecoverer(Recoverer, base=True):
         return distillation_samples(model, calls, recipe.seed)
 
     @contextmanager
-    def taught(self, model: Any, context: Context, lessons: list[Any], original: bool) -> Iterator[tuple[Any, Any]]:
+    def taught(
+        self, model: Any, context: Context, training_samples: list[Any], original: bool
+    ) -> Iterator[tuple[Any, Any]]:
         from gearshift.training.cached_training import ThroughCachers, cachers_on, stretches
 
         with cachers_on(model, context) as names:
             students = self.students(model)
-            through = stretches(lessons, students) if names else []
+            through = stretches(training_samples, students) if names else []
             if through:
                 context.note(f"Trained through {' and '.join(names)}: what is filled in learns from the original too.")
                 yield ThroughCachers(students), through
             else:
-                yield self.objective(model, original), lessons
+                yield self.objective(model, original), training_samples
 
     def apply(self, model: Any, context: Context) -> None:
         from gearshift.training.diffusion import offloaded

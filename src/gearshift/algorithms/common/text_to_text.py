@@ -77,7 +77,7 @@ class LanguageRecoverer(Recoverer, base=True):
             return [f"{self.name}: `data` holds strings, so it takes a `tokenizer` to read them."]
         return []
 
-    def lessons(self, model: Any, context: Context, original: bool) -> list[Any]:
+    def training_samples(self, model: Any, context: Context, original: bool) -> list[Any]:
         from gearshift.training.language import answers, own_text, window_of, windows
 
         length, recipe = window_of(model), context.recipe

@@ -142,10 +142,10 @@ class Hyper(Algorithm):
         calls = calls_of(model, recipe.data, recipe.batch_size, recipe.seed)
         if recipe.data is None:
             context.note("No prompts were given, so they were made up of words that the tokenizer knows.")
-        lessons = segments(model, calls, steps, recipe.seed)
+        training_samples = segments(model, calls, steps, recipe.seed)
         paths = adapted(model, students, context, RANK, 1.0, lambda found: found)
         settings = Settings(epochs=EPOCHS, rate=RATE, validate_every=EPOCHS / 10, seed=recipe.seed)
-        trained(students, context, settings, SameEnd(students), updates(students, paths), lessons)
+        trained(students, context, settings, SameEnd(students), updates(students, paths), training_samples)
         context.keep_file(ADAPTER, _written(students, paths))
         merged(students, context, paths)
         context.measured(steps=steps)

@@ -196,8 +196,8 @@ def _losses(model: Any, root: Any, context: Context, count: int, generator: Any)
             yield objective(window[None])
     elif kind is Kind.DIFFUSION and hasattr(model, "scheduler"):
         calls = calls_of(model, recipe.data, recipe.batch_size, recipe.seed)
-        for lesson in taken(distillation_samples(model, calls, recipe.seed), count):
-            yield projections(tensors(root(*lesson.args, **lesson.kwargs))[0], generator)
+        for sample in taken(distillation_samples(model, calls, recipe.seed), count):
+            yield projections(tensors(root(*sample.args, **sample.kwargs))[0], generator)
     else:
         for item in taken(recipe.data, count):
             output = model(**item) if isinstance(item, dict) else model(item)

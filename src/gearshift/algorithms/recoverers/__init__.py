@@ -57,7 +57,7 @@ class Recoverer(Algorithm, base=True):
         gain_rate: factor of the learning rate of norms' weights.
         head_rate: of heads.
         without_data: what is said where the recipe has no data.
-        without_original: what it learns where the original cannot be had for the length of the lessons.
+        without_original: what it learns where the original cannot be had for the length of the training.
     """
 
     facts = recoverer_facts(Kind.LANGUAGE)
@@ -72,12 +72,12 @@ class Recoverer(Algorithm, base=True):
         """A `training.trainer.Settings`."""
         raise NotImplementedError
 
-    def lessons(self, model: Any, context: Context, original: bool) -> list[Any]:
+    def training_samples(self, model: Any, context: Context, original: bool) -> list[Any]:
         """What is trained on: batches, taken from the model as it is now, which may be the original."""
         raise NotImplementedError
 
     def objective(self, model: Any, original: bool) -> Any:
-        """A module that gives the loss of one batch, of lessons with or without the original."""
+        """A module that gives the loss of one batch, of samples with or without the original."""
         raise NotImplementedError
 
     def students(self, model: Any) -> dict[str, Any]:
@@ -95,7 +95,7 @@ class Recoverer(Algorithm, base=True):
         if not reason:
             try:
                 with record.reverted():
-                    context.seen[self.name] = self.lessons(model, context, True), ""
+                    context.seen[self.name] = self.training_samples(model, context, True), ""
                 return
             except CannotRestore:
                 reason = (
@@ -103,7 +103,7 @@ class Recoverer(Algorithm, base=True):
                     "original's answers"
                 )
         with record.reverted(sum(type(applied.algorithm).facts.stage <= Stage.RECOVER for applied in record.applied)):
-            context.seen[self.name] = self.lessons(model, context, False), reason
+            context.seen[self.name] = self.training_samples(model, context, False), reason
 
     saved_fields: ClassVar = {
         "parts": PARTS,
@@ -116,7 +116,7 @@ class Recoverer(Algorithm, base=True):
         from gearshift.training.run import adapted, merged, trained, updates
 
         start = time.perf_counter()
-        lessons, reason = context.seen.pop(self.name)
+        training_samples, reason = context.seen.pop(self.name)
         if reason:
             context.warn(f"{self.name}: the model learns from {self.without_original}, as {reason}.")
         if context.recipe.data is None:
@@ -125,7 +125,7 @@ class Recoverer(Algorithm, base=True):
         rank, scale = values.get("r", 0), values.get("alpha_r_ratio", 1.0)
         paths = adapted(model, students, context, rank, scale, self.chosen) if self.adapted else {}
         parameters = {**updates(students, paths), **self._in_place(model, students)}
-        with self.taught(model, context, lessons, not reason) as (objective, examples):
+        with self.taught(model, context, training_samples, not reason) as (objective, examples):
             trained(students, context, self.settings(context), objective, parameters, examples)
         left = merged(students, context, paths)
         context.save(parts=sorted(left), paths=left, rank=rank, scale=scale)
@@ -142,9 +142,11 @@ class Recoverer(Algorithm, base=True):
                 context.change(Swap(root, path, update, base, self.name))
 
     @contextmanager
-    def taught(self, model: Any, context: Context, lessons: list[Any], original: bool) -> Iterator[tuple[Any, Any]]:
+    def taught(
+        self, model: Any, context: Context, training_samples: list[Any], original: bool
+    ) -> Iterator[tuple[Any, Any]]:
         """The objective and what it is minimized over, for the length of the training."""
-        yield self.objective(model, original), lessons
+        yield self.objective(model, original), training_samples
 
     def chosen(self, paths: list[str]) -> list[str]:
         """Which of the linear layers get updates; all of them by default."""
