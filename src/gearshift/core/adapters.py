@@ -8,18 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gearshift.core.errors import GearshiftError
 from gearshift.core.facts import Persist, Trait
 from gearshift.core.model import parts
 
+if TYPE_CHECKING:
+    from torch.nn import Module
+
 FLAG, CONFIGS = "_hf_peft_config_loaded", "peft_config"
 
 
-def base_name(module: Any) -> str | None:
+def base_name(module: Module | None) -> str | None:
     """The attribute under which an adapter's layer holds what it stands on; None for any other module."""
-    if not hasattr(type(module), "adapter_layer_names"):
+    if module is None or not hasattr(type(module), "adapter_layer_names"):
         return None
     return next((n for n in ("base_layer", "original_module") if n in module._modules), None)
 
@@ -30,7 +33,7 @@ def base_of(module: Any) -> Any:
     return module if name is None else base_of(module._modules[name])
 
 
-def adapters_on(root: Any) -> dict[str, Any]:
+def adapters_on(root: Module) -> dict[str, Any]:
     """The adapters' outermost layers in a module, by path."""
     found: dict[str, Any] = {}
     for path, module in root.named_modules():
@@ -39,7 +42,7 @@ def adapters_on(root: Any) -> dict[str, Any]:
     return found
 
 
-def beneath(root: Any) -> Iterator[tuple[str, Any]]:
+def beneath(root: Module) -> Iterator[tuple[str, Any]]:
     """(path, module) of all modules as if there were no adapters: their own layers are left out."""
     outer = adapters_on(root)
     for path, module in root.named_modules():
@@ -59,7 +62,7 @@ def aside_for(algorithm: Any, model: Any) -> AbstractContextManager[None]:
 
 
 @contextmanager
-def aside(modules: dict[str, Any]) -> Iterator[None]:
+def aside(modules: dict[str, Module]) -> Iterator[None]:
     """Modules, by the names of the parts that they are, without their adapters for the length of a block.
 
     Raises:
@@ -72,7 +75,7 @@ def aside(modules: dict[str, Any]) -> Iterator[None]:
 
 
 @contextmanager
-def _aside(root: Any) -> Iterator[None]:
+def _aside(root: Module) -> Iterator[None]:
     layers = adapters_on(root)
     if not layers:
         yield
@@ -102,7 +105,7 @@ def _sizes(layer: Any) -> tuple[Any, ...]:
     return tuple(getattr(layer, name, None) for name in names)
 
 
-def _set(root: Any, path: str, module: Any) -> None:
+def _set(root: Module, path: str, module: Module) -> None:
     """Another module at a path, whatever is there now."""
     parent, _, name = path.rpartition(".")
     root.get_submodule(parent)._modules[name] = module

@@ -6,9 +6,12 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gearshift.core.boundary import Misfit, reading
+
+if TYPE_CHECKING:
+    from torch.nn import Parameter
 
 PER_TENSOR = 8  # modules that a model has for each tensor of its files, at most: activations, dropouts, holders
 PER_BYTE = 100  # numbers for each byte: a quarter of one holds a number, and a pruned model is built whole at first
@@ -42,7 +45,7 @@ def within_bounds(files: Iterable[Path]) -> Iterator[None]:
     def one(*_: Any) -> None:
         count("modules", 1)
 
-    def all_of(_: Any, name: str, parameter: Any) -> None:
+    def all_of(_: Any, name: str, parameter: Parameter | None) -> None:
         count("numbers", 0 if parameter is None else parameter.numel())
 
     handles = [

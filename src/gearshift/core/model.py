@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gearshift.core.errors import GearshiftError, WrongModel
 from gearshift.core.facts import Kind, Trait
+
+if TYPE_CHECKING:
+    from torch.nn import Module
 
 ANSWERS = ("generate", "transcribe", "__call__")  # by what a runtime can be called
 
@@ -37,7 +40,7 @@ class Runtime:
 
     kind: Kind
     traits: frozenset[Trait] = frozenset()
-    components: dict[str, Any]
+    components: dict[str, Module]
 
     def __getattr__(self, name: str) -> Any:
         """What a model of torch has and this one has not.
@@ -68,7 +71,7 @@ class Runtime:
         return 0
 
 
-def parts(model: Any) -> dict[str, Any]:
+def parts(model: Any) -> dict[str, Module]:
     """The torch modules of a pipeline by component name; a module is its own only part, under ''."""
     import torch
 

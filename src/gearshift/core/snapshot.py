@@ -5,7 +5,10 @@ from __future__ import annotations
 import types
 from collections import OrderedDict, deque
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PLAIN = {type(None), bool, int, float, complex, str, bytes, range, slice}  # these lead nowhere, and are many
 CODE = (type, types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.ModuleType)
@@ -25,7 +28,7 @@ class Snapshot:
     def __init__(self, *roots: Any) -> None:
         self._objects: list[tuple[Any, type, dict[str, Any]]] = []
         self._containers: list[tuple[Any, Any]] = []
-        self._tensors: list[tuple[Any, Any, bool, Any]] = []
+        self._tensors: list[tuple[Tensor, Tensor | None, bool, Tensor | None]] = []
         self._reached: dict[int, tuple[int, Any]] = {}
         waiting = [(root, NEAR) for root in roots]
         while waiting:
@@ -79,7 +82,7 @@ class Snapshot:
             self._containers.append((container, held))
         return _leading(held.values() if isinstance(held, dict) else held, near)
 
-    def _hold_tensor(self, tensor: Any) -> None:
+    def _hold_tensor(self, tensor: Tensor) -> None:
         import torch
 
         plain = type(tensor) in (torch.Tensor, torch.nn.Parameter)
@@ -110,7 +113,7 @@ def _alike(now: list[Any], before: list[Any]) -> bool:
     )
 
 
-def _moved(tensor: Any, data: Any) -> bool:
+def _moved(tensor: Tensor, data: Tensor) -> bool:
     """Whether a tensor lies elsewhere than it did, or is read in another way."""
     alike = (tensor.shape, tensor.dtype, tensor.device) == (data.shape, data.dtype, data.device)
     if not alike or tensor.layout != data.layout:

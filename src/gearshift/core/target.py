@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gearshift.core.adapters import base_name, base_of, beneath
 from gearshift.core.change import Change
 
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
+
 
 def select(
-    root: Any, types: tuple[type, ...], include: Sequence[str] = ("*",), exclude: Sequence[str] = ()
+    root: Module, types: tuple[type, ...], include: Sequence[str] = ("*",), exclude: Sequence[str] = ()
 ) -> Iterator:
     """Yield (path, module) of the modules of exactly these types whose path fits the globs.
 
@@ -31,10 +35,10 @@ def matches(path: str, globs: Sequence[str]) -> bool:
     )
 
 
-def put(root: Any, path: str, module: Any) -> None:
+def put(root: Module, path: str, module: Module | None) -> None:
     """Set the submodule at a dotted path; adapters that stand there stand on it then."""
     *parents, name = path.split(".")
-    holder = root
+    holder: Any = root
     for parent in parents:
         holder = base_of(getattr(holder, parent))
     while inner := base_name(holder._modules.get(name)):
@@ -49,10 +53,10 @@ def put(root: Any, path: str, module: Any) -> None:
 class Swap(Change):
     """One module in another's place. Without `old` it stays: the original's weights are gone."""
 
-    root: Any
+    root: Module
     path: str
-    new: Any
-    old: Any
+    new: Module
+    old: Module | None
     by: str
 
     def apply(self) -> None:
@@ -84,17 +88,17 @@ class Written(Change):
     by: str
     keep: bool
     did: str = "wrote to weights"
-    held: dict[Any, Any] = field(default_factory=dict)
+    held: dict[Tensor, Tensor] = field(default_factory=dict)
     on: bool = True
     used: bool = False
 
-    def put(self, parameter: Any, value: Any = None) -> None:
+    def put(self, parameter: Tensor, value: Tensor | None = None) -> None:
         """Give a parameter another value, in its own type; None: the same in other storage, to be written in place."""
         own = parameter.data
         parameter.data = own.clone() if value is None else value.detach().to(own.dtype)
         self.took(parameter, own)
 
-    def took(self, parameter: Any, before: Any) -> None:
+    def took(self, parameter: Tensor, before: Tensor) -> None:
         """Take in a parameter that was given another value already, and the tensor that it held before."""
         self.used = True
         if self.keep:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gearshift.core.boundary import Misfit, reading
 from gearshift.core.errors import quoted
 from gearshift.core.plain import dict_of, parse_json, text
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-def read_tensors(file: Path) -> dict[str, Any]:
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
     """Tensors by name, names that shared one tensor included; they lie in the mapped file.
 
     Raises:
@@ -30,11 +33,11 @@ def read_tensors(file: Path) -> dict[str, Any]:
         return state | {name: state[same] for name, same in shared.items()}
 
 
-def write_tensors(tensors: Mapping[str, Any], file: Path) -> None:
+def write_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
     """Tensors by name; those of one storage, shape and type under one of their names."""
     from safetensors.torch import save_file
 
-    state: dict[str, Any] = {}
+    state: dict[str, Tensor] = {}
     shared: dict[str, str] = {}
     seen: dict[Any, str] = {}
     for name, tensor in tensors.items():

@@ -7,7 +7,7 @@ import re
 import warnings
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from gearshift.core.adapters import CONFIGS, FLAG, _set, adapters_on, base_name, base_of
 from gearshift.core.boundary import Misfit, reading
@@ -15,6 +15,10 @@ from gearshift.core.errors import GearshiftError, quoted, told
 from gearshift.core.extras import need
 from gearshift.core.plain import anything, dict_of, fields, flag, list_of, number, read_json, text
 from gearshift.core.tensors import read_tensors, write_tensors
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
 
 SETTINGS, TENSORS = "adapters.json", "adapters.safetensors"
 NOT_KEPT = (  # what acts on more than the layers that an adapter stands on
@@ -24,6 +28,7 @@ NOT_KEPT = (  # what acts on more than the layers that an adapter stands on
 ONLY_WHEN_MADE = (  # what an adapter's first values come from, and what names code
     "auto_mapping", "corda_config", "eva_config", "loftq_config", "lora_ga_config", "megatron_core", "runtime_config",
 )  # fmt: skip
+Kept: TypeAlias = "tuple[dict[str, Any], dict[str, Tensor]]"  # settings and tensors
 NAME = text(r"[^.\0/\\]+", "the name of an adapter", most=1000)
 NUMBERS = dict_of(dict_of(lambda v, p: v if isinstance(v, bool) else number()(v, p), key=NAME), most=100)
 LAYER = fields({"active": list_of(NAME), "merged": list_of(NAME), "disabled": flag, "numbers": NUMBERS})
@@ -36,7 +41,7 @@ SHAPE = fields(
 )
 
 
-def keep_adapters(root: Any, noun: str) -> Any:
+def keep_adapters(root: Module, noun: str) -> Kept | None:
     """What is to be written of a module's adapters; None if there are none.
 
     Raises:
@@ -68,14 +73,14 @@ def keep_adapters(root: Any, noun: str) -> Any:
     return settings, tensors
 
 
-def write_adapters(kept: Any, folder: Path) -> None:
+def write_adapters(kept: Kept, folder: Path) -> None:
     """Two files of what `keep_adapters` gave."""
     settings, tensors = kept
     (folder / SETTINGS).write_text(json.dumps(settings, indent=1))
     write_tensors(tensors, folder / TENSORS)
 
 
-def put_on(root: Any, folder: Path) -> None:
+def put_on(root: Module, folder: Path) -> None:
     """Put a module's adapters on again, from the folder of its part; none if none were written.
 
     Raises:
@@ -93,7 +98,7 @@ def put_on(root: Any, folder: Path) -> None:
         setattr(root, FLAG, True)
 
 
-def _made(bases: dict[str, Any], settings: dict[str, Any], tensors: dict[str, Any]) -> dict[str, Any]:
+def _made(bases: dict[str, Module], settings: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
     """Adapters' layers on top of other layers, by path; made by peft in a tree that holds nothing else.
 
     Raises:
@@ -129,7 +134,7 @@ def _made(bases: dict[str, Any], settings: dict[str, Any], tensors: dict[str, An
     return made
 
 
-def _tree(bases: dict[str, Any]) -> Any:
+def _tree(bases: dict[str, Module]) -> Module:
     import torch
     from torch import nn
 
@@ -164,7 +169,7 @@ def _config(plain: dict[str, Any], paths: list[str] | None = None) -> Any:
     return config
 
 
-def _paths_of(adapter: str, settings: dict[str, Any], tensors: dict[str, Any]) -> list[str]:
+def _paths_of(adapter: str, settings: dict[str, Any], tensors: dict[str, Tensor]) -> list[str]:
     """The layers that an adapter has tensors on."""
     mine = [name for name in tensors if adapter in name.split(".")]
     return [path for path in settings["layers"] if any(name.startswith(f"{path}.") for name in mine)]
@@ -177,7 +182,7 @@ def _base(layer: Any) -> Any:
     return base
 
 
-def _own(layer: Any) -> dict[str, Any]:
+def _own(layer: Module) -> dict[str, Tensor]:
     """An adapter layer's own tensors by name, without those of what it stands on."""
     beneath = f"{base_name(layer)}."
     named = (*layer.named_parameters(), *layer.named_buffers())
@@ -220,12 +225,14 @@ def _alike(layer: Any, again: Any) -> bool:
     )
 
 
-def _hidden(layer: Any) -> dict[Any, Any]:
+def _hidden(layer: Module) -> dict[Any, Tensor]:
     """Tensors that a layer holds neither as parameters nor as buffers."""
     import torch
 
     plain = {name: value for name, value in vars(layer).items() if name not in ("_parameters", "_buffers", "_modules")}
-    tables = {(name, key): v for name, value in plain.items() if isinstance(value, dict) for key, v in value.items()}
+    tables: dict[Any, Any] = {
+        (name, key): v for name, value in plain.items() if isinstance(value, dict) for key, v in value.items()
+    }
     return {name: value for name, value in {**plain, **tables}.items() if torch.is_tensor(value)}
 
 

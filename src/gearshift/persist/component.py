@@ -6,12 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import RLock, get_ident
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gearshift.core.errors import BrokenFolder, GearshiftError, told
 from gearshift.core.tensors import read_tensors, write_tensors
 from gearshift.persist.exact import facts_of, read_exact, write_exact
 from gearshift.persist.libraries import library_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
 
 WEIGHTS = "gearshift.safetensors"
 _MAKING = RLock()
@@ -52,7 +56,7 @@ def write_module(module: Any, folder: Path, changed: bool) -> dict[str, Any]:
     return facts
 
 
-def read_module(cls: Any, folder: Path, facts: dict[str, Any] | None, dtype: str | None) -> Any:
+def read_module(cls: Any, folder: Path, facts: dict[str, Any] | None, dtype: str | None) -> Module:
     """A module whose layers are those that its configuration makes, with its weights.
 
     Args:
@@ -73,7 +77,7 @@ def read_module(cls: Any, folder: Path, facts: dict[str, Any] | None, dtype: str
     return module
 
 
-def from_config(cls: Any, folder: Path) -> Any:
+def from_config(cls: Any, folder: Path) -> Module:
     """A module made from its configuration, its parameters without storage and its buffers as they are made."""
     import torch
 
@@ -125,7 +129,7 @@ def fill(module: Any, folder: Path, facts: dict[str, Any] | None) -> None:
         read_exact(module, module, facts["dtype"], True, folder)
 
 
-def _refuse_other_shapes(noun: str, state: dict[str, Any], made: dict[str, Any]) -> None:
+def _refuse_other_shapes(noun: str, state: dict[str, Tensor], made: dict[str, Tensor]) -> None:
     """Raise GearshiftError if a configuration makes another module than the one that is saved with it."""
     for name in (*state, *made):
         its, others = (tuple(s[name].shape) if name in s else None for s in (state, made))

@@ -6,21 +6,26 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gearshift.core.boundary import Misfit, reading
 from gearshift.core.errors import BrokenFolder, GearshiftError
 from gearshift.core.tensors import read_tensors, write_tensors
 
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+    from torch.nn import Module
+
 EXACT = "gearshift_exact.safetensors"
 
 
-def tensors_of(module: Any) -> dict[str, Any]:
+def tensors_of(module: Module) -> dict[str, Tensor]:
     """Parameters and buffers by name, those outside of the state dict included; shared ones once."""
     return dict(chain(module.named_parameters(), module.named_buffers()))
 
 
-def facts_of(module: Any, noun: str) -> dict[str, Any]:
+def facts_of(module: Module, noun: str) -> dict[str, Any]:
     """The type that most of a module's floats have, tensors that are not finite, and unusual strides.
 
     Raises:
@@ -44,7 +49,7 @@ def facts_of(module: Any, noun: str) -> dict[str, Any]:
     return {"dtype": most[0][0] if most else None, "not_finite": odd, "strides": strides}
 
 
-def own(module: Any, strides: dict[str, list[int]]) -> None:
+def own(module: Module, strides: dict[str, list[int]]) -> None:
     """Copy tensors out of the mapped file, with the strides that they had: memory's layout can decide last bits.
 
     Raises:
@@ -72,7 +77,7 @@ def _is_dense(shape: Sequence[int], strides: Sequence[int]) -> bool:
     return True
 
 
-def write_exact(module: Any, made: Any, dtype: str | None, state: bool, folder: Path) -> None:
+def write_exact(module: Module, made: Module, dtype: str | None, state: bool, folder: Path) -> None:
     """Write what a module that is made again would not have: other types, other buffers.
 
     Args:
@@ -95,7 +100,7 @@ def write_exact(module: Any, made: Any, dtype: str | None, state: bool, folder: 
         write_tensors(other, folder / EXACT)
 
 
-def read_exact(module: Any, made: Any, dtype: str | None, state: bool, folder: Path) -> None:
+def read_exact(module: Module, made: Module, dtype: str | None, state: bool, folder: Path) -> None:
     """Give a module that was loaded the types and buffers that it had; `made` and `state` as in `write_exact`."""
     other = read_tensors(folder / EXACT) if (folder / EXACT).is_file() else {}
     persistent, fresh = module.state_dict().keys(), dict(made.named_buffers())
@@ -111,7 +116,7 @@ def read_exact(module: Any, made: Any, dtype: str | None, state: bool, folder: P
             raise Misfit(f"{next(iter(other))} is no tensor of it")
 
 
-def refuse_incomplete(module: Any, facts: dict[str, Any] | None, folder: Path) -> None:
+def refuse_incomplete(module: Module, facts: dict[str, Any] | None, folder: Path) -> None:
     """Raise BrokenFolder unless every tensor of a loaded module has values, finite where they were when it was saved.
 
     Args:
@@ -124,7 +129,7 @@ def refuse_incomplete(module: Any, facts: dict[str, Any] | None, folder: Path) -
             raise BrokenFolder(f"{folder} has values in {name} that are not finite; they were when it was saved.")
 
 
-def is_finite(tensor: Any) -> bool:
+def is_finite(tensor: Tensor) -> bool:
     """Whether all values are finite: one pass over them, a second one where their sum is not."""
     import torch
 
@@ -135,13 +140,13 @@ def is_finite(tensor: Any) -> bool:
     return bool(torch.isfinite(whole)) or bool(torch.isfinite(given).all())
 
 
-def _fitting(given: Any, tensor: Any, name: str) -> Any:
+def _fitting(given: Tensor, tensor: Tensor, name: str) -> Tensor:
     if given.shape != tensor.shape:
         raise Misfit(f"{name} has the shape {tuple(given.shape)}, not {tuple(tensor.shape)}")
     return given.clone()
 
 
-def _dtype(name: str | None) -> Any:
+def _dtype(name: str | None) -> torch.dtype | None:
     import torch
 
     return None if name is None else getattr(torch, name)
