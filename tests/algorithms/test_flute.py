@@ -12,8 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from gearshift.kernels.cuda import flute
-from gearshift.quant.formats.gaussian_codes import numbers, pack
-from gearshift.quant.formats.gaussian_grid import pairs
+from gearshift.quant.formats.gaussian_grid import numbers, pack, pairs
 
 SETTINGS = [(bits, p) for bits in (2, 3, 4) for p in (1, 2)]
 each_setting = pytest.mark.parametrize(("bits", "p"), SETTINGS)

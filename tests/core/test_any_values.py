@@ -11,7 +11,7 @@ from gearshift import Recipe
 from gearshift.core.errors import BadRecipe
 from gearshift.core.registry import registry
 from gearshift.persist.formats import FORMAT, manifest_of
-from gearshift.quant.formats import gaussian_codes, grouped
+from gearshift.quant.formats import gaussian_grid, grouped
 from gearshift.steps.tree import mapped, structure, tensors, with_tensors
 
 CLASSES = {cls.name: cls for cls in registry()}
@@ -75,9 +75,9 @@ def test_codes_of_pairs_are_unpacked_as_they_were_packed(data, bits, rows, fours
     count = rows * 4 * fours
     codes = data.draw(st.lists(st.integers(0, 4**bits - 1), min_size=count, max_size=count))
     codes = torch.tensor(codes, dtype=torch.uint8).view(rows, -1)
-    packed = gaussian_codes.pack(codes, bits)
+    packed = gaussian_grid.pack(codes, bits)
     assert packed.numel() * 8 == codes.numel() * 2 * bits
-    assert torch.equal(gaussian_codes.unpack(packed, bits), codes)
+    assert torch.equal(gaussian_grid.unpack(packed, bits), codes)
 
 
 LEAVES = st.none() | NUMBERS | TEXT | st.booleans() | st.integers(0, 9).map(lambda n: torch.full((n % 3,), float(n)))

@@ -10,8 +10,7 @@ import torch
 from support.each import each
 
 from gearshift.quant.formats import gaussian_grid
-from gearshift.quant.formats.gaussian_codes import numbers, pack, packed_width, unpack
-from gearshift.quant.formats.gaussian_grid import fit, grid, nearest, pairs
+from gearshift.quant.formats.gaussian_grid import fit, grid, nearest, numbers, pack, packed_width, pairs, unpack
 
 KINDS = [(bits, p) for bits in (2, 3, 4) for p in (1, 2)]
 # mean square errors: Lloyd and Max's for p=1 (Max 1960), and for p=2 the best that is known to us

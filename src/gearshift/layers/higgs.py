@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from gearshift.kernels.cuda import flute
 from gearshift.layers.base import QuantizedLinear
-from gearshift.quant.formats import gaussian_codes, gaussian_grid, hadamard
+from gearshift.quant.formats import gaussian_grid, hadamard
 
 CHUNK = 2**20  # weights that are floats at a time where the activations are rotated: the fastest, and little memory
 
@@ -22,7 +22,7 @@ class HiggsLinear(QuantizedLinear):
     back in the weight: the products are the same.
 
     Attributes:
-        codes: uint8 [out, in * bits / 8], see `grid_codes`.
+        codes: uint8 [out, in * bits / 8], see `gaussian_grid`.
         scale: float16 [out, groups], or float32 where float16 cannot hold them.
         signs: uint8 [in / 8], the rotation's.
         table: float32 [4 ** bits, 2], the same for all layers and not in the state dict.
@@ -54,7 +54,7 @@ class HiggsLinear(QuantizedLinear):
     ) -> None:
         super().__init__(in_features, out_features, bias, device, dtype)
         self.bits, self.p, self.block, self.group, self.rows = bits, p, block, group, rows
-        width = gaussian_codes.packed_width(in_features, bits)
+        width = gaussian_grid.packed_width(in_features, bits)
         self.register_buffer("codes", torch.zeros(out_features, width, dtype=torch.uint8, device=device))
         scale = torch.zeros(out_features, in_features // group, dtype=torch.float16, device=device)
         self.register_buffer("scale", scale)
@@ -93,7 +93,7 @@ class HiggsLinear(QuantizedLinear):
     def quantize(self, weight: torch.Tensor) -> None:
         rotated = hadamard.rotate(weight.detach().float(), self.signs, self.block)
         codes, self.scale = gaussian_grid.fit(rotated.unflatten(1, (-1, self.group)), self.bits, self.p)
-        self.codes = gaussian_codes.pack(codes.flatten(1), self.bits)
+        self.codes = gaussian_grid.pack(codes.flatten(1), self.bits)
 
     def product(self, rows: torch.Tensor) -> torch.Tensor:
         if rows.shape[0] > self.out_features:
@@ -111,7 +111,7 @@ class HiggsLinear(QuantizedLinear):
         return hadamard.rotate_back(self._rotated(dtype), self.signs, self.block)
 
     def _rotated(self, dtype: torch.dtype, channels: slice = slice(None)) -> torch.Tensor:
-        return gaussian_codes.numbers(self.codes[channels], self.scale[channels], self.table, self.bits, dtype)
+        return gaussian_grid.numbers(self.codes[channels], self.scale[channels], self.table, self.bits, dtype)
 
     def extra_repr(self) -> str:
         kind = f"bits={self.bits}, p={self.p}, block={self.block}, group={self.group}"

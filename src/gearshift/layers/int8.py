@@ -62,11 +62,6 @@ class Int8Layer(QuantizedLayer):
         super()._load_from_state_dict(*args, **kwargs)
         onednn.forget(self.qweight)
 
-    def _float_state(self, layer: nn.Module) -> Any:
-        state = {"weight": self.read_weight()}
-        layer.load_state_dict(state if self.bias is None else {**state, "bias": self.bias.detach()})
-        return layer.train(self.training)
-
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, {'qint8' if self.zero_point is None else 'quint8'}"
 
@@ -91,11 +86,6 @@ class Int8Linear(Int8Layer, QuantizedLinear):
     ) -> None:
         super().__init__(in_features, out_features, bias, device, dtype)
         self._make_room((out_features, in_features), unsigned, pair_safe, device)
-
-    def to_float(self) -> nn.Linear:
-        """An nn.Linear with the weight that the 8 bits stand for."""
-        bias, device = self.bias is not None, self.qweight.device
-        return self._float_state(nn.Linear(self.in_features, self.out_features, bias, device, self.dtype))
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         return ops.linear(input, self.quantized, self.bias)
@@ -149,21 +139,8 @@ class Int8Conv2d(Int8Layer, nn.Conv2d):
             )
         return layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding
 
-    def to_float(self) -> nn.Conv2d:
-        """An nn.Conv2d with the weight that the 8 bits stand for."""
-        sizes = (self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding)
-        there: dict[str, Any] = {"device": self.qweight.device, "dtype": self.dtype}
-        return self._float_state(nn.Conv2d(*sizes, bias=self.bias is not None, **there))
-
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         return ops.conv2d(input, self.quantized, self.bias, list(self.stride), list(self.padding))
-
-    def extra_repr(self) -> str:
-        kind = "quint8" if self.zero_point is not None else "qint8"
-        return (
-            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
-            f"padding={self.padding}, bias={self.bias is not None}, {kind}"
-        )
 
 
 def int8_class(layer: nn.Module) -> type[Int8Linear | Int8Conv2d] | None:

@@ -43,15 +43,15 @@ def as_linear(layer: Any) -> Any:
     return linear.train(layer.training)
 
 
-def in_place_of(layer: Any, twin: Any) -> Any:
+def in_place_of(layer: Any, quantized: Any) -> Any:
     """What stands in a layer's place for the layer of few bits that was made from `as_linear` of it."""
     if isinstance(layer, nn.Linear) or not is_linear(layer):
-        return twin
+        return quantized
     from gearshift.layers.conv1d import QuantizedConv1D
 
-    return QuantizedConv1D(twin)
+    return QuantizedConv1D(quantized)
 
 
-def inside(twin: Any) -> Any:
+def inside(quantized: Any) -> Any:
     """The layer of few bits that `in_place_of` was given."""
-    return twin.linear if type(twin).__name__ == "QuantizedConv1D" else twin
+    return quantized.linear if type(quantized).__name__ == "QuantizedConv1D" else quantized

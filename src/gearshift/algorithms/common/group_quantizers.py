@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from gearshift.algorithms.quantizers import LANGUAGE, LayerQuantizer, Place, quantizer_facts
@@ -30,6 +30,13 @@ class Grouping(LayerQuantizer, base=True):
         """The layer of these weights in the place of a float one."""
         more = {k: v for k, v in self.layout().items() if k not in ("bits", "group")}
         return self.layer_class(layer).of(layer, grouped, input_scale, **more)
+
+    def fitted_layer(self, layer: Any, fit: Callable[..., Any]) -> Any:
+        """The layer with a float one's weight rounded to nearest on grids that `fit` finds for groups and bits."""
+        from gearshift.quant.formats.grouped import quantize
+
+        bits, group = self.layout()["bits"], self.layout()["group"]
+        return self.grouped_layer(layer, quantize(layer.weight, bits, group, lambda groups: fit(groups, bits)))
 
     saved_fields: ClassVar = saved_layers(fields({"bits": whole(1, 8), "group": whole(1), "scaled_input": flag}))
     saved_format = ("bits", "group", "scaled_input")
@@ -63,13 +70,10 @@ class Calibrating(Grouping, base=True):
 
     def unseen(self, layer: Any, place: Place, context: Context) -> Any:
         """The quantized layer of one that no batch reached."""
-        from gearshift.quant.formats.grouped import quantize
         from gearshift.quant.rounding.least_squares import least_squares
 
-        bits, group = self.layout()["bits"], self.layout()["group"]
         context.note(f"No calibration data reached {place}, so it was rounded without.")
-        grouped = quantize(layer.weight, bits, group, lambda groups: least_squares(groups, bits))
-        return self.grouped_layer(layer, grouped)
+        return self.fitted_layer(layer, least_squares)
 
 
 def token_batches(model: Any, context: Context) -> list[dict[str, Any]]:

@@ -62,7 +62,7 @@ class Call:
         return sum(float((now.float() - exact.float()).square().sum()) for now, exact in pairs) / max(size, 1e-30)
 
 
-def of_layers(model: Any, places: list[Place], twins: Mapping[str, Any], context: Context) -> dict[str, float] | None:
+def of_layers(model: Any, places: list[Place], new: Mapping[str, Any], context: Context) -> dict[str, float] | None:
     """The relative squared error of a denoiser's answers with one layer replaced, for each layer.
 
     None, with a note, if no example call is known, or if it would take more than ten minutes.
@@ -81,21 +81,21 @@ def of_layers(model: Any, places: list[Place], twins: Mapping[str, Any], context
         return None
     assert context.applied is not None
     shown = track(places, f"{context.applied.algorithm.name} measures the harm of layers")
-    return {str(place): _alone(place, twins[str(place)], calls[id(place.root)]) for place in shown}
+    return {str(place): _alone(place, new[str(place)], calls[id(place.root)]) for place in shown}
 
 
-def of_weights(places: list[Place], twins: Mapping[str, Any]) -> dict[str, float]:
+def of_weights(places: list[Place], new: Mapping[str, Any]) -> dict[str, float]:
     """The squared error of each layer's weight."""
     return {
-        str(place): float((twins[str(place)].weight - place.layer.weight.detach()).float().square().sum())
+        str(place): float((new[str(place)].weight - place.layer.weight.detach()).float().square().sum())
         for place in places
     }
 
 
-def _alone(place: Place, twin: Any, calls: list[Call]) -> float:
+def _alone(place: Place, quantized: Any, calls: list[Call]) -> float:
     """The error with this layer replaced, on average over calls."""
     layer = place.layer
-    put(place.root, place.path, twin)
+    put(place.root, place.path, quantized)
     try:
         return sum(call.error() for call in calls) / len(calls)
     finally:

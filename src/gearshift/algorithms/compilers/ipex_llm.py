@@ -53,16 +53,16 @@ class IpexLlm(Algorithm):
         size, seconds, noise = size_bytes(model), token_seconds(model), []
         tied = shares_weight(model)
         paths: dict[str, int] = {}
-        twins: list[Any] = []
+        made_layers: list[Any] = []
         for path, bits in track(self._layers(model, context.recipe), f"{self.name} makes layers"):
             layer = model.get_submodule(path)
             linear = as_linear(layer)
             made = from_float(linear, bits, GROUP) or Int8WeightLinear.from_float(linear)
-            twin = in_place_of(layer, made)
-            noise.append(sqnr(layer.weight, twin.weight))
-            context.change(Swap(model, path, twin, layer if context.keep_original else None, self.name))
+            quantized = in_place_of(layer, made)
+            noise.append(sqnr(layer.weight, quantized.weight))
+            context.change(Swap(model, path, quantized, layer if context.keep_original else None, self.name))
             paths[path] = made.bits
-            twins.append(made)
+            made_layers.append(made)
         untie(model, context, tied)
         context.save(parts=[""], paths=paths)
         context.measured(left=passed_over(model, linear_types(), context.recipe))
@@ -70,7 +70,7 @@ class IpexLlm(Algorithm):
         context.measured(
             sqnr_mean=sum(noise) / max(len(noise), 1), token_speed_over_float=seconds / token_seconds(model)
         )
-        tell_activations(context, twins)
+        tell_activations(context, made_layers)
         self._tell(context, problem())
 
     def rebuild(self, model: Any, context: Context) -> None:
@@ -79,8 +79,8 @@ class IpexLlm(Algorithm):
 
         for path, bits in context.saved["paths"].items():
             layer = model.get_submodule(path)
-            twin = in_place_of(layer, empty(as_linear(layer), bits, GROUP))
-            context.change(Swap(model, path, twin, None, self.name))
+            quantized = in_place_of(layer, empty(as_linear(layer), bits, GROUP))
+            context.change(Swap(model, path, quantized, None, self.name))
 
     def _layers(self, model: Any, recipe: Recipe) -> Iterator[tuple[str, int]]:
         """Paths of the layers that are replaced, with their bits."""

@@ -43,9 +43,6 @@ class HqqDiffusers(Grouping):
             context.note(f"The kernel {self.backend} is not used here: {why}.")
 
     def quantized_layer(self, layer: Any, place: Place, prepared: None, context: Context) -> Any:
-        from gearshift.quant.formats.grouped import quantize
         from gearshift.quant.rounding.hqq import half_quadratic
 
-        bits = self.weight_bits
-        grouped = quantize(layer.weight, bits, self.group_size, lambda groups: half_quadratic(groups, bits))
-        return self.grouped_layer(layer, grouped)
+        return self.fitted_layer(layer, half_quadratic)

@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import functools
 import platform
-import threading
 from typing import Any, NamedTuple
 
 import torch
 from torch.nn import functional as F
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from gearshift.kernels.cpu.rows import codes_in_one_range, ends_of, from_codes, to_codes
+from gearshift.kernels.derived import Derived
 from gearshift.quant.formats.int8 import Quantized, as_signed, column, is_pair_safe
 
 FULL_LEVELS, NARROW_LEVELS = 255, 127
@@ -41,8 +40,7 @@ class Packed(NamedTuple):
     levels: int
 
 
-_packed: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-_lock = threading.Lock()
+_packed = Derived()
 
 
 def available() -> bool:
@@ -65,23 +63,13 @@ def saturates() -> bool:
 
 
 def packed(values: torch.Tensor) -> Packed:
-    """The kernel's layout of an int8 or uint8 weight, made once and again whenever the weight was written to.
-
-    Kept beside the tensor, not on the module: so copies, pickles and state dicts hold none of it, and a load or a move
-    cannot leave a stale one behind.
-    """
-    version = (-1 if values.is_inference() else values._version, values.data_ptr())
-    with _lock:
-        entry = _packed.get(values)
-        if entry is None or entry[0] != version:
-            entry = _packed[values] = (version, _pack(values))
-        return entry[1]
+    """The kernel's layout of an int8 or uint8 weight."""
+    return _packed.get(values, lambda: _pack(values))
 
 
 def forget(values: torch.Tensor) -> None:
-    """Drop the layout of a weight; needed where tensors count no versions, that is, made in inference mode."""
-    with _lock:
-        _packed.pop(values, None)
+    """Drop the layout of a weight; see `Derived.forget`."""
+    _packed.forget(values)
 
 
 def multiply(

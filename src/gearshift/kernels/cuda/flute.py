@@ -6,27 +6,25 @@ FLUTE has no kernel for, or that it makes no faster, stays on the reference.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from gearshift.core.errors import MissingExtra
 from gearshift.core.extras import installed, need
+from gearshift.kernels.derived import Derived
 from gearshift.measure.timing import speed_ratio
-from gearshift.quant.formats.gaussian_codes import numbers, unpack
+from gearshift.quant.formats.gaussian_grid import numbers, unpack
 
 INSTALLED = installed("flute")  # looked up once: compiled programs cannot
 TYPES = (torch.float16, torch.bfloat16)
 TOLERANCE = 0.02  # relative difference of two products in 16 bits
 BUDGET = 20.0  # milliseconds
 
-_chosen: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-_lock = threading.Lock()
+_chosen = Derived()
 
 
 def missing(device: str) -> str | None:
@@ -49,14 +47,10 @@ def serves(x: torch.Tensor, rows: int) -> bool:
 def multiply(
     x: torch.Tensor, packed: torch.Tensor, scale: torch.Tensor, table: torch.Tensor, bits: int, rows: int
 ) -> torch.Tensor:
-    """x @ weight.T for rotated activations x [n, in] and a weight as in `grid_codes.numbers`."""
-    version = (-1 if packed.is_inference() else packed._version, packed.data_ptr(), x.dtype)
+    """x @ weight.T for rotated activations x [n, in] and a weight as in `gaussian_grid.numbers`."""
     reference = Reference(packed, scale, table, bits)
-    with _lock:
-        entry = _chosen.get(packed)
-        if entry is None or entry[0] != version:
-            entry = _chosen[packed] = (version, _faster(reference, x, rows))
-    return (entry[1] or reference)(x)
+    faster = _chosen.get(packed, lambda: _faster(reference, x, rows), x.dtype)
+    return (faster or reference)(x)
 
 
 @multiply.register_fake

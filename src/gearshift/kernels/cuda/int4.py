@@ -7,17 +7,16 @@ and kept beside its codes; they are never saved.
 
 from __future__ import annotations
 
-import threading
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch.nn import functional as F
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from gearshift.core.errors import GearshiftWarning, told
 from gearshift.core.extras import installed
+from gearshift.kernels.derived import Derived
 from gearshift.quant.formats.grouped import Grouped, dequantize, multiply, unpack
 
 CLOSE = 0.03  # relative error that 16-bit arithmetic may make
@@ -78,7 +77,8 @@ def _product(
     asked = backend is not None or rows.dtype == kernel.dtype
     made = None
     if asked and width % group == 0 and kernel.lacks(bits, group) is None:
-        made = _made(grouped, kernel, backend or "torch")
+        name = backend or "torch"
+        made = _kept.get(codes, lambda: _proven(grouped, kernel, name), name)
     return multiply(rows, grouped) if made is None else made(rows.to(kernel.dtype)).to(rows.dtype)
 
 
@@ -90,18 +90,7 @@ def _(rows: torch.Tensor, codes: torch.Tensor, *rest: Any) -> torch.Tensor:
     return rows.new_empty(rows.shape[0], codes.shape[0])
 
 
-_kept: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-_lock = threading.Lock()
-
-
-def _made(grouped: Grouped, kernel: Backend, name: str) -> Product | None:
-    codes = grouped.codes
-    version = (name, -1 if codes.is_inference() else codes._version, codes.data_ptr())
-    with _lock:
-        entry = _kept.get(codes)
-        if entry is None or entry[0] != version:
-            entry = _kept[codes] = (version, _proven(grouped, kernel, name))
-        return entry[1]
+_kept = Derived()
 
 
 @torch.no_grad()
