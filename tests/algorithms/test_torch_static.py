@@ -14,9 +14,9 @@ from gearshift import zoo
 from gearshift.algorithms.quantizers import sqnr, torch_static
 from gearshift.core.errors import BadRecipe, GearshiftWarning
 from gearshift.data import calibration_data
-from gearshift.kernels.static_int8 import Fixed
 from gearshift.layers.static_int8 import StaticInt8Conv2d, StaticInt8Layer, StaticInt8Linear
 from gearshift.measure import in_place
+from gearshift.quant.formats.fixed_range import Fixed
 
 OBSERVERS = torch_static.TorchStatic.params()["qobserver"].bound.values
 SCHEMES = torch_static.TorchStatic.params()["qscheme"].bound.values

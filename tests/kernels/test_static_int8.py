@@ -17,8 +17,10 @@ from gearshift.algorithms.quantizers import sqnr
 from gearshift.core.errors import GearshiftWarning
 from gearshift.kernels import static_int8
 from gearshift.kernels.cpu import onednn
-from gearshift.kernels.static_int8 import Fixed, accumulate, encode
+from gearshift.kernels.static_int8 import accumulate
 from gearshift.layers.static_int8 import StaticInt8Conv2d, StaticInt8Layer, StaticInt8Linear
+from gearshift.quant.formats import fixed_range
+from gearshift.quant.formats.fixed_range import Fixed, encode
 from gearshift.quant.formats.int8 import Quantized, as_signed, is_pair_safe, quantize_weight
 
 both_signs = pytest.mark.parametrize("unsigned", [False, True], ids=["qint8", "quint8"])
@@ -36,7 +38,7 @@ def linear_range(channels: int, per_channel: bool) -> Fixed:
 
 def conv_range(channels: int, per_channel: bool) -> Fixed:
     step, zero = linear_range(channels, per_channel)
-    return Fixed(step, zero if not zero.ndim else torch.tensor(static_int8.CENTER, dtype=torch.uint8))
+    return Fixed(step, zero if not zero.ndim else torch.tensor(fixed_range.CENTER, dtype=torch.uint8))
 
 
 def error(got: torch.Tensor, want: torch.Tensor) -> float:
@@ -82,8 +84,8 @@ def test_accumulations_that_would_overflow_sixteen_bits_are_exact() -> None:
 def test_linear_equals_the_reference(unsigned: bool, pair_safe: bool, per_channel: bool) -> None:
     x, weight, bias = 2 * torch.randn(40, 384) + 0.3, torch.randn(128, 384), torch.randn(128)
     fixed = linear_range(384, per_channel)
-    quantized = quantize_weight(static_int8.folded(weight, fixed.step), unsigned, pair_safe)
-    got = static_int8.linear(x, quantized, fixed, static_int8.offsets(quantized, fixed), bias)
+    quantized = quantize_weight(fixed_range.folded(weight, fixed.step), unsigned, pair_safe)
+    got = static_int8.linear(x, quantized, fixed, fixed_range.offsets(quantized, fixed), bias)
     assert error(got, static_int8.linear_reference(x, quantized, fixed, bias)) < 2e-6
 
 
@@ -97,7 +99,7 @@ def test_convolution_equals_the_reference(
     channels, kernel, stride, padding = case
     x, bias, fixed = torch.randn(2, channels, 9, 8), torch.randn(16), conv_range(channels, per_channel)
     weight = torch.randn(16, channels, kernel, kernel)
-    quantized = quantize_weight(static_int8.folded(weight, fixed.step), unsigned, pair_safe)
+    quantized = quantize_weight(fixed_range.folded(weight, fixed.step), unsigned, pair_safe)
     given = (x, quantized, fixed, bias, [stride] * 2, [padding] * 2)
     got, want = static_int8.conv2d(*given), static_int8.conv_reference(*given)
     assert got.is_contiguous() and error(got, want) < 2e-6
@@ -126,17 +128,17 @@ def test_balancing_raises_steps_and_makes_weights_easier() -> None:
     x, weight = torch.randn(256, 64) * spread, torch.randn(32, 64)
     step = (x.amax(0) - x.amin(0)) / 255
     fixed = Fixed(step, (-x.amin(0) / step).round().to(torch.uint8))
-    wider = static_int8.balanced(fixed, weight)
+    wider = fixed_range.balanced(fixed, weight)
     assert (wider.step >= fixed.step * (1 - 1e-6)).all()
     low, high = (wider.step * (end - wider.zero.float()) for end in (0.0, 255.0))
     assert ((low - wider.step <= x.amin(0)) & (x.amax(0) <= high + wider.step)).all()
     want = x @ weight.t()
 
     def exact(found: Fixed) -> float:
-        quantized = quantize_weight(static_int8.folded(weight, found.step))
-        return sqnr(weight, static_int8.unfolded(quantized, found.step, torch.float32))
+        quantized = quantize_weight(fixed_range.folded(weight, found.step))
+        return sqnr(weight, fixed_range.unfolded(quantized, found.step, torch.float32))
 
-    quantized = quantize_weight(static_int8.folded(weight, wider.step))
+    quantized = quantize_weight(fixed_range.folded(weight, wider.step))
     assert exact(wider) > exact(fixed) + 5
     assert sqnr(want, static_int8.linear_reference(x, quantized, wider)) > 35
 
@@ -253,7 +255,7 @@ def test_a_zero_point_of_the_weight_counts() -> None:
     quantized = quantize_weight(weight, unsigned=True)
     fixed = linear_range(64, False)
     x = torch.randn(8, 64)
-    got = static_int8.linear(x, quantized, fixed, static_int8.offsets(quantized, fixed), None)
+    got = static_int8.linear(x, quantized, fixed, fixed_range.offsets(quantized, fixed), None)
     assert error(got, x @ weight.t()) < 0.02
     symmetric = Quantized(quantized.values, quantized.scale)
-    assert error(static_int8.linear(x, symmetric, fixed, static_int8.offsets(symmetric, fixed), None), got) > 0.1
+    assert error(static_int8.linear(x, symmetric, fixed, fixed_range.offsets(symmetric, fixed), None), got) > 0.1

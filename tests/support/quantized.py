@@ -2,7 +2,6 @@
 
 import torch
 
-from gearshift.kernels.static_int8 import Fixed
 from gearshift.layers.float8 import Fp8Linear
 from gearshift.layers.grouped import GroupedLinear
 from gearshift.layers.higgs import HiggsLinear
@@ -12,6 +11,7 @@ from gearshift.layers.vendors.bitsandbytes import FourBitLinear, LLMInt8Linear
 from gearshift.layers.vendors.quanto import QuantoLinear
 from gearshift.layers.vendors.torchao import ROUNDED, TorchaoLinear
 from gearshift.layers.weight_only import from_float
+from gearshift.quant.formats.fixed_range import Fixed
 from gearshift.quant.formats.grouped import quantize
 
 

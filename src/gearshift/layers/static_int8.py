@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from gearshift.kernels import static_int8
-from gearshift.kernels.static_int8 import Fixed
 from gearshift.layers.int8 import Int8Conv2d, Int8Layer, Int8Linear
+from gearshift.quant.formats import fixed_range
+from gearshift.quant.formats.fixed_range import Fixed
 
 Static = TypeVar("Static", bound="StaticInt8Layer")
 
@@ -18,7 +19,7 @@ class StaticInt8Layer(Int8Layer):
     """What a range adds to an int8 layer.
 
     Attributes:
-        step, zero: the range, as in `static_int8.Fixed`; of all activations or, `per_channel`, of each input channel.
+        step, zero: the range, as in `fixed_range.Fixed`; of all activations or, `per_channel`, of each input channel.
     """
 
     step: torch.Tensor
@@ -52,10 +53,10 @@ class StaticInt8Layer(Int8Layer):
         return Fixed(self.step, self.zero)
 
     def dequantized(self, dtype: torch.dtype) -> torch.Tensor:
-        return static_int8.unfolded(self.quantized, self.step, dtype)
+        return fixed_range.unfolded(self.quantized, self.step, dtype)
 
     def quantize(self, weight: torch.Tensor) -> None:
-        super().quantize(static_int8.folded(weight.detach().float(), self.step))
+        super().quantize(fixed_range.folded(weight.detach().float(), self.step))
 
     def activations(self) -> str | None:
         return "to 8 bits, in the ranges that calibration found"
@@ -79,7 +80,7 @@ class StaticInt8Linear(StaticInt8Layer, Int8Linear):
 
     def quantize(self, weight: torch.Tensor) -> None:
         super().quantize(weight)
-        self.shift = static_int8.offsets(self.quantized, self.fixed)
+        self.shift = fixed_range.offsets(self.quantized, self.fixed)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         return static_int8.linear(input, self.quantized, self.fixed, self.shift, self.bias)

@@ -122,7 +122,7 @@ def _range(watching: Any, layer: Any) -> Any:
     import torch
     from torch import nn
 
-    from gearshift.kernels.static_int8 import CENTER, Fixed, balanced
+    from gearshift.quant.formats.fixed_range import CENTER, Fixed, balanced
 
     if not watching.min_val.numel() or watching.min_val.isinf().any():
         return None
