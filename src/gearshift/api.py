@@ -119,8 +119,8 @@ def plan(
         BadValue: unless exactly one of speed, quality and memory is given, in its range.
         BadRecipe: if the model has no denoiser, or a cacher already.
     """
-    from gearshift.planner import joint_search, step_search
     from gearshift.planner.goal import goal_of
+    from gearshift.planner.joint_search import find_plan
 
     distance = None if metric is None else partial(_distance, metric)
     if metric is not None and not callable(metric):
@@ -131,11 +131,7 @@ def plan(
     wanted = planner_recipe(model, mode)
     context = Context(wanted, Record(), applied=Applied(next(iter(wanted))))
     with surroundings(wanted.seed), Transaction(model, keep=False):
-        costs = joint_search.costs_for(model, goal, data)
-        if len(costs) > 1:
-            found = joint_search.find_joint(model, context, goal, data, costs)
-        else:
-            found = step_search.find_steps(model, step_search.install(model, context, goal), goal, data)
+        found = find_plan(model, context, goal, data)
     if found is None:
         raise BadValue("A plan needs `data`: a list whose first item is a dict of the pipeline's arguments.")
     return found

@@ -4,11 +4,14 @@ import copy
 
 import pytest
 import torch
+from support.interrupting import apart, look
 from support.timed import gears
 from support.tiny import build
 
 import gearshift as gs
 from gearshift.core.errors import BadRecipe, BadValue, BrokenFolder
+from gearshift.measure.calls import Turns
+from gearshift.planner.joint_rehearsal import JointRehearsals
 from gearshift.planner.plan import Plan
 from gearshift.planner.quality import unlike
 from gearshift.planner.recording import Recording
@@ -255,8 +258,26 @@ def test_a_plan_for_speed_takes_gears_only_where_they_are_faster(monkeypatch):
     monkeypatch.setattr(gear_install, "measured_times", lambda model, data: times)
     assert gs.plan(tiny.pipe, speed=2.0, data=[call]).gears is None
     times.update(gears(2.0, 0.4))
+    monkeypatch.setattr(JointRehearsals, "gain", lambda *_: Turns(0.1, [1.0, 1.0], [0.8, 0.8]))
     plan = gs.plan(tiny.pipe, speed=2.0, data=[call])
     assert Precision.INT4 not in plan.gears.precisions and "8" in plan.line
+
+
+@pytest.mark.parametrize("planned", [[1.1, 1.1], [0.7, 1.0]])
+def test_gears_that_earn_nothing_in_whole_calls_are_left_out(monkeypatch, planned):
+    from gearshift.planner import joint_search
+    from gearshift.precision import gear_install
+
+    tiny, said = build("dit"), []
+    call = {**tiny.parts.call(1), "num_inference_steps": 8, "output_type": "np"}
+    monkeypatch.setattr(gear_install, "measured_times", lambda model, data: gears(2.0, 0.4))
+    monkeypatch.setattr(JointRehearsals, "gain", lambda *_: Turns(0.1, [1.0, 1.0], planned))
+    monkeypatch.setattr(joint_search, "progress_line", said.append)
+    before = look(tiny.pipe)
+    plan = gs.plan(tiny.pipe, speed=2.0, data=[call])
+    assert plan.gears is None and len(plan.schedule.computed) < 8
+    assert any("gearshift leaves low gears out: the same steps took" in sentence for sentence in said)
+    assert not apart(before, look(tiny.pipe))
 
 
 def test_a_plan_for_quality_takes_gears_where_they_are_faster(monkeypatch):
@@ -266,6 +287,7 @@ def test_a_plan_for_quality_takes_gears_where_they_are_faster(monkeypatch):
     call = {**tiny.parts.call(1), "num_inference_steps": 8, "output_type": "np"}
     times.update(gears(2.0, 0.3))
     monkeypatch.setattr(gear_install, "measured_times", lambda model, data: times)
+    monkeypatch.setattr(JointRehearsals, "gain", lambda *_: Turns(0.1, [1.0, 1.0], [0.8, 0.8]))
     plan = gs.plan(tiny.pipe, quality=30.0, data=[call])
     assert plan.error <= 10 ** (-30 / 20) and "8" in plan.line
     exact = gs.plan(tiny.pipe, quality=119.0, data=[call])

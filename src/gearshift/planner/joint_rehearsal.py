@@ -133,8 +133,15 @@ class JointRehearsals:
 
     def compared(self, gears: Mapping[int, Precision], joined: Joined) -> Turns:
         """Time calls of a joint plan beside the original's."""
-        whole, planned = self._rehearsals({}), self._rehearsals(gears)
-        return in_turns(lambda: whole.timed(None, 1)[1], lambda: planned.timed(joined.schedule, 1)[1], joined.cost)
+        return self._beside(None, gears, joined)
+
+    def gain(self, gears: Mapping[int, Precision], joined: Joined) -> Turns:
+        """Time calls of a joint plan beside those of the same steps without low gears, which stand for the original."""
+        return self._beside(joined.schedule, gears, joined)
+
+    def _beside(self, schedule: Schedule | None, gears: Mapping[int, Precision], joined: Joined) -> Turns:
+        high, low = self._rehearsals({}), self._rehearsals(gears)
+        return in_turns(lambda: high.timed(schedule, 1)[1], lambda: low.timed(joined.schedule, 1)[1], joined.cost)
 
     def _rehearsals(self, gears: Mapping[int, Precision]) -> Rehearsals:
         return Rehearsals(self.reference, partial(self.run, gears), self.predictor, self.fitted, self.distance)

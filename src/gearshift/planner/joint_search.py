@@ -9,13 +9,15 @@ from typing import Any
 
 from gearshift.core.context import Context
 from gearshift.core.progress import progress_line
+from gearshift.core.transaction import Transaction
+from gearshift.measure.calls import Turns
 from gearshift.models.diffusers import denoisers
 from gearshift.planner.call import call_to_rehearse
 from gearshift.planner.goal import Goal, must_be_reachable
 from gearshift.planner.joint_rehearsal import JointRehearsals
 from gearshift.planner.plan import Plan
 from gearshift.planner.rehearsal import latent_distance
-from gearshift.planner.step_search import install, proposed
+from gearshift.planner.step_search import find_steps, install, proposed
 from gearshift.precision import gear_install
 from gearshift.precision.gears import high_gear
 from gearshift.precision.levels import Precision
@@ -35,11 +37,40 @@ def costs_for(model: Any, goal: Goal, data: Any) -> Mapping[Precision, float]:
     return gear_install.time_costs(gear_install.measured_times(model, data), own)
 
 
-def find_joint(model: Any, context: Context, goal: Goal, data: Any, costs: Mapping[Precision, float]) -> Plan | None:
-    """Find a joint plan by rehearsing the call in `data`; None if it holds no call."""
+def find_plan(model: Any, context: Context, goal: Goal, data: Any) -> Plan | None:
+    """Find a plan by rehearsing the call in `data`, with gears where they serve the goal; None if it holds no call.
+
+    For a speed or a quality, gears are taken only if calls with them are faster than those of the same steps without.
+    """
+    costs = costs_for(model, goal, data)
+    if len(costs) > 1:
+        with Transaction(model, context, keep=False):
+            plan, beside = find_joint(model, context, goal, data, costs)
+        if beside is None or earns(beside):
+            return plan
+        progress_line(
+            f"gearshift leaves low gears out: the same steps took {beside.fraction:.2f} times as long with them, in "
+            f"turns that differ by {beside.spread:.0%}."
+        )
+    return find_steps(model, install(model, context, goal), goal, data)
+
+
+def earns(beside: Turns) -> bool:
+    """Whether low gears save more than what timing them errs by."""
+    return beside.fraction <= min(gear_install.SLOWER, 1 - beside.spread)
+
+
+def find_joint(
+    model: Any, context: Context, goal: Goal, data: Any, costs: Mapping[Precision, float]
+) -> tuple[Plan | None, Turns | None]:
+    """Find a joint plan by rehearsing the call in `data`; None if it holds no call.
+
+    Returns:
+        The plan, and for a speed or a quality its calls beside those of the same steps without low gears.
+    """
     call = call_to_rehearse(model, data)
     if call is None:
-        return None
+        return None, None
     planned = install(model, context, goal)
     (controller,) = gear_install.gear_up(
         model, context, None, economical=goal.memory is not None, weight_only=goal.memory is not None or None
@@ -62,7 +93,8 @@ def find_joint(model: Any, context: Context, goal: Goal, data: Any, costs: Mappi
     turns = rehearsals.compared(gears, joined)
     read = sum(1.0 if g is controller.own else g.memory_ratio() for g in gears.values()) / rehearsals.steps
     plan = proposed(goal, planned, rehearsals.reference, joined.schedule, turns, start)
-    return replace(plan, gears=joined.gears, memory=read, error=joined.error, runs=rehearsals.runs)
+    beside = None if goal.memory is not None or {*gears.values()} == {box.own} else rehearsals.gain(gears, joined)
+    return replace(plan, gears=joined.gears, memory=read, error=joined.error, runs=rehearsals.runs), beside
 
 
 def _budget(goal: Goal, watch: Any, full: float) -> float:
