@@ -93,7 +93,8 @@ def find_joint(
     turns = rehearsals.compared(gears, joined)
     read = sum(1.0 if g is controller.own else g.memory_ratio() for g in gears.values()) / rehearsals.steps
     plan = proposed(goal, planned, rehearsals.reference, joined.schedule, turns, start)
-    beside = None if goal.memory is not None or {*gears.values()} == {controller.own} else rehearsals.gain(gears, joined)
+    shifts = goal.memory is None and {*gears.values()} != {controller.own}
+    beside = rehearsals.gain(gears, joined) if shifts else None
     return replace(plan, gears=joined.gears, memory=read, error=joined.error, runs=rehearsals.runs), beside
 
 
