@@ -94,9 +94,8 @@ def test_channels_that_give_nought_go_without_a_trace(name):
     torch.testing.assert_close(answer(model), silent, rtol=1e-4, atol=1e-5)
 
 
-@each("name", ["basic", "sequence"])
+@each(("name", "globally"), [("basic", True), ("sequence", False)])
 @each("criterion", CRITERIA)
-@each("globally", [False, True])
 def test_every_criterion_takes_the_share(name, criterion, globally):
     model = MODELS[name]()
     shape = answer(model).shape

@@ -25,7 +25,7 @@ def call(tiny, steps=12):
 
 @pytest.fixture(scope="module")
 def planned():
-    tiny = build("sd")
+    tiny = build("dit")
     plain = tiny.run(steps=12)
     return tiny, plain, gs.plan(tiny.pipe, speed=2.0, data=[call(tiny)])
 
@@ -160,7 +160,7 @@ def test_a_quality_is_kept_with_as_few_steps_as_it_takes():
     ],
 )
 def test_a_plan_for_nothing_sensible_is_refused(wanted, message):
-    tiny = build("sd")
+    tiny = build("dit")
     with pytest.raises(BadValue, match=message):
         gs.plan(tiny.pipe, data=[call(tiny)], **wanted)
 

@@ -126,8 +126,10 @@ def live():
     return sum(isinstance(o, torch.Tensor) for o in gc.get_objects())
 
 
-@each("recipe", ["taylor", "deepcache", "fastercache", "taylor_auto"])
-@each("error", [Stop, KeyboardInterrupt])
+@each(
+    ("recipe", "error"),
+    [("taylor", Stop), ("deepcache", KeyboardInterrupt), ("fastercache", Stop), ("taylor_auto", KeyboardInterrupt)],
+)
 def test_a_run_that_was_broken_off_holds_nothing(recipe, error):
     tiny = build("sd")
     gs.optimize(tiny.pipe, recipe)
