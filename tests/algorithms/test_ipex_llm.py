@@ -59,7 +59,7 @@ def test_the_probabilities_stay_close(bits, tied):
     optimized(model, {"ipex_llm": {"weight_bits": bits}})
     distance = F.kl_div(logits(model).log_softmax(-1), exact.log_softmax(-1), log_target=True, reduction="none")
     assert 0 < distance.sum(-1).mean() < CLOSE[bits]
-    assert kinds(model) == ({"Int8WeightLinear"} if bits == 8 else {"Int8WeightLinear", "Int4WeightLinear"})
+    assert kinds(model) == ({"Int8WeightLinear"} if bits == 8 else {"Int8WeightLinear", "GroupedLinear"})
     figures = gs.status(model).applied[0]["figures"]
     assert figures["layers"] == 15
     assert figures["sqnr_mean"] > {8: 40, 4: 21}[bits]
