@@ -38,3 +38,11 @@ def test_names_of_test_files_differ():
     """Without packages, pytest knows a test file by its name alone."""
     names = [path.name for path in TREES if path.name.startswith("test_")]
     none(name for name in set(names) if names.count(name) > 1)
+
+
+def test_what_is_fast_is_there():
+    """The list behind the marker `fast` names folders and files that exist."""
+    lists = [n for n in TREES[TESTS / "conftest.py"].body if isinstance(n, ast.Assign)]
+    (fast,) = (ast.literal_eval(n.value) for n in lists if ast.unparse(n.targets[0]) == "FAST")
+    assert len(fast) > 5
+    none(place for place in fast if not (TESTS / place).exists())
