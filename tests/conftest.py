@@ -51,6 +51,13 @@ def layers_twice_as_fast(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
+def graphs_of_ones_own(request):
+    """What compiles begins with no graphs: torch allows eight of one forward, whoever's they are."""
+    if request.node.get_closest_marker("compiled"):
+        torch._dynamo.reset()
+
+
+@pytest.fixture(autouse=True)
 def no_leftover_run():
     """Every test starts and ends without an open sampling run."""
     from gearshift.steps import run

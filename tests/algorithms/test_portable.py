@@ -33,7 +33,7 @@ def test_a_saved_package_starts_without_compiling(tinies, tmp_path, monkeypatch)
     assert torch.equal(tiny.run(steps=6, pipe=there), here)
     assert [p.compiled for p in portables(there)] == [0]
 
-    monkeypatch.setattr(portable, "machine", lambda: "another machine")
+    monkeypatch.setattr(portable, "compile_target", lambda: "another machine")
     with pytest.warns(GearshiftWarning, match="made anew here"):
         elsewhere = gs.load(tmp_path / "m", trust_compiled=True)
     (package,) = portables(elsewhere)
