@@ -30,7 +30,7 @@ MODELS = {
 
 def models(cls):
     """Which tiny models an algorithm is saved on: one of each kind, so that each family meets several."""
-    kinds = [MODELS[kind] for kind in cls.facts.kinds if kind in MODELS]
+    kinds = [choices for kind, choices in MODELS.items() if kind in cls.facts.kinds]  # in one order in all processes
     turn = sorted(c.name for c in registry()).index(cls.name)
     for choice in [kind.get(cls.facts.family, kind[None]) for kind in kinds]:
         yield "sd" if Trait.UNET in cls.facts.needs else choice[turn % len(choice)]
