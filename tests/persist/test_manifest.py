@@ -12,7 +12,7 @@ import gearshift as gs
 from gearshift.core.context import Context
 from gearshift.core.errors import BrokenFolder
 from gearshift.core.recipe import Recipe
-from gearshift.core.record import Applied, Record
+from gearshift.core.record import Applied, Record, record_of
 from gearshift.persist.manifest import MANIFEST, read_manifest
 
 
@@ -108,6 +108,15 @@ def test_what_an_algorithm_keeps_has_the_shape_that_it_declares(tmp_path, recipe
     listed_again(folder, lambda m: m["applied"][0]["saved"].update(saved))
     with pytest.raises(BrokenFolder, match=place):
         gs.load(folder)
+
+
+def test_what_loading_would_refuse_is_not_saved_and_the_old_folder_stays(tmp_path):
+    pipe = gs.optimize(build("dit").pipe, "taylor_auto")
+    gs.save(pipe, tmp_path / "model")
+    record_of(pipe).applied[0].saved["plan"] = ["a list where a text is declared"]
+    with pytest.raises(BrokenFolder, match=r"the data that taylor_auto keeps\.plan must be a string"):
+        gs.save(pipe, tmp_path / "model")
+    assert type(gs.load(tmp_path / "model")) is type(pipe)
 
 
 def test_an_algorithm_keeps_nothing_that_it_does_not_declare():

@@ -14,7 +14,8 @@ from gearshift.core.errors import BadValue, BrokenFolder, GearshiftError, quoted
 from gearshift.core.facts import Persist
 from gearshift.core.files import place_of, replacing_folder
 from gearshift.core.model import Runtime, parts
-from gearshift.core.record import Record, record_of
+from gearshift.core.plain import fields
+from gearshift.core.record import Applied, Record, record_of
 from gearshift.core.transaction import Transaction
 from gearshift.persist.adapter_files import keep_adapters, write_adapters
 from gearshift.persist.classes import LIBRARIES
@@ -138,7 +139,14 @@ def _made(folder: Path) -> Path:
     return folder
 
 
-def _kept(applied: Any) -> dict[str, Any]:
+def _kept(applied: Applied) -> dict[str, Any]:
+    """What the manifest says of an algorithm besides its parameters.
+
+    Raises:
+        Misfit: for saved data of another shape than is declared, which loading would refuse.
+    """
+    name = applied.algorithm.name
+    fields({}, applied.algorithm.saved_fields)(json.loads(json.dumps(applied.saved)), f"the data that {name} keeps")
     kept = {"saved": applied.saved, "notes": applied.notes, "figures": applied.figures}
     return {**kept, "files": list(applied.files)} if applied.files else kept
 
