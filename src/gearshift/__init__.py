@@ -9,6 +9,7 @@ from gearshift.api import (
     __getattr__,  # noqa: F401  Plan, sampling and the runtimes, when somebody asks for them
     algorithms,
     disabled,
+    explain,
     follow,
     load,
     optimize,
@@ -17,6 +18,7 @@ from gearshift.api import (
     read_checkpoint,
     restore,
     save,
+    set_verbosity,
     status,
     warm_up,
 )
@@ -30,6 +32,7 @@ __all__ = [
     "Recipe",
     "algorithms",
     "disabled",
+    "explain",
     "follow",
     "load",
     "optimize",
@@ -39,6 +42,7 @@ __all__ = [
     "restore",
     "sampling",
     "save",
+    "set_verbosity",
     "status",
     "warm_up",
 ]

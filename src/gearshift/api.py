@@ -13,6 +13,7 @@ from gearshift.applying import applied, follow, planner_recipe, problems
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.context import Context
 from gearshift.core.errors import BadValue, WrongModel, quoted, told
+from gearshift.core.log import set_verbosity
 from gearshift.core.recipe import Recipe
 from gearshift.core.record import Applied, Record, attach, record_of
 from gearshift.core.registry import registry
@@ -23,10 +24,11 @@ from gearshift.core.transaction import Transaction
 if TYPE_CHECKING:
     from gearshift.models.warming import Warmed
     from gearshift.planner.plan import Plan
+    from gearshift.steps.explanation import Explanation
 
 __all__ = [
-    "algorithms", "disabled", "follow", "load", "optimize", "plan", "problems", "read_checkpoint", "restore", "save",
-    "status", "warm_up",
+    "algorithms", "disabled", "explain", "follow", "load", "optimize", "plan", "problems", "read_checkpoint", "restore",
+    "save", "set_verbosity", "status", "warm_up",
 ]  # fmt: skip
 
 M = TypeVar("M")
@@ -226,6 +228,15 @@ def status(model: Any) -> Status:
 
     look_after(model)
     return Status.of(record_of(model), model)
+
+
+def explain(model: Any) -> Explanation:
+    """Which steps of the newest sampling run were computed and which were reused, grouped by reason."""
+    from gearshift.steps.explanation import explanation
+    from gearshift.steps.keeping import look_after
+
+    look_after(model)
+    return explanation(record_of(model))
 
 
 def save(model: Any, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:

@@ -9,6 +9,7 @@ from gearshift.core.context import Context
 from gearshift.core.devices import absent
 from gearshift.core.errors import BadRecipe
 from gearshift.core.extras import installed, missing
+from gearshift.core.log import logger
 from gearshift.core.recipe import READERS, SAVED_SETTINGS, Recipe
 from gearshift.core.record import ATTRIBUTE, Applied, Record, attach, record_of
 from gearshift.core.registry import registry
@@ -91,8 +92,16 @@ def applied(model: M, wanted: Recipe, keep_original: bool, saved: dict[str, Any]
             with aside_for(algorithm, model):
                 model = algorithm.apply(model, context) or model
             record.insert(place, context.applied)
+        _log(context.applied)
     attach(model, record)
     return model
+
+
+def _log(done: Applied) -> None:
+    """Tell what was applied and what it noted."""
+    logger.info("applied %s with %s", done.algorithm.name, done.algorithm.values())
+    for note in done.notes:
+        logger.info("%s", note)
 
 
 def follow(model: M, plan: Any) -> M:

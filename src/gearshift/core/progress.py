@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
+
+from gearshift.core.log import logger
 
 T = TypeVar("T")
 AFTER = 2.0  # seconds of work before anything is shown
@@ -17,8 +20,13 @@ _open = threading.local()
 
 
 def progress_line(sentence: str) -> None:
-    """One line for the user, on standard error."""
-    print(f"gearshift: {sentence}", file=sys.stderr)
+    """One line for the user, on standard error; none where `set_verbosity` asks for warnings and errors alone."""
+    if not _is_quiet():
+        print(f"gearshift: {sentence}", file=sys.stderr)
+
+
+def _is_quiet() -> bool:
+    return logger.level > logging.INFO
 
 
 @contextmanager
@@ -29,7 +37,7 @@ def progress(what: str, total: int | None = None) -> Iterator[Progress]:
         what: is being done, for the bar; it begins with the algorithm's name.
         total: steps until it is done; None: told later, by `update`.
     """
-    made = Progress(what, total, shown=not getattr(_open, "any", False))
+    made = Progress(what, total, shown=not getattr(_open, "any", False) and not _is_quiet())
     before, _open.any = getattr(_open, "any", False), True
     try:
         yield made

@@ -41,6 +41,11 @@ class Decision:
     precision: str | None = None
     reason: str = ""
 
+    def __str__(self) -> str:
+        gear = f" in {self.precision}" if self.precision else ""
+        why = f" ({self.reason})" if self.reason else ""
+        return f"step {self.step}, pass {self.branch + 1} at the {self.site}: {self.action.value}{gear}{why}"
+
 
 @dataclass(repr=False)
 class RunLog:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from gearshift.core.errors import GearshiftWarning
+from gearshift.core.log import logger
 from gearshift.steps.decision import Action, Decision, RunLog
 from gearshift.steps.memory import Memory
 from gearshift.steps.predict import Predictor
@@ -96,6 +97,7 @@ class Rule(ABC):
             action = Action.COMPUTE if reason else Action.REUSE
             decisions[branch] = Decision(run.step, self.site, branch, action, reason=reason or "")
             self._log(run).note(decisions[branch])
+            logger.debug("%s: %s", self.name, decisions[branch])
         return decisions[branch]
 
     def _log(self, run: Run) -> RunLog:

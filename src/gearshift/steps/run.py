@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from gearshift.core.errors import BadValue, quoted
+from gearshift.core.log import logger
 from gearshift.steps.course import Course
 from gearshift.steps.decision import RunLog
 from gearshift.steps.loop import Loop
@@ -180,6 +181,8 @@ class Run(Course):
             try:
                 for rule in logs:
                     rule.finish(self)
+                for log in logs.values():
+                    logger.debug("run ended: %s", log)
                 if logs:
                     next(iter(logs)).report(self, logs)
             finally:
