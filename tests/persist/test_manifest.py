@@ -32,6 +32,10 @@ def listed_again(folder, change=lambda manifest: None):
     (folder / MANIFEST).write_text(json.dumps(manifest))
 
 
+def unlist(manifest, start):
+    manifest["files"] = {name: digest for name, digest in manifest["files"].items() if not name.startswith(start)}
+
+
 def test_unlisted_files_are_the_users_own_and_never_read(saved):
     tiny = build("dit")
     (saved / "notes.txt").write_text("mine")
@@ -84,6 +88,10 @@ def test_names_that_lead_elsewhere_are_refused(saved, name):
         (lambda m: m.update(made_with={"torch": 2}), r"made_with\.torch must be a string"),
         (lambda m: m.pop("tensors"), "it lacks 'tensors'"),
         (lambda m: m.pop("model"), "it lacks 'model'"),
+        (lambda m: m["tensors"].pop("vae"), r"gearshift\.json says nothing of the tensors of vae"),
+        (lambda m: unlist(m, "vae/"), r"gearshift\.json lists no file of vae, which model_index\.json names"),
+        (lambda m: unlist(m, "transformer/config.json"), r"not read: 'transformer/config\.json'\."),
+        (lambda m: unlist(m, "scheduler/"), r"not read: 'scheduler/scheduler_config\.json'\."),
     ],
 )
 def test_every_field_has_a_shape_and_a_sentence_with_its_place(saved, change, place):

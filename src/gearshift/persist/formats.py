@@ -66,8 +66,8 @@ SHAPES = {1: fields({**COMMON, **DTYPES}, SINCE_2), 2: fields({**COMMON, **SINCE
 
 
 def _to_2(manifest: dict[str, Any]) -> dict[str, Any]:
-    """Some folders of format 1 say nothing of single tensors; `dtypes` then has the type of each part."""
-    return {"tensors": {}, "fused": [], "readers": {}, **manifest}
+    """Some folders of format 1 say nothing of single tensors (None); `dtypes` then has the type of each part."""
+    return {"tensors": None, "fused": [], "readers": {}, **manifest}
 
 
 MIGRATIONS: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = (_to_2,)  # from format 1, from format 2, ...

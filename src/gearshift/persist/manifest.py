@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gearshift.core.boundary import path_of, reading
-from gearshift.core.errors import BrokenFolder
+from gearshift.core.errors import BrokenFolder, quoted
 from gearshift.core.folders import scratch
 from gearshift.core.plain import read_json
 from gearshift.persist.formats import manifest_of
@@ -45,7 +45,9 @@ def only_listed(root: Path, manifest: dict[str, Any]) -> Iterator[Path]:
     Libraries take up files by their names (code, pickles, templates), so they are shown none but the checked ones.
     """
     listed = {MANIFEST, *manifest["files"]}
-    if all(p.relative_to(root).as_posix() in listed for p in root.rglob("*") if p.is_symlink() or not p.is_dir()):
+    there = sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_symlink() or not p.is_dir())
+    others = [name for name in there if name not in listed]
+    if not others:
         yield root
         return
     view = Path(tempfile.mkdtemp(dir=scratch()))
@@ -54,7 +56,9 @@ def only_listed(root: Path, manifest: dict[str, Any]) -> Iterator[Path]:
     try:
         yield view
     except BrokenFolder as error:
-        raise BrokenFolder(str(error).replace(str(view), str(root))) from error
+        more = f" and {len(others) - 1} others" if len(others) > 1 else ""
+        unread = f"Not listed in {MANIFEST} and so not read: {quoted(others[0])}{more}."
+        raise BrokenFolder(f"{str(error).replace(str(view), str(root))} {unread}") from error
 
 
 def _link(file: Path, place: Path) -> None:

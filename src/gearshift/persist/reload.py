@@ -88,7 +88,7 @@ def _made(root: Path, manifest: dict[str, Any], device: str | None, trust_compil
         if issubclass(cls, Runtime):
             return _runtime(cls, root, algorithms, manifest, device)
         if (root / INDEX).is_file():
-            model = read_pipeline(cls, root, lambda name, its: _component(its, root / name, name, manifest))
+            model = read_pipeline(cls, root, lambda name, its: _component(its, root, name, manifest))
         else:
             model = _component(cls, root, "", manifest)
     context = _context(manifest)
@@ -98,7 +98,7 @@ def _made(root: Path, manifest: dict[str, Any], device: str | None, trust_compil
             applied.changes.append(Baked(applied.algorithm.name))
         _again(applied, model, context, applied.algorithm.rebuild)
     for name, part in parts(model).items():
-        facts = manifest["tensors"].get(name)
+        facts = _facts(root, name, manifest)
         if name in manifest["changed"]:
             fill(part, root / name, facts)
         own(part, facts.get("strides", {}) if facts else {})
@@ -124,15 +124,27 @@ def _made(root: Path, manifest: dict[str, Any], device: str | None, trust_compil
     return model
 
 
-def _component(cls: Any, folder: Path, name: str, manifest: dict[str, Any]) -> Any:
+def _component(cls: Any, root: Path, name: str, manifest: dict[str, Any]) -> Any:
     """A part with its weights; or, where algorithms changed its layers, as its configuration makes it, without."""
     import torch
 
+    folder = root / name
+    if name and not any(file.startswith(f"{name}/") for file in manifest["files"]):
+        raise BrokenFolder(f"{root / MANIFEST} lists no file of {name}, which {INDEX} names.")
     if not issubclass(cls, torch.nn.Module):
         return library_of(cls).read_other(cls, folder)
     if name in manifest["changed"]:
         return from_config(cls, folder)
-    return read_module(cls, folder, manifest["tensors"].get(name), manifest["dtypes"].get(name))
+    return read_module(cls, folder, _facts(root, name, manifest), manifest["dtypes"].get(name))
+
+
+def _facts(root: Path, name: str, manifest: dict[str, Any]) -> dict[str, Any] | None:
+    """What is known of a part's tensors; None: the folder is of a release that wrote nothing of them."""
+    if manifest["tensors"] is None:
+        return None
+    if name not in manifest["tensors"]:
+        raise BrokenFolder(f"{root / MANIFEST} says nothing of the tensors of {name or 'the model'}.")
+    return manifest["tensors"][name]
 
 
 def _context(manifest: dict[str, Any]) -> Context:
