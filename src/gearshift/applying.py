@@ -45,7 +45,7 @@ def problems(model: Any, recipe: Any = None, /, **keywords: Any) -> list[str]:
         lacks = [t.value for t in sorted(facts.needs - traits)]
         if seen.kind not in facts.kinds and not algorithm.assumed_traits():
             kinds = " or ".join(sorted(k.value for k in facts.kinds))
-            found.append(f"{algorithm.name} is for {kinds}; {type(model).__name__} is taken for {seen.kind.value}.")
+            found.append(f"{algorithm.name} works on {kinds}; {type(model).__name__} is {seen.kind.value}.")
         elif lacks:
             found.append(f"{algorithm.name} needs {' and '.join(lacks)}; {type(model).__name__} has none.")
         else:

@@ -165,7 +165,7 @@ def test_the_processor_is_found_beside_the_weights(tmp_path):
 
 def test_quantized_weights_cannot_be_converted():
     model, processor = tiny_whisper()
-    with pytest.raises(BadRecipe, match="whisper_s2t converts floating-point weights, which torch_dynamic takes away"):
+    with pytest.raises(BadRecipe, match="whisper_s2t converts floating-point weights, which torch_dynamic removes"):
         gs.optimize(model, "torch_dynamic, whisper_s2t", processor=processor)
 
 

@@ -127,7 +127,7 @@ def test_it_says_when_a_token_takes_longer(monkeypatch):
 
 def test_it_says_when_it_has_no_kernels(monkeypatch):
     monkeypatch.setattr("gearshift.kernels.cpu.weight_only.kernels", lambda: None)
-    with pytest.warns(GearshiftWarning, match="has to do without its kernels"):
+    with pytest.warns(GearshiftWarning, match="runs without its kernels"):
         gs.optimize(llama(), "ipex_llm")
 
 

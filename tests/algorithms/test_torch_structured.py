@@ -266,7 +266,7 @@ def test_nothing_is_taken_out_silently():
             layer.self_attn.out = layer.self_attn.o_proj
             del layer.self_attn.o_proj
         gs.optimize(model, torch_structured=BOTH)
-    with pytest.warns(GearshiftWarning, match="took nothing out"):
+    with pytest.warns(GearshiftWarning, match="removed nothing"):
         gs.optimize(made("llama"), torch_structured={"sparsity": 0.0})
     model = gs.optimize(made("llama"), torch_structured={"prune_head_dims": True, "sparsity": 0.5})
-    assert "No head dimensions were found that can be taken out." in gs.status(model).applied[0]["notes"]
+    assert "No head dimensions were found that can be removed." in gs.status(model).applied[0]["notes"]

@@ -85,7 +85,7 @@ def test_a_graph_is_given_up_where_it_differs_and_made_anew_where_weights_change
         close(traced(x), module(x))
     with pytest.warns(GearshiftWarning, match="not traced: its output was off"):
         close(traced(-x), module(-x))
-    assert len(said) == 2 and "runs as it is, not traced: its output was off" in said[1]
+    assert len(said) == 2 and "is not traced and runs eagerly: its output was off" in said[1]
     close(traced(x), module(x))
     assert tally.applied.figures == {"graphs": 2, "recompiles": 1}
 

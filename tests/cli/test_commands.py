@@ -51,7 +51,7 @@ def test_check_prints_the_order(capsys, folder):
     ("words", "answer"),
     [
         (["info", "tailor"], "did you mean 'taylor'"),
-        (["check", "taylor, periodic"], "would both decide"),
+        (["check", "taylor, periodic"], "both set"),
         (["check", "no.yaml"], "cannot be read"),
         (["optimize", "/no/such/folder/x", "--with", "taylor", "--out", "o"], "cannot be read as a model"),
         (["optimize", "m", "--with", "taylor", "--out", "/proc/x"], "cannot be written"),

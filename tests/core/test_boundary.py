@@ -97,7 +97,7 @@ def test_what_is_on_a_model_already_is_said_as_such():
     copy = type(tiny.pipe)(**tiny.pipe.components)
     for model, holder in ((tiny.pipe, "this model"), (copy, "the pipeline that shares its parts with this one")):
         for recipe in ("fora", "taylor"):
-            with pytest.raises(BadRecipe, match=rf"fora is on {holder} already; gearshift\.restore takes it off"):
+            with pytest.raises(BadRecipe, match=rf"fora is already applied to {holder}; gearshift\.restore removes it"):
                 gs.optimize(model, recipe)
 
 

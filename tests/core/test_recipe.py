@@ -42,8 +42,8 @@ def test_keywords_yaml_file_and_round_trips(tmp_path):
     [
         ("tailor", "did you mean 'taylor'?"),
         ("taylor(order=9)", "must be one of 1, 2, 3, 4"),
-        ("taylor, periodic", "would both decide which steps are computed"),
-        ("taylor, taylor", "named twice"),
+        ("taylor, periodic", "both set which steps are computed"),
+        ("taylor, taylor", "in the recipe twice"),
         ("taylor(order", "cannot be read as a recipe"),
         ("taylor(3)", "name=value"),
         ("no-such.yaml", "cannot be read"),

@@ -11,11 +11,11 @@ def facts(stage=Stage.QUANTIZE, **given):
 
 PLAIN = ("plain", facts())
 CASES = [
-    (facts(occupies={Slot.RUNTIME}), facts(occupies={Slot.RUNTIME}), "would both decide how the modules are executed"),
+    (facts(occupies={Slot.RUNTIME}), facts(occupies={Slot.RUNTIME}), "both set how the modules are executed"),
     (
         facts(Stage.PRUNE, removes={Trait.LINEAR}),
         facts(Stage.QUANTIZE, needs={Trait.LINEAR}),
-        "b needs linear layers, which a takes away",
+        "b needs linear layers, which a removes",
     ),
     (facts(kinds={Kind.SPEECH}), facts(kinds={Kind.LANGUAGE}), "no model is both"),
     (facts(devices=("cpu",)), facts(devices=("cuda",)), "no device serves both"),
@@ -57,7 +57,7 @@ def test_a_circle_is_told_with_its_path():
 
 
 def test_the_same_name_twice_is_a_conflict():
-    assert conflict(PLAIN, PLAIN) == "plain is named twice."
+    assert conflict(PLAIN, PLAIN) == "plain is in the recipe twice; use it once."
 
 
 @pytest.mark.parametrize("given", [{"kinds": frozenset()}, {"devices": ()}, {"extra": "x"}, {"refuses": {"x": " "}}])

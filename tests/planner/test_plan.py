@@ -72,7 +72,7 @@ def test_what_is_printed_of_plans_and_runs_is_bounded():
         log.note(Decision(step, "backbone", 0, Action.REUSE if step % 2 else Action.COMPUTE))
     status = gs.core.status.Status([], 0, {"periodic": log})
     assert len(str(log)) < 300 and len(repr(log)) < 300 and len(repr(status)) < 200
-    assert "filled in: 500 of 1000" in str(log)
+    assert "reused: 500 of 1000" in str(log)
 
 
 def test_the_positions_of_image_to_image_are_told_rightly(tmp_path):

@@ -202,7 +202,7 @@ def test_what_cannot_be_is_said(tinies):
         gs.optimize(tiny.pipe, "adaptive_precision(profile='measured')")
     with pytest.raises(BadRecipe, match="torch_dtype"):
         gs.optimize(tiny.pipe, "adaptive_precision(high_precision='bf16')")
-    with pytest.raises(BadRecipe, match="would both decide the number format"):
+    with pytest.raises(BadRecipe, match="both set the number format"):
         gs.optimize(tiny.pipe, "adaptive_precision, torch_dynamic")
 
 

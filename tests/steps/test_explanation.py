@@ -10,7 +10,7 @@ from gearshift.core.errors import BadValue
 from gearshift.core.log import logger
 from gearshift.core.progress import progress_line
 from gearshift.steps.decision import Action, Decision, RunLog
-from gearshift.steps.explanation import Explained, spans
+from gearshift.steps.explanation import Explained, in_spans
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_reasons_that_differ_in_numbers_are_one_and_passes_that_agree_are_told_o
     for step, action in enumerate((Action.COMPUTE, Action.COMPUTE, Action.COMPUTE)):
         log.note(Decision(step, "backbone", 1, action, reason="its turn"))
     assert "pass 2: 3 of 3 steps computed" in str(Explained.of(log))
-    assert spans([0, 1, 2, 5, 7, 8]) == "0-2, 5, 7-8"
+    assert in_spans([0, 1, 2, 5, 7, 8]) == "0-2, 5, 7-8"
 
 
 def test_a_model_without_steps_says_so():

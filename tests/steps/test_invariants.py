@@ -63,7 +63,7 @@ def test_a_plan_that_computes_every_step_is_exact(tinies, name, recipe):
 def test_a_run_without_a_filled_step_says_so(tinies):
     tiny, _ = tinies("dit")
     gs.optimize(tiny.pipe, "taylor(start_step=10)")
-    with pytest.warns(GearshiftWarning, match="taylor filled in none of the 8 steps"):
+    with pytest.warns(GearshiftWarning, match="taylor reused nothing in the 8 steps"):
         tiny.run(steps=8)
     gs.restore(tiny.pipe)
 

@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--json", action="store_true", help="as JSON, for programs")
     sub = command("info", "listing:info", "show one algorithm: parameters, partners, what it needs")
     sub.add_argument("name", metavar="NAME")
-    sub = command("check", "work:check", "say in which order a recipe is applied, or why it cannot be")
+    sub = command("check", "work:check", "show the order in which a recipe is applied, or why it cannot be")
     sub.add_argument("recipe", metavar="RECIPE", help=RECIPE_HELP)
     sub.add_argument("--model", metavar="MODEL", help="a folder or a hub id to check it against")
     sub = command("optimize", "work:optimize", "apply a recipe to a model and save the result")
@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", metavar="DIR", default="gearshift-demo", help="folder to write (%(default)s)")
     sub.add_argument("--compile", action="store_true", help="add a compiled recipe; compiling takes a minute or two")
     sub.add_argument("--images", type=int, default=48, help="images per recipe (%(default)s)")
-    command("doctor", "doctor:run", "say what this machine has, which algorithms run here, and what others lack")
+    command("doctor", "doctor:run", "show what this machine has, which algorithms run here, and what the others lack")
     return parser
 
 

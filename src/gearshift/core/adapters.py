@@ -95,8 +95,8 @@ def _aside(root: Module) -> Iterator[None]:
     grown = [path for path in layers if _sizes(bases[path]) != sizes[path]]
     if grown:
         raise GearshiftError(
-            f"The layer {grown[0]} has another size now, which the adapter on it does not fit; merge the adapters into "
-            "the weights, or take them off, first."
+            f"The layer {grown[0]} has another size now, which the adapter on it does not fit; first merge the "
+            "adapters into the weights, or remove them."
         )
 
 

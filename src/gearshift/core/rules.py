@@ -18,13 +18,13 @@ def conflict(a: Named, b: Named) -> str | None:
     """
     (first, f), (second, g) = sorted([a, b], key=lambda named: (named[1].stage, named[0]))
     if first == second:
-        return f"{first} is named twice."
+        return f"{first} is in the recipe twice; use it once."
     for slot in sorted(f.occupies & g.occupies):
-        return f"{first} and {second} would both decide {slot.value}; keep one of them."
+        return f"{first} and {second} both set {slot.value}; use one of them."
     for trait in sorted(f.removes & g.needs):
-        return f"{second} needs {trait.value}, which {first} takes away and which is applied before it."
+        return f"{second} needs {trait.value}, which {first} removes before it; use one of them."
     if not f.kinds & g.kinds:
-        return f"{first} is for {_either(f.kinds)} and {second} for {_either(g.kinds)}; no model is both."
+        return f"{first} works on {_either(f.kinds)}, {second} on {_either(g.kinds)}; no model is both."
     if not set(f.devices) & set(g.devices):
         return f"{first} runs on {_either(f.devices)} and {second} on {_either(g.devices)}; no device serves both."
     if f.dtypes and g.dtypes and not f.dtypes & g.dtypes:
@@ -53,7 +53,7 @@ def clashes(there: Sequence[Named], wanted: Sequence[Named], own: bool) -> list[
         reason = conflict((old, facts), new)
         if reason:
             before = "" if old == new[0] else f"{reason} "
-            found.append(f"{before}{old} is on {holder} already; gearshift.restore takes it off.")
+            found.append(f"{before}{old} is already applied to {holder}; gearshift.restore removes it.")
     return found
 
 

@@ -70,7 +70,7 @@ class Swap(Change):
             return None
         return (
             f"{self.by} replaced weights and the originals were not kept; "
-            "optimize with keep_original=True to be able to bring them back."
+            "optimize with keep_original=True to be able to restore them."
         )
 
 

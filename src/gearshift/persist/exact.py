@@ -36,7 +36,7 @@ def facts_of(module: Module, noun: str) -> dict[str, Any]:
         if tensor.is_meta:
             raise GearshiftError(
                 f"{noun} cannot be saved: {name} has no values here, as with weights that are offloaded; "
-                "take the offloading off first."
+                "remove the offloading first."
             )
         if tensor.is_floating_point() and tensor.element_size() > 1:  # no library loads a model in 8-bit floats
             sizes[str(tensor.dtype).removeprefix("torch.")] += tensor.numel()

@@ -82,5 +82,5 @@ class RunLog:
             return f"{self.rule}: " + clipped("".join(_GEARS.get(d.precision, "#") for d in self if d.branch == 0))
         filled = set(self.steps(Action.REUSE))
         line = "".join("." if d.step in filled else "#" for d in self if d.branch == 0)
-        shown = f"{clipped(line)} (# computed, . filled in: {len(filled)} of {len(line)})"
+        shown = f"{clipped(line)} (# computed, . reused: {len(filled)} of {len(line)})"
         return f"{self.rule} at the {self.site}: {shown}"

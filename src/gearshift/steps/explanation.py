@@ -38,7 +38,7 @@ class Reason:
 
     def __str__(self) -> str:
         gear = f" in {self.gear}" if self.gear else ""
-        return f"{self.verb}{gear}, steps {spans(self.steps)}: {self.text}"
+        return f"{self.verb}{gear}, steps {in_spans(self.steps)}: {self.text}"
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Explanation(list[Explained]):
 
     def _repr_html_(self) -> str:
         rows = [
-            (entry.rule, entry.site, str(branch + 1), r.verb, r.gear or "", spans(r.steps), r.text)
+            (entry.rule, entry.site, str(branch + 1), r.verb, r.gear or "", in_spans(r.steps), r.text)
             for entry in self
             for branch, reasons in entry.branches.items()
             for r in reasons
@@ -128,7 +128,7 @@ def explanation(record: Record | None) -> Explanation:
     return Explanation(notes=[first, *notes])
 
 
-def spans(steps: Iterable[int]) -> str:
+def in_spans(steps: Iterable[int]) -> str:
     """Numbers in order, those that follow each other as one: '0-2, 5'."""
     found: list[list[int]] = []
     for step in steps:

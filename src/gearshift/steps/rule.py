@@ -70,8 +70,8 @@ class Rule(ABC):
             return
         *_, last = logs[self]
         warnings.warn(
-            f"{self.name} filled in none of the {len(computed)} steps of this run, "
-            f"which was as slow as without it (the last one was computed because: {last.reason}).",
+            f"{self.name} reused nothing in the {len(computed)} steps of this run, "
+            f"which was as slow as without it (why the last step was computed: {last.reason}).",
             GearshiftWarning,
             stacklevel=2,
         )

@@ -40,8 +40,8 @@ class Every(Trigger):
 
     def reason_to_compute(self, run: Run, state: dict[str, Any]) -> str | None:
         if run.step < self.start:
-            return "before the first step that may be filled in"
-        return "its turn" if (run.step - self.start) % self.interval == 0 else None
+            return "before the first step that may be reused"
+        return "the interval is over" if (run.step - self.start) % self.interval == 0 else None
 
     def expected_reason(self, run: Run | None) -> str | None:
         return "an interval of 1 computes every step" if self.interval == 1 else None
@@ -60,7 +60,7 @@ class Within(Trigger):
         if time is None:
             return "nothing tells how far the run is"
         if not self.low < time < self.high:
-            return "outside the part of the run that is filled in"
+            return "outside the part of the run that is reused"
         return self.inner.reason_to_compute(run, state)
 
     def expected_reason(self, run: Run | None) -> str | None:
@@ -106,7 +106,7 @@ class Drift(Trigger):
         if last is None or last.shape != sample.shape:
             reason: str | None = "nothing to compare with yet"
         elif state["skipped"] >= self.max_skip:
-            reason = f"{self.max_skip} steps in a row were filled in"
+            reason = f"{self.max_skip} steps in a row were reused"
         else:
             change = relative_change(sample, last) ** 2
             near = change <= self.threshold  # False for what is not a number

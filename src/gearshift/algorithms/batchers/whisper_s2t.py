@@ -31,7 +31,9 @@ class WhisperS2t(Batcher):
         found = conversion_problems(self.name, model, (WhisperGenerator,))
         for algorithm in (*(a.algorithm for a in context.record.applied), *context.recipe):
             if Trait.FLOAT_WEIGHTS in type(algorithm).facts.removes:
-                found.append(f"{self.name} converts floating-point weights, which {algorithm.name} takes away.")
+                found.append(
+                    f"{self.name} converts floating-point weights, which {algorithm.name} removes; use one of them."
+                )
         return found
 
     def apply(self, model: Any, context: Context) -> Any:

@@ -37,7 +37,7 @@ def attention_param() -> Any:
 
 def start_param() -> Any:
     """Steps before anything is filled in."""
-    return param(2, choices=range(0, 11), help="steps computed before any is filled in")
+    return param(2, choices=range(0, 11), help="steps computed before any is reused")
 
 
 def mode_param() -> Any:
@@ -45,7 +45,7 @@ def mode_param() -> Any:
     return param(
         "default",
         choices=("default", "taylor"),
-        help="fill in by repeating the last output ('default') or by extrapolating the last two ('taylor')",
+        help="on skipped steps repeat the last output ('default') or extrapolate the last two ('taylor')",
     )
 
 

@@ -81,7 +81,7 @@ class Tally:
             )
         else:
             reason = f"while hooks of {hooks} are on modules inside of it"
-        self.tell(f"{name_of(module)} runs as it is, not {word}, {reason}.")
+        self.tell(f"{name_of(module)} is not {word} and runs eagerly, {reason}.")
 
     def count(self, graphs: int, again: bool) -> None:
         """Graphs that a call made; `again`: for a module that had some, as shapes or arguments were new."""

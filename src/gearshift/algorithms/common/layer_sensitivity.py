@@ -67,7 +67,7 @@ def of_layers(model: Any, places: list[Place], new: Mapping[str, Any], context: 
 
     None, with a note, if no example call is known, or if it would take more than ten minutes.
     """
-    told = "Which layers stay in float was told from their weights"
+    told = "Which layers stay in float was decided from their weights alone"
     calls = _recorded(model, places, context)
     if calls is None:
         context.note(f"{told}: no example call is known; give `data` for measuring what each does to the output.")
@@ -80,7 +80,7 @@ def of_layers(model: Any, places: list[Place], new: Mapping[str, Any], context: 
         context.note(f"{told}: measuring what each does to the output would have taken {seconds / 60:.0f} minutes.")
         return None
     assert context.applied is not None
-    shown = track(places, f"{context.applied.algorithm.name} measures the harm of layers")
+    shown = track(places, f"{context.applied.algorithm.name} measures what rounding each layer does to the output")
     return {str(place): _alone(place, new[str(place)], calls[id(place.root)]) for place in shown}
 
 

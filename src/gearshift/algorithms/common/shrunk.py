@@ -47,7 +47,7 @@ class Shrunk(Change):
     def irreversible_reason(self) -> str | None:
         if self.keep or not self.taken:
             return None
-        return f"{self.by} took weights out and they were not kept; keep_original=True would have kept them."
+        return f"{self.by} removed weights and did not keep them; keep_original=True would have."
 
     def leave(self, chosen: list[tuple[Any, Any]]) -> None:
         """Leave only some units of groups, given as (group, units)."""

@@ -90,7 +90,9 @@ class ImageRecoverer(Recoverer, base=True):
             students = self.students(model)
             through = stretches(training_samples, students) if names else []
             if through:
-                context.note(f"Trained through {' and '.join(names)}: what is filled in learns from the original too.")
+                context.note(
+                    f"Trained through {' and '.join(names)}: reused steps are trained towards the original too."
+                )
                 yield ThroughCachers(students), through
             else:
                 yield self.objective(model, original), training_samples

@@ -141,7 +141,7 @@ class Traced:
         self._say(reason)
 
     def _say(self, reason: str) -> None:
-        self.tally.tell(f"{name_of(self.module)} runs as it is, not {self.word}: {reason}.")
+        self.tally.tell(f"{name_of(self.module)} is not {self.word} and runs eagerly: {reason}.")
 
 
 class Graph:

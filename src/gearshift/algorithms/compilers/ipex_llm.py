@@ -99,9 +99,7 @@ class IpexLlm(Algorithm):
         if not figures["layers"]:
             context.warn(f"{self.name} replaced no layer: the model has no linear layer that the recipe leaves to it.")
         elif problem is not None:
-            context.warn(
-                f"{self.name} has to do without its kernels and decodes at {ratio:.2f} times the speed. {problem}"
-            )
+            context.warn(f"{self.name} runs without its kernels and decodes at {ratio:.2f} times the speed. {problem}")
         elif ratio < 1:
             context.warn(
                 f"{self.name} saves memory here, but a token takes {1 / ratio:.2f} times as long as before: weights "

@@ -112,7 +112,7 @@ class Hyper(Algorithm):
         context.note(f"The adapter is {source} ({named}), merged at scale {scale:g}.")
         self._reschedule(model, context, family)
         if given.family is None and self.scheduler == "auto":
-            context.note(f"Its scheduler is taken to be {type(model.scheduler).__name__}; `scheduler` sets another.")
+            context.note(f"The scheduler was set to {type(model.scheduler).__name__}; `scheduler` sets another.")
         return given.steps or steps, given.guided
 
     def _reschedule(self, model: Any, context: Context, family: Any) -> None:

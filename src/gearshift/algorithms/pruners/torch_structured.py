@@ -41,14 +41,14 @@ class TorchStructured(Algorithm):
     )
     type: str = param("MagnitudeImportance", choices=CRITERIA, help="what decides how much a unit matters")
     calibration_samples: int = param(64, between=(1, 256), help="samples that gradients are taken of")
-    prune_head_dims: bool = param(False, choices=(True, False), help="take dimensions out of every head")
-    prune_num_heads: bool = param(False, choices=(True, False), help="take out whole heads")
+    prune_head_dims: bool = param(False, choices=(True, False), help="remove dimensions of every head")
+    prune_num_heads: bool = param(False, choices=(True, False), help="remove whole heads")
     global_pruning: bool = param(
         False, choices=(True, False), help="rank the units of all layers together instead of layer by layer"
     )
-    sparsity: float = param(0.1, between=(0.0, 1.0), help="share of neurons, channels and head dimensions that go")
-    head_sparsity: float = param(0.0, between=(0.0, 1.0), help="share of heads that go")
-    it_steps: int = param(1, between=(1, 10), help="rounds in which they go, ranked anew in each")
+    sparsity: float = param(0.1, between=(0.0, 1.0), help="share of neurons, channels and head dimensions to remove")
+    head_sparsity: float = param(0.0, between=(0.0, 1.0), help="share of heads to remove")
+    it_steps: int = param(1, between=(1, 10), help="pruning rounds; units are ranked again in each")
 
     def check_model(self, model: Any, context: Context) -> list[str]:
         from gearshift.models.describe import layers_to_leave
@@ -61,7 +61,7 @@ class TorchStructured(Algorithm):
         wanted = {kind for kind, share in shares.items() if share} or set(shares)
         if not found & wanted or ("heads" in wanted and "heads" not in found):
             kinds = "heads" if found & wanted else " or ".join(kind for kind in shares if kind in wanted)
-            return [f"{self.name} finds no {kinds} in {type(model).__name__} that can be taken out."]
+            return [f"{self.name} finds no {kinds} in {type(model).__name__} that can be removed."]
         if self.type in ("TaylorImportance", "HessianImportance") and _calls(model, context) is None:
             needed = "a dict of its arguments" if len(parts(model)) > 1 else "what it takes"
             return [f"{self.type} reads gradients and needs `data`: a list whose items are {needed}."]
@@ -93,7 +93,7 @@ class TorchStructured(Algorithm):
             if shrunk.taken and not self._configured(shrunk, proof, context):
                 smaller.append((part, shrunk))
             if missing := [k for k in self._shares() if k not in shrunk.taken and k.startswith("head")]:
-                context.note(f"No {' or '.join(missing)} were found that can be taken out.")
+                context.note(f"No {' or '.join(missing)} were found that can be removed.")
             for kind, (left, total) in shrunk.taken.items():
                 context.measured(**{f"{kind} left": f"{left} of {total}"})
         context.save(
@@ -103,7 +103,7 @@ class TorchStructured(Algorithm):
         )
         context.measured(size_before=before, size_after=size_bytes(model))
         if size_bytes(model) >= before:
-            context.warn(f"{self.name} took nothing out: the shares are too small for the units there are, or zero.")
+            context.warn(f"{self.name} removed nothing: the sparsity is zero, or too small for the number of units.")
         if smaller:
             context.note("The model's own configuration cannot say these sizes, so gearshift.load has to load it.")
 

@@ -99,7 +99,7 @@ class Recoverer(Algorithm, base=True):
                 return
             except CannotRestore:
                 reason = (
-                    "what was done to it before cannot be taken off; in one recipe with that, it would learn from the "
+                    "what was done to it before cannot be undone; in one recipe with that, it would learn from the "
                     "original's answers"
                 )
         with record.reverted(sum(type(applied.algorithm).facts.stage <= Stage.RECOVER for applied in record.applied)):

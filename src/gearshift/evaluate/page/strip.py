@@ -11,7 +11,7 @@ from gearshift.steps.decision import Action, Decision, RunLog
 
 TALL, SHORT, TOP = 32, 14, 4
 BOTTOM = TOP + TALL
-WORDS = {Action.COMPUTE: "computed", Action.REUSE: "filled in"}
+WORDS = {Action.COMPUTE: "computed", Action.REUSE: "reused"}
 PATTERN = (
     '<svg width="0" height="0" style="position:absolute" aria-hidden="true"><defs>'
     '<pattern id="hatch" width="5" height="5" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">'
@@ -33,7 +33,7 @@ def timelines(shown: Sequence[Timeline]) -> str:
     key = (
         f'{PATTERN}<div class="key soft">'
         f"<span>{_icon(Action.COMPUTE)}tall and solid: computed</span>"
-        f"<span>{_icon(Action.REUSE)}low and hatched: filled in from earlier steps</span></div>"
+        f"<span>{_icon(Action.REUSE)}low and hatched: reused from earlier steps</span></div>"
     )
     cards = []
     for timeline in shown:
