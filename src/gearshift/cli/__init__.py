@@ -67,6 +67,8 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("list", "listing:list_all", "list every algorithm")
     sub.add_argument("--json", action="store_true", help="as JSON, for programs")
+    sub.add_argument("--kind", choices=("diffusion", "language", "speech"), help="those for one kind of model")
+    sub.add_argument("--family", metavar="NAME", help="those of one family, e.g. cacher")
     sub = command("info", "listing:info", "show one algorithm: parameters, partners, what it needs")
     sub.add_argument("name", metavar="NAME")
     sub = command("check", "work:check", "show the order in which a recipe is applied, or why it cannot be")
@@ -80,6 +82,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--device", metavar="DEVICE", help="device to work on, e.g. cuda")
     sub = command("generate", "work:generate", "make images with a saved model")
     _generate(sub)
+    _transcribe(command("transcribe", "words:transcribe", "write what is said in recordings, as text or subtitles"))
+    _chat(command("chat", "words:chat", "talk with a language model"))
     sub = command("demo", "demo:run", "run the main job on the model that ships, and write a report")
     sub.add_argument("--out", metavar="DIR", default="gearshift-demo", help="folder to write (%(default)s)")
     sub.add_argument("--compile", action="store_true", help="add a compiled recipe; compiling takes a minute or two")
@@ -98,6 +102,35 @@ def _generate(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--device", metavar="DEVICE", help="device to run on, e.g. cuda")
     sub.add_argument("--trust-compiled", action="store_true", help="run the compiled code that the folder may hold")
     sub.add_argument("--out", metavar="DIR", default=".", help="folder for the images (%(default)s)")
+
+
+def _model(sub: argparse.ArgumentParser) -> None:
+    """Which model a command opens, and what it does to it first."""
+    sub.add_argument("model", metavar="MODEL", help="a folder or a hub id; of a language model also a GGUF file")
+    sub.add_argument("--with", dest="recipe", metavar="RECIPE", help=f"apply it first: {RECIPE_HELP}")
+    sub.add_argument("--device", metavar="DEVICE", help="device to run on, e.g. cuda")
+
+
+def _transcribe(sub: argparse.ArgumentParser) -> None:
+    """Arguments of `gearshift transcribe`."""
+    _model(sub)
+    sub.add_argument("recordings", metavar="FILE", nargs="+", help="sound files")
+    sub.add_argument("--format", choices=("txt", "srt", "vtt", "json"), default="txt", help="of what is written (txt)")
+    sub.add_argument("--words", action="store_true", help="times of words instead of segments")
+    sub.add_argument("--language", metavar="CODE", help="such as en (found out from the sound)")
+    sub.add_argument(
+        "--task", choices=("transcribe", "translate"), default="transcribe", help="translate: into English"
+    )
+    sub.add_argument("--batch-size", type=int, metavar="N", help="pieces at once (1)")
+    sub.add_argument("--out", metavar="DIR", help="folder to write into (beside each recording)")
+
+
+def _chat(sub: argparse.ArgumentParser) -> None:
+    """Arguments of `gearshift chat`."""
+    _model(sub)
+    sub.add_argument("message", metavar="MESSAGE", nargs="*", help="one message (else each line of standard input)")
+    sub.add_argument("--system", metavar="TEXT", help="what the model is told before the conversation")
+    sub.add_argument("--max-new-tokens", type=int, default=256, metavar="N", help="most tokens of an answer (256)")
 
 
 def _lazily(where: str) -> Callable[[argparse.Namespace], int | None]:

@@ -7,6 +7,8 @@ import json
 from typing import Any
 
 from gearshift.core.algorithm import Algorithm
+from gearshift.core.errors import UnknownName
+from gearshift.core.facts import Kind
 from gearshift.core.registry import registry, works_with
 
 
@@ -25,8 +27,16 @@ def describe(cls: type[Algorithm]) -> dict[str, Any]:
 
 
 def list_all(arguments: argparse.Namespace) -> None:
-    """Every algorithm, as a table or as JSON."""
-    found = [describe(cls) for cls in registry()]
+    """Every algorithm, or those for a kind of model or of a family, as a table or as JSON."""
+    chosen = list(registry())
+    if arguments.kind is not None:
+        chosen = [cls for cls in chosen if Kind[arguments.kind.upper()] in cls.facts.kinds]
+    if arguments.family is not None:
+        families = {cls.facts.family for cls in registry()}
+        if arguments.family not in {family.value for family in families}:
+            raise UnknownName("family", arguments.family, [family.value for family in families])
+        chosen = [cls for cls in chosen if cls.facts.family.value == arguments.family]
+    found = [describe(cls) for cls in chosen]
     if arguments.json:
         print(json.dumps(found, indent=1))
         return

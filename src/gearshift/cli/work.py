@@ -125,6 +125,8 @@ def open_model(where: str, device: str | None = None) -> Any:
     folder = path_of(where, "A model")
     if (folder / MANIFEST).exists():
         return gs.load(folder)
+    if folder.suffix == ".gguf":
+        return gs.read_checkpoint(folder)
     if folder.exists() and not ((folder / INDEX).exists() or (folder / "config.json").exists()):
         raise GearshiftError(f"{where} holds no model: it has neither {INDEX} nor config.json.")
     given: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False}

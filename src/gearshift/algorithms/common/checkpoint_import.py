@@ -33,7 +33,8 @@ def read_checkpoint(place: str | os.PathLike[str]) -> Any:
     found = path_of(place, "A quantized model")
     record, notes = Record(), [f"Read from {found.name}, where it was quantized already."]
     if found.suffix == ".gguf":
-        model, layers, record.readers["tokenizer"] = read_gguf(found)
+        model, layers, tokenizer = read_gguf(found)
+        model.tokenizer = record.readers["tokenizer"] = tokenizer
     else:
         model, layers = read_quantized(found, partial(_format, notes))
     if layers:
