@@ -94,9 +94,10 @@ def test_layers_keep_the_codes_of_the_file_and_others_are_float(kind, bits, tmp_
     assert not hasattr(model.config, "quantization_config")
 
 
-def test_a_model_that_was_read_is_saved_and_loaded_with_its_tokenizer(tmp_path):
+def test_a_model_that_was_read_is_saved_and_loaded_with_its_tokenizer(tmp_path, capsys):
     written(tmp_path / "tiny.gguf", Type.Q4_1)
     model, tokens = gs.read_checkpoint(tmp_path / "tiny.gguf"), torch.arange(12)[None]
+    assert "GGUF" not in capsys.readouterr().err and model.tokenizer("a b").input_ids
     gs.save(model, tmp_path / "saved")
     again = gs.load(tmp_path / "saved")
     assert torch.equal(again(tokens).logits, model(tokens).logits)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +67,16 @@ def float_model(file: Path, dtype: torch.dtype) -> tuple[Any, Any]:
 
 @contextmanager
 def _silent(logging: Any) -> Iterator[None]:
-    """Without transformers' bars."""
-    shown = logging.is_progress_bar_enabled()
+    """Without transformers' bars; the one of its GGUF reader is tqdm's own and heeds no setting."""
+    from transformers import modeling_gguf_pytorch_utils as reader
+
+    shown, bar = logging.is_progress_bar_enabled(), reader.tqdm
     logging.disable_progress_bar()
+    reader.tqdm = partial(bar, disable=True)
     try:
         yield
     finally:
+        reader.tqdm = bar
         if shown:
             logging.enable_progress_bar()
 
