@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "zoo": {"core", "persist", "models"},
     "applying": LOW,
     "api": LOW | STEPS | ENGINES | {"algorithms", "applying", "evaluate", "tune"},
-    "cli": {"core", "persist", "evaluate", "zoo", "tune", "gearshift"},
+    "cli": {"core", "persist", "evaluate", "zoo", "tune", "runtimes", "gearshift"},
     "__main__": {"cli"},
 }
 ALSO = {("core.registry", "algorithms")}  # it walks that folder
