@@ -21,6 +21,7 @@ def select(
     """Yield (path, module) of the modules of exactly these types whose path fits the globs.
 
     A glob without a dot is also tried on each single part of the path: 'norm*' leaves out 'blocks.3.norm1.linear'.
+    One that begins with a dot is only tried on the whole of it: '.proj_out' does not fit 'blocks.3.proj_out'.
     Where adapters stand on a layer, it is the layer beneath them, under the path that it has without them.
     """
     for path, module in beneath(root):
@@ -31,7 +32,10 @@ def select(
 def matches(path: str, globs: Sequence[str]) -> bool:
     """Whether a module path fits one of the globs."""
     return any(
-        fnmatchcase(path, g) or ("." not in g and any(fnmatchcase(p, g) for p in path.split("."))) for g in globs
+        fnmatchcase(f".{path}", g)
+        if g.startswith(".")
+        else fnmatchcase(path, g) or ("." not in g and any(fnmatchcase(p, g) for p in path.split(".")))
+        for g in globs
     )
 
 

@@ -46,3 +46,8 @@ class Denoiser:
     refiners: tuple[str, ...] = ()
     interleaved: bool = False
     unet: bool = False
+
+    @property
+    def left_alone(self) -> tuple[str, ...]:
+        """`keep` as globs of whole paths (see `core.target.select`): a block's own 'proj_out' is none of the ends."""
+        return tuple(f".{glob}" for glob in self.keep)

@@ -111,7 +111,7 @@ def layers_to_leave(model: Any) -> dict[str, tuple[Any, tuple[str, ...]]]:
     """
     found = denoisers(model)
     if found:
-        return {name: (module, describe_denoiser(module).keep) for name, module in found.items()}
+        return {name: (module, describe_denoiser(module).left_alone) for name, module in found.items()}
     return {name: (module, (*HEADS, *_output_head(module))) for name, module in parts(model).items()}
 
 

@@ -70,7 +70,7 @@ def _resampled(first: PrecisionSchedule, steps: int, scheduler: Any) -> Precisio
 
 
 def _layers(module: Any) -> list[Any]:
-    keep = describe_denoiser(module).keep
+    keep = describe_denoiser(module).left_alone
     return [layer for _, layer in select(module, (nn.Linear, nn.Conv2d), exclude=keep) if can_gear(layer)]
 
 
