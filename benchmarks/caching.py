@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,12 +27,16 @@ from gearshift.api import algorithms
 from gearshift.core.errors import BadRecipe
 from gearshift.core.files import write_atomically
 from gearshift.evaluate.cells import Column, Row
-from gearshift.evaluate.compare import compare, figures
+from gearshift.evaluate.evaluating import metrics_for
+from gearshift.evaluate.evaluation import Evaluation
+from gearshift.evaluate.side_by_side import cells_of
+from gearshift.evaluate.subjects import Subject
 from gearshift.evaluate.table import to_json, to_markdown
 from gearshift.evaluate.timing import machine_description
+from gearshift.evaluate.turns import evaluated
 from gearshift.steps.decision import Action
 from gearshift.zoo.data import COLORS, Prompt, prompt_set
-from gearshift.zoo.judge import Judge
+from gearshift.zoo.judge import color, garment
 
 BATCH, EQUAL = 8, 0.05
 SECTIONS = {50: (26, 17, 12, 9), 28: (14, 9, 7)}
@@ -42,12 +45,14 @@ GUIDANCE = {"text-to-image": 5.0, "dit": 4.0, "flux": 3.5}
 # FluxPipeline hands its shift to both samplers, which then step at Euler's own times.
 FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
 THRESHOLDS = (0.002, 0.003, 0.005, 0.007, 0.01, 0.014, 0.02, 0.04, 0.1)
+METRICS = ("psnr", "ssim", "seconds_per_image", "speedup")
 PLANNED = "planned (taylor_auto)"
 COLUMNS = [
     Column("computed", "computed steps", format=".0f"),
-    Column("seconds", "time", "s/image", ".3f", "lower"),
+    Column("seconds_per_image", "time", "s/image", ".3f", "lower"),
     Column("speedup", "speed-up", "x", ".2f", "higher", worse="slower"),
     Column("psnr", "PSNR", "dB", ".1f", "higher"),
+    Column("worst_psnr", "worst image", "dB", ".1f", "higher"),
     Column("ssim", "SSIM", "", ".3f", "higher"),
     Column("garment", "garment", "% right", ".0f", "higher"),
     Column("color", "color", "% right", ".0f", "higher"),
@@ -81,11 +86,6 @@ def images_of(model: str, pipe: Any, prompts: list[Prompt], steps: int) -> torch
     """Images [n, 3, h, w] in [0, 1]."""
     images = pipe(num_inference_steps=steps, **arguments(model, prompts)).images
     return torch.as_tensor(images).permute(0, 3, 1, 2).float().nan_to_num(0.0).clamp(0, 1)
-
-
-def maker(model: str, way: Way, prompts: list[Prompt]) -> Callable[[int], torch.Tensor]:
-    """What makes one batch of images."""
-    return lambda batch: images_of(model, way.pipe, prompts[batch * BATCH : (batch + 1) * BATCH], way.steps)
 
 
 def computed(way: Way) -> int | None:
@@ -193,39 +193,42 @@ def ways_of(model: str, steps: int, counts: tuple[int, ...]) -> tuple[dict[str, 
     return found, failures
 
 
+def measured(model: str, ways: dict[str, Way], prompts: list[Prompt]) -> dict[str, Evaluation]:
+    """All ways side by side, batch after batch."""
+    batches = [prompts[i : i + BATCH] for i in range(0, len(prompts), BATCH)]
+    calls = [{**arguments(model, batch), "seed": batch[0].seed} for batch in batches]
+    given = [{k: v for k, v in call.items() if k != "generator"} for call in calls]
+    subjects = {name: Subject(way.pipe, given={"num_inference_steps": way.steps}) for name, way in ways.items()}
+    examples, metrics = metrics_for(ways["original"].pipe, given, [*METRICS, garment, color])
+    return evaluated(subjects, examples, metrics, "original")
+
+
 def rows(model: str, steps: int, counts: tuple[int, ...], images: int) -> list[Row]:
     """Measure one section."""
-    prompts = prompt_set("report", images)
     ways, failures = ways_of(model, steps, counts)
-    calls = {name: maker(model, way, prompts) for name, way in ways.items()}
     with peers.hushed():
-        for call in calls.values():
-            call(0)
-        outcomes = compare(calls, images // BATCH)
-    judge = Judge.load()
-    wanted = torch.tensor([p.garment for p in prompts]), torch.tensor([p.color for p in prompts])
-    found = []
-    for name, outcome in outcomes.items():
-        garment, color = judge.accuracy(outcome.images * 2 - 1, *wanted)
-        cells = {
-            "computed": computed(ways[name]),
-            **figures(outcome, outcomes["original"]),
-            "garment": 100 * garment,
-            "color": 100 * color,
-        }
-        found.append(Row(name, "", cells, original=name == "original"))
+        found = measured(model, ways, prompt_set("report", images))
+    table = [
+        Row(name, "", {"computed": computed(ways[name]), **shown(e)}, original=name == "original")
+        for name, e in found.items()
+    ]
     order = {str(count): place for place, count in enumerate(counts)}
-    found.sort(key=lambda row: -1 if row.original else order.get(row.name.split(":")[0], len(order)))
-    return found + [Row(f"{name}: not measured, {why}") for name, why in failures.items()]
+    table.sort(key=lambda row: -1 if row.original else order.get(row.name.split(":")[0], len(order)))
+    return table + [Row(f"{name}: not measured, {why}") for name, why in failures.items()]
 
 
-def verdict(model: str, steps: int, counts: tuple[int, ...], measured: list[Row]) -> str:
+def shown(evaluation: Evaluation) -> dict[str, Any]:
+    """The cells of a row."""
+    return {k: v for k, v in cells_of(evaluation).items() if k in {c.key for c in COLUMNS}}
+
+
+def verdict(model: str, steps: int, counts: tuple[int, ...], table: list[Row]) -> str:
     """Whether each planned schedule is the closest of all that take at most 5 % more time than it."""
     said = []
     for count in counts:
-        plan = next(row for row in measured if row.name == f"{count}: {PLANNED}")
+        plan = next(row for row in table if row.name == f"{count}: {PLANNED}")
         speed, close = float(plan.cells["speedup"]), float(plan.cells["psnr"])  # type: ignore[arg-type]
-        rivals = [row for row in measured if row is not plan and row.cells.get("psnr") is not None]
+        rivals = [row for row in table if row is not plan and row.cells.get("psnr") is not None]
         ahead = [r for r in rivals if r.cells["speedup"] >= speed / (1 + EQUAL) and r.cells["psnr"] > close]  # type: ignore[operator]
         beaten = "; ".join(f"{r.name} by {r.cells['psnr'] - close:.1f} dB" for r in ahead)  # type: ignore[operator]
         said.append(f"- {model}, {steps} steps, {count}: " + (f"behind {beaten}." if ahead else "ahead of all."))
@@ -245,11 +248,11 @@ def main() -> None:
     pages, data, said = {}, {}, {}
     for model in options.models:
         for steps, counts in sections.items():
-            measured = rows(model, steps, counts, images)
+            table = rows(model, steps, counts, images)
             title = f"{model}, {steps} steps"
-            pages[title] = to_markdown(COLUMNS, measured)
-            data[title] = json.loads(to_json(COLUMNS, measured))
-            said[title] = verdict(model, steps, counts, measured)
+            pages[title] = to_markdown(COLUMNS, table)
+            data[title] = json.loads(to_json(COLUMNS, table))
+            said[title] = verdict(model, steps, counts, table)
             print(f"## {title}\n\n{pages[title]}\n{said[title]}", flush=True)
     if not options.quick:
         write(f"{about} {reference}", pages, data, said)

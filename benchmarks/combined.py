@@ -18,17 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import caching
-import torch
 
 import gearshift as gs
 from gearshift import zoo
 from gearshift.core.errors import BadRecipe
 from gearshift.core.files import write_atomically
 from gearshift.evaluate.cells import Column, Row
-from gearshift.evaluate.compare import compare, figures
 from gearshift.evaluate.table import to_json, to_markdown
 from gearshift.evaluate.timing import machine_description
-from gearshift.zoo.judge import Judge
 
 FILE = Path(__file__).with_suffix("")
 STEPS = 50
@@ -60,20 +57,14 @@ def pipelines(model: str, speeds: list[float]) -> dict[str, Any]:
 
 
 def rows(model: str, images: int, speeds: list[float]) -> list[Row]:
-    prompts = caching.prompt_set("report", images)
     pipes = pipelines(model, speeds)
-    calls = {name: caching.maker(model, caching.Way(pipe, STEPS), prompts) for name, pipe in pipes.items()}
-    for call in calls.values():
-        call(0)
-    outcomes = compare(calls, images // caching.BATCH)
-    wanted = torch.tensor([p.garment for p in prompts]), torch.tensor([p.color for p in prompts])
-    judge, found = Judge.load(), []
-    for name, outcome in outcomes.items():
-        garment, color = judge.accuracy(outcome.images * 2 - 1, *wanted)
-        cells = {**figures(outcome, outcomes["original"]), "garment": 100 * garment, "color": 100 * color}
-        cells["megabytes"] = gs.status(pipes[name]).size / 1e6
-        found.append(Row(name, "", cells, original=name == "original"))
-    return found
+    ways = {name: caching.Way(pipe, STEPS) for name, pipe in pipes.items()}
+    found = caching.measured(model, ways, caching.prompt_set("report", images))
+    sizes = {name: gs.status(pipe).size / 1e6 for name, pipe in pipes.items()}
+    return [
+        Row(name, "", {**caching.shown(e), "megabytes": sizes[name]}, original=name == "original")
+        for name, e in found.items()
+    ]
 
 
 def main() -> None:

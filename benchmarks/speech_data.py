@@ -14,13 +14,13 @@ import shutil
 import subprocess
 import sys
 import wave
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from gearshift.core.files import write_atomically
+from gearshift.evaluate.measures.speech import word_errors, words_of
 from gearshift.runtimes.speech.audio import RATE, read_audio, resample
 
 PASSAGES = """
@@ -152,25 +152,10 @@ def quiet(seconds: float, seed: int) -> np.ndarray:
     return noise.astype(np.float32)
 
 
-def words_of(text: str) -> list[str]:
-    """Lower-case words; punctuation is gone, apostrophes with it."""
-    return re.findall(r"[a-z]+", re.sub(r"['\u2019]", "", text.lower()))
-
-
-def word_errors(wanted: Sequence[str], got: Sequence[str]) -> int:
-    """Substitutions, insertions and deletions that turn one list of words into the other (Levenshtein)."""
-    row = list(range(len(got) + 1))
-    for i, word in enumerate(wanted, 1):
-        above, row[0] = row[0], i
-        for j, other in enumerate(got, 1):
-            above, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, above + (word != other))
-    return row[-1]
-
-
 def word_error_rate(wanted: str, got: str) -> float:
-    """Word errors per word that was said, of normalized words; .05 is five in a hundred."""
-    said = words_of(wanted)
-    return word_errors(said, words_of(got)) / len(said)
+    """Word errors per word that was said, of normalized words; 0.05 is five in a hundred."""
+    ((percent, _),) = word_errors(wanted, got)
+    return percent / 100
 
 
 def write_wav(path: Path, samples: np.ndarray) -> None:
@@ -188,7 +173,7 @@ def main() -> None:
     write_wav(target, made.samples)
     write_atomically(target.with_suffix(".txt"), made.text + "\n")
     again = read_audio(target)
-    print(f"{target}: {len(again) / RATE:.0f} s, {len(words_of(made.text))} words")
+    print(f"{target}: {len(again) / RATE:.0f} s, {len(words_of(made.text).split())} words")
 
 
 if __name__ == "__main__":

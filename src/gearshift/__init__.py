@@ -4,7 +4,8 @@
 >>> pipe = gs.optimize(pipe, ["qkv_diffusers", "taylor"])  # doctest: +SKIP
 """
 
-import gearshift.algorithms  # noqa: F401  first, so that importing it later does not take the verb's name
+import gearshift.algorithms
+import gearshift.evaluate  # noqa: F401
 from gearshift.api import (
     __getattr__,  # noqa: F401  Plan, sampling and the runtimes, when somebody asks for them
     algorithms,
@@ -24,6 +25,7 @@ from gearshift.api import (
 )
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.recipe import Recipe
+from gearshift.measuring import evaluate
 
 __version__ = "0.1.0"
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "Recipe",
     "algorithms",
     "disabled",
+    "evaluate",
     "explain",
     "follow",
     "load",

@@ -12,6 +12,7 @@ from typing import Any
 from gearshift.core.errors import GearshiftError, GearshiftWarning, told
 
 DEBUG = "GEARSHIFT_DEBUG"  # an environment variable that does what --debug does
+DATA_HELP = "text with a prompt a line, or JSON lines with a call's arguments in each"
 RECIPE_HELP = "'name, name(parameter=value)', or a YAML file"
 
 
@@ -84,6 +85,10 @@ def _parser() -> argparse.ArgumentParser:
     _generate(sub)
     _transcribe(command("transcribe", "words:transcribe", "write what is said in recordings, as text or subtitles"))
     _chat(command("chat", "words:chat", "talk with a language model"))
+    sub = command(
+        "evaluate", "measuring:evaluate", "measure a model: how close to the original, how good, how fast, how large"
+    )
+    _evaluate(sub)
     sub = command("demo", "demo:run", "run the main job on the model that ships, and write a report")
     sub.add_argument("--out", metavar="DIR", default="gearshift-demo", help="folder to write (%(default)s)")
     sub.add_argument("--compile", action="store_true", help="add a compiled recipe; compiling takes a minute or two")
@@ -131,6 +136,22 @@ def _chat(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("message", metavar="MESSAGE", nargs="*", help="one message (else each line of standard input)")
     sub.add_argument("--system", metavar="TEXT", help="what the model is told before the conversation")
     sub.add_argument("--max-new-tokens", type=int, default=256, metavar="N", help="most tokens of an answer (256)")
+
+
+def _evaluate(sub: argparse.ArgumentParser) -> None:
+    """Arguments of `gearshift evaluate`."""
+    sub.add_argument("model", metavar="MODEL", help="a folder or a hub id")
+    sub.add_argument("--against", metavar="MODEL", help="the model to compare with (itself before it was optimized)")
+    sub.add_argument("--with", dest="recipe", metavar="RECIPE", help=f"apply this first: {RECIPE_HELP}")
+    sub.add_argument("--data", metavar="FILE", required=True, help=DATA_HELP)
+    sub.add_argument(
+        "--metric", metavar="METRIC", action="append", help="measure this, e.g. psnr or 'psnr>=30' (usual)"
+    )
+    sub.add_argument("--batch-size", type=int, default=1, help="prompts in one call of a pipeline (%(default)s)")
+    sub.add_argument("--seed", type=int, default=0, help="seed of the first example (%(default)s)")
+    sub.add_argument("--device", metavar="DEVICE", help="device to run on, e.g. cuda")
+    sub.add_argument("--json", metavar="FILE", help="also write everything as JSON")
+    sub.add_argument("--report", metavar="FILE", help="also write a page with pictures")
 
 
 def _lazily(where: str) -> Callable[[argparse.Namespace], int | None]:

@@ -85,19 +85,19 @@ def interleaved(
 
 def call_seconds(call: Callable[[], object]) -> float:
     """Wall-clock seconds of one call, with the accelerator's queue empty before and after."""
-    _wait()
-    start = time.perf_counter()
+    start = now()
     call()
-    _wait()
-    return time.perf_counter() - start
+    return now() - start
 
 
-def _wait() -> None:
+def now() -> float:
+    """The clock's seconds, once the accelerator's queue is empty."""
     # Asking a GPU that nobody uses would itself cost seconds and memory.
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.synchronize()
     elif torch.backends.mps.is_available():
         torch.mps.synchronize()
+    return time.perf_counter()
 
 
 def machine_description() -> str:

@@ -89,6 +89,12 @@ class CausalGenerator(CTranslateModel):
             return write_text(input_ids, whole, self.tokenizer)
         return torch.cat([prompts.repeat_interleave(decoding.sequences, 0), padded(added, decoding.pad)], dim=1)
 
+    def logits(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Logits [1, tokens, vocabulary], float32, of a text's tokens [1, tokens], each given those up to it."""
+        made = self.engine.forward_batch([vocabulary_words(input_ids[0].tolist())])
+        found = made.to_device(engine().Device.cpu).to(engine().DataType.float32)
+        return torch.from_numpy(np.array(found))
+
     def difference(self, model: Any, seed: int, tokens: int) -> tuple[Any, Any]:
         """The prompt is read as a whole, and then greedy tokens one by one; the model is given the same tokens."""
         prompt = torch.randint(0, self.vocabulary, (tokens,), generator=torch.Generator().manual_seed(seed)).tolist()

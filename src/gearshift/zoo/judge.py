@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -75,6 +77,37 @@ class Judge(nn.Module):
         """Frechet distance from these images to 10,000 real ones that no model of the zoo was trained on."""
         mean, covariance = reference_moments()
         return _between(*feature_moments(self.features(images)), mean, covariance)
+
+
+def garment(images: torch.Tensor, call: Mapping[str, Any]) -> list[float]:
+    """100 for each image in [0, 1] that shows the garment its call asks for, else 0; a metric for `gs.evaluate`."""
+    wanted, _ = asked(call)
+    return (100.0 * (_judge().guess(images * 2 - 1)[0] == torch.tensor(wanted))).tolist()
+
+
+def color(images: torch.Tensor, call: Mapping[str, Any]) -> list[float]:
+    """100 for each image in [0, 1] that shows the color its call asks for, else 0; a metric for `gs.evaluate`."""
+    _, wanted = asked(call)
+    return (100.0 * (_judge().guess(images * 2 - 1)[1] == torch.tensor(wanted))).tolist()
+
+
+garment.unit = color.unit = "% right"  # type: ignore[attr-defined]
+
+
+def asked(call: Mapping[str, Any]) -> tuple[list[int], list[int]]:
+    """Garments and colors, as indices, that a call of one of the zoo's pipelines asks for by prompts or labels."""
+    if "class_labels" in call:
+        labels = [divmod(int(label), len(COLORS)) for label in call["class_labels"]]
+        return [g for g, _ in labels], [c for _, c in labels]
+    prompts = [call["prompt"]] if isinstance(call["prompt"], str) else call["prompt"]
+    words = [prompt.split() for prompt in prompts]
+    found = [(next(w for w in said if w in GARMENTS), next(w for w in said if w in COLORS)) for said in words]
+    return [GARMENTS.index(g) for g, _ in found], [COLORS.index(c) for _, c in found]
+
+
+@cache
+def _judge() -> Judge:
+    return Judge.load()
 
 
 def as_judged(images: torch.Tensor) -> torch.Tensor:
