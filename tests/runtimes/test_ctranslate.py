@@ -51,6 +51,13 @@ def test_greedy_tokens_are_those_of_transformers(name):
     assert all(torch.equal(v, before[k]) for k, v in plain.state_dict().items())
 
 
+def test_logits_of_a_text_are_those_of_transformers(llama):
+    plain, made = llama
+    ids = prompts(rows=1, tokens=9)
+    with torch.no_grad():
+        torch.testing.assert_close(made.logits(ids), plain(input_ids=ids).logits, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", ["llama", "marian"])
 def test_the_model_may_have_been_halved(name):
     plain, ids = build(name).pipe.half().float(), prompts()

@@ -21,6 +21,7 @@ from gearshift.evaluate.table import render, to_json
 
 KEPT = 96  # pictures that an evaluation holds
 WIDTH = 110
+BRIEF = 32  # characters of a name in the table
 COLUMNS = [
     Column("original", "original"),
     Column("value", "this model"),
@@ -131,7 +132,7 @@ class Evaluation:
         if spread is not None and len(spread.values) > 1:
             low, high = (format(v, one.format) for v in spread.interval)
             worst = one.text(spread.worst)
-            cells |= {"interval": f"{low} to {high}", "worst": f"{worst}: {spread.worst_name}"}
+            cells |= {"interval": f"{low} to {high}", "worst": f"{worst}: {spread.worst_name[:BRIEF]}"}
         if spread is not None and spread.below is not None:
             cells["below"] = f"{100 * spread.below:.0f} % ({one.floor:g})"
         return cells
