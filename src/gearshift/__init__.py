@@ -4,6 +4,7 @@
 >>> pipe = gs.optimize(pipe, ["qkv_diffusers", "taylor"])  # doctest: +SKIP
 """
 
+# These folders go first, so that importing them later does not take the verbs' names.
 import gearshift.algorithms
 import gearshift.evaluate  # noqa: F401
 from gearshift.api import (

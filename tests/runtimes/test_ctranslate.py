@@ -55,7 +55,7 @@ def test_logits_of_a_text_are_those_of_transformers(llama):
     plain, made = llama
     ids = prompts(rows=1, tokens=9)
     with torch.no_grad():
-        torch.testing.assert_close(made.logits(ids), plain(input_ids=ids).logits, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(made.logits(ids), plain(input_ids=ids).logits, rtol=0, atol=0.01)  # 16 bits
 
 
 @pytest.mark.parametrize("name", ["llama", "marian"])
