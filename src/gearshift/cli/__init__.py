@@ -85,14 +85,10 @@ def _parser() -> argparse.ArgumentParser:
     _generate(sub)
     _transcribe(command("transcribe", "words:transcribe", "write what is said in recordings, as text or subtitles"))
     _chat(command("chat", "words:chat", "talk with a language model"))
-    sub = command(
-        "evaluate", "measuring:evaluate", "measure a model: how close to the original, how good, how fast, how large"
+    _evaluate(
+        command("evaluate", "measuring:evaluate", "measure a model: how close to the original, how good, how fast")
     )
-    _evaluate(sub)
-    sub = command("demo", "demo:run", "run the main job on the model that ships, and write a report")
-    sub.add_argument("--out", metavar="DIR", default="gearshift-demo", help="folder to write (%(default)s)")
-    sub.add_argument("--compile", action="store_true", help="add a compiled recipe; compiling takes a minute or two")
-    sub.add_argument("--images", type=int, default=48, help="images per recipe (%(default)s)")
+    _demo(command("demo", "demo:run", "run the main job on the model that ships, and write a report"))
     command("doctor", "doctor:run", "show what this machine has, which algorithms run here, and what the others lack")
     return parser
 
@@ -136,6 +132,13 @@ def _chat(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("message", metavar="MESSAGE", nargs="*", help="one message (else each line of standard input)")
     sub.add_argument("--system", metavar="TEXT", help="what the model is told before the conversation")
     sub.add_argument("--max-new-tokens", type=int, default=256, metavar="N", help="most tokens of an answer (256)")
+
+
+def _demo(sub: argparse.ArgumentParser) -> None:
+    """Arguments of `gearshift demo`."""
+    sub.add_argument("--out", metavar="DIR", default="gearshift-demo", help="folder to write (%(default)s)")
+    sub.add_argument("--compile", action="store_true", help="add a compiled recipe; compiling takes a minute or two")
+    sub.add_argument("--images", type=int, default=48, help="images per recipe (%(default)s)")
 
 
 def _evaluate(sub: argparse.ArgumentParser) -> None:
