@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from gearshift.steps.explanation import Explanation
 
 __all__ = [
-    "algorithms", "disabled", "explain", "follow", "load", "optimize", "plan", "problems", "read_checkpoint", "restore",
-    "save", "set_verbosity", "status", "warm_up",
+    "algorithms", "disabled", "explain", "export", "follow", "load", "optimize", "plan", "problems", "read_checkpoint",
+    "restore", "save", "set_verbosity", "status", "warm_up",
 ]  # fmt: skip
 
 M = TypeVar("M")
@@ -259,6 +259,16 @@ def load(
 
     with surroundings():
         return reload.load(folder, device, verify, trust_compiled)
+
+
+def export(
+    model: Any, folder: str | os.PathLike[str], format: str, *, tokenizer: Any = None, overwrite: bool = False
+) -> None:
+    """Write a model in another program's format. See `gearshift.algorithms.common.checkpoint_export`."""
+    from gearshift.algorithms.common import checkpoint_export
+
+    with surroundings():
+        checkpoint_export.export(model, folder, format, tokenizer, overwrite)
 
 
 def read_checkpoint(place: str | os.PathLike[str]) -> Any:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from support.tiny import build
+from support.words import packed
 from torch import nn
 
 import gearshift as gs
@@ -14,17 +15,6 @@ from gearshift.core.errors import BrokenFolder
 from gearshift.models.packed import unpack_words
 
 GROUP = 16
-
-
-def words(numbers, bits):
-    """Numbers end to end in int32 words, as one long whole number."""
-    long = sum(int(n) << bits * i for i, n in enumerate(numbers))
-    count = -(-len(numbers) * bits // 32)
-    return [(long >> 32 * i & 0xFFFFFFFF) - (1 << 32) * (long >> 32 * i + 31 & 1) for i in range(count)]
-
-
-def packed(rows, bits):
-    return torch.tensor([words(row, bits) for row in rows.tolist()], dtype=torch.int32)
 
 
 def parts_of(weight, bits, symmetric=False):
@@ -114,9 +104,9 @@ def test_what_cannot_be_read_is_said(tmp_path):
     with pytest.raises(BrokenFolder, match="of a transformers model"):
         read_checkpoint(tmp_path)
     pack, told = CASES["gptq-4"]
-    for place, other in (("awq", {"quant_method": "awq"}), ("plain", {})):
+    for place, other in (("other", {"quant_method": "eetq"}), ("plain", {})):
         written(tmp_path / place, pack, other)
-        with pytest.raises(BrokenFolder, match=r"format ('awq'|float)"):
+        with pytest.raises(BrokenFolder, match=r"format ('eetq'|float)"):
             read_checkpoint(tmp_path / place)
 
     def shuffled(weight):

@@ -1,4 +1,4 @@
-"""gearshift check, optimize, generate."""
+"""gearshift check, optimize, export, generate."""
 
 from __future__ import annotations
 
@@ -53,6 +53,17 @@ def optimize(arguments: argparse.Namespace) -> int:
     gs.save(model, out, overwrite=arguments.overwrite)
     print(gs.status(model))
     print(f'Saved. In Python: gearshift.load("{arguments.out}")')
+    return 0
+
+
+def export(arguments: argparse.Namespace) -> int:
+    """Open, write in another program's format."""
+    import gearshift as gs
+
+    out = path_of(arguments.folder, "FOLDER")
+    refuse_unwritable(out)
+    gs.export(open_model(arguments.model), out, arguments.format, overwrite=arguments.overwrite)
+    print(f"Exported to {arguments.folder} as {arguments.format}.")
     return 0
 
 

@@ -18,7 +18,7 @@ from gearshift.core.registry import registry
 from gearshift.core.rules import conflicts, order
 from gearshift.core.yamls import read_yaml, write_yaml
 
-SAVED_SETTINGS = ("batch_size", "device", "seed", "include", "exclude")
+SAVED_SETTINGS = ("batch_size", "device", "seed", "include", "exclude", "exportable")
 READERS = ("tokenizer", "processor")  # what reads and writes a model\'s text and sound
 SETTINGS = (*SAVED_SETTINGS, "tokenizer", "processor", "data")
 
@@ -34,6 +34,8 @@ class Recipe:
         seed: seed of anything random while optimizing.
         include: globs of module paths; given, algorithms that replace layers take these and no others.
         exclude: globs of module paths that are left alone beside those that are left alone anyway.
+        exportable: weights in groups are rounded to what the formats of other programs hold (see `gearshift.export`),
+            whose zeros are whole numbers; it costs a little accuracy.
         tokenizer, processor: used to read calibration data; never saved with the model by a recipe.
         data: calibration data: an iterable of what the model takes; a dict or a string is one such example.
 
@@ -47,6 +49,7 @@ class Recipe:
     seed: int = 0
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    exportable: bool = False
     tokenizer: Any = None
     processor: Any = None
     data: Any = None
@@ -85,6 +88,8 @@ class Recipe:
             problems.append(f"batch_size must be an int of 1 or more. Got {quoted(self.batch_size)} instead.")
         if not isinstance(self.seed, int) or isinstance(self.seed, bool) or not -(2**63) <= self.seed < 2**64:
             problems.append(f"seed must be an int of at most 64 bits. Got {quoted(self.seed)} instead.")
+        if not isinstance(self.exportable, bool):
+            problems.append(f"exportable must be True or False. Got {quoted(self.exportable)} instead.")
         device = self.device if isinstance(self.device, (str, NoneType)) else _name_of_device(self.device)
         if device is not None and not re.fullmatch(r"[a-z]+(:\d{1,4})?", device):
             problems.append(f"device must be a name such as 'cpu' or 'cuda:0'. Got {quoted(self.device)} instead.")

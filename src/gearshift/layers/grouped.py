@@ -76,6 +76,10 @@ class GroupedLinear(QuantizedLinear):
     def grouped(self) -> Grouped:
         return Grouped(self.codes, self.scale, self.zero, self.bits, self.group, self.in_features)
 
+    def in_groups(self) -> Grouped | None:
+        """The weight in the format of groups; None if the input is scaled as well."""
+        return None if self.input_scale is not None else self.grouped
+
     def dequantized(self, dtype: torch.dtype) -> torch.Tensor:
         if self.input_scale is None:
             return dequantize(self.grouped, dtype)

@@ -10,7 +10,8 @@ from torch import nn
 from gearshift.kernels import ops
 from gearshift.kernels.cpu import onednn
 from gearshift.layers.base import QuantizedLayer, QuantizedLinear
-from gearshift.quant.formats.int8 import Quantized, dequantize, quantize_weight
+from gearshift.quant.formats.grouped import Grouped
+from gearshift.quant.formats.int8 import Quantized, as_grouped, dequantize, quantize_weight
 
 Pair = int | tuple[int, int]
 
@@ -86,6 +87,10 @@ class Int8Linear(Int8Layer, QuantizedLinear):
     ) -> None:
         super().__init__(in_features, out_features, bias, device, dtype)
         self._make_room((out_features, in_features), unsigned, pair_safe, device)
+
+    def in_groups(self) -> Grouped:
+        """The weight in the format of groups, one for each output channel."""
+        return as_grouped(self.quantized)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         return ops.linear(input, self.quantized, self.bias)

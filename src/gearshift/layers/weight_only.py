@@ -10,7 +10,8 @@ from torch import nn
 from gearshift.kernels.cpu.weight_only import fitting_group, matmul8, unpack
 from gearshift.layers.base import QuantizedLinear
 from gearshift.layers.grouped import GroupedLinear
-from gearshift.quant.formats.int8 import Quantized, quantize_weight
+from gearshift.quant.formats.grouped import Grouped
+from gearshift.quant.formats.int8 import Quantized, as_grouped, quantize_weight
 from gearshift.quant.rounding.least_squares import pack4
 
 
@@ -46,6 +47,10 @@ class Int8WeightLinear(QuantizedLinear):
     def packed(self) -> Quantized:
         return Quantized(self.qweight, self.scale)
 
+    def in_groups(self) -> Grouped:
+        """The weight in the format of groups, one for each output channel."""
+        return as_grouped(self.packed)
+
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         return matmul8(input, self.packed, self.bias)
 
@@ -53,11 +58,14 @@ class Int8WeightLinear(QuantizedLinear):
         return unpack(self.packed, dtype)
 
 
-def from_float(linear: nn.Linear, bits: int, group: int = 64) -> Int8WeightLinear | GroupedLinear | None:
+def from_float(
+    linear: nn.Linear, bits: int, group: int = 64, whole_zeros: bool = False
+) -> Int8WeightLinear | GroupedLinear | None:
     """A layer of 8 or 4 bits in the place of a float one, which stays as it was.
 
     Args:
         group: at 4 bits, inputs that share a scale: 32, 64 or 128, or the largest smaller one that divides the inputs.
+        whole_zeros: at 4 bits, see `on_whole_zeros`.
 
     Returns:
         None if there is no such layer: at 4 bits the inputs have to be a multiple of 64.
@@ -65,7 +73,7 @@ def from_float(linear: nn.Linear, bits: int, group: int = 64) -> Int8WeightLinea
     if bits == 8:
         return Int8WeightLinear.from_float(linear)
     fitting = fitting_group(linear.in_features, group)
-    return None if fitting is None else GroupedLinear.of(linear, pack4(linear.weight, fitting))
+    return None if fitting is None else GroupedLinear.of(linear, pack4(linear.weight, fitting, whole_zeros))
 
 
 def empty(linear: Any, bits: int, group: int = 64) -> QuantizedLinear:

@@ -21,18 +21,16 @@ from gearshift.core.errors import BrokenFolder
 from gearshift.core.extras import need
 from gearshift.core.target import put
 from gearshift.layers.grouped import GroupedLinear
+from gearshift.models.gguf_blocks import BLOCK, FORMATS
 from gearshift.quant.formats.grouped import Grouped, assemble, dequantize
 
-BLOCK = 32  # inputs that share a scale in the formats that are taken over
 NEAR = 1e-5  # relative distance of a layer that was taken over from what the file says: an offset is stored as a zero
-
-Split = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 
 def read_gguf(file: Path) -> tuple[Any, dict[str, GroupedLinear], Any]:
     """A causal language model from a GGUF file, its layers that keep the file's codes by path, and its tokenizer.
 
-    Tied weights, and layers in formats that are not Q4_0, Q4_1 or Q8_0, are float32.
+    Tied weights, and layers in formats that are not Q4_0, Q4_1, Q5_0 or Q8_0, are float32.
 
     Raises:
         BrokenFolder: for a file that is no such model, naming it.
@@ -120,42 +118,3 @@ def _in_order(layer: nn.Linear, grouped: Grouped, config: Any) -> Grouped | None
         if float((dequantize(turned) - exact).norm()) <= NEAR * float(exact.norm()):
             return turned
     return None
-
-
-def _halves(blocks: np.ndarray, at: int) -> np.ndarray:
-    """The float16 at this byte of every block [rows, blocks, bytes], in float32."""
-    return np.ascontiguousarray(blocks[..., at : at + 2]).view(np.float16)[..., 0].astype(np.float32)
-
-
-def _nibbles(blocks: np.ndarray, at: int) -> np.ndarray:
-    """32 codes of 4 bits from this byte on, the first 16 in the low halves of the bytes, as [rows, inputs]."""
-    held = blocks[..., at : at + BLOCK // 2]
-    return np.concatenate((held & 15, held >> 4), -1).reshape(len(blocks), -1)
-
-
-def _q4_0(data: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """weight = scale * (code - 8)."""
-    blocks = data.reshape(len(data), -1, 18)
-    scale = _halves(blocks, 0)
-    return _nibbles(blocks, 2), scale, np.full_like(scale, 8)
-
-
-def _q4_1(data: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """weight = scale * code + offset; a block of one value has a scale of zero, and becomes offset * 1."""
-    blocks = data.reshape(len(data), -1, 20)
-    scale, offset = _halves(blocks, 0), _halves(blocks, 2)
-    flat = scale == 0
-    codes = np.where(np.repeat(flat, BLOCK, 1), 1, _nibbles(blocks, 4)).astype(np.uint8)
-    zero = np.where(flat, 0, -offset / np.where(flat, 1, scale))
-    return codes, np.where(flat, offset, scale), zero.astype(np.float32)
-
-
-def _q8_0(data: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """weight = scale * signed code."""
-    blocks = data.reshape(len(data), -1, 34)
-    scale = _halves(blocks, 0)
-    signed = np.ascontiguousarray(blocks[..., 2:]).view(np.int8).astype(np.int16)
-    return (signed + 128).astype(np.uint8).reshape(len(data), -1), scale, np.full_like(scale, 128)
-
-
-FORMATS: dict[str, tuple[int, Split]] = {"Q4_0": (4, _q4_0), "Q4_1": (4, _q4_1), "Q8_0": (8, _q8_0)}

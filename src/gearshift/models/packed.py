@@ -1,6 +1,6 @@
-"""Layers that other programs quantized: GPTQ's tensors and compressed-tensors' packed integers, checked and unpacked.
+"""Layers that other programs quantized: GPTQ's and AWQ's tensors and compressed-tensors' packed integers, unpacked.
 
-Both pack codes end to end into little-endian 32-bit words, one input channel after the other.
+They pack codes end to end into little-endian 32-bit words, one input channel after the other.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from gearshift.core.boundary import Misfit
+from gearshift.models.packing import AWQ_BITS, AWQ_ORDER
 from gearshift.quant.formats.grouped import Grouped, assemble
 
 State = Mapping[str, torch.Tensor]
@@ -73,6 +74,31 @@ def from_packed(parts: State, path: str, size: tuple[int, int]) -> Grouped:
         _check(parts, path, "weight_zero_point", (-(-out * bits // 32), groups), torch.int32)
         zero = unpack_words(parts["weight_zero_point"].T, bits)[:, :out].T.float()
     return _assembled(unpack_words(packed, bits)[:, :width], parts["weight_scale"], zero, bits, group)
+
+
+def from_awq(parts: State, path: str, size: tuple[int, int], group: int) -> Grouped:
+    """qweight int32 [in, out / 8], qzeros int32 [groups, out / 8], scales [groups, out], in AWQ's order; 4 bits.
+
+    Args:
+        group: -1: one group.
+
+    Raises:
+        Misfit: for tensors of other shapes or types.
+    """
+    out, width = size
+    group = width if group == -1 else group
+    groups = -(-width // group)
+    _check(parts, path, "qweight", (width, out // 8), torch.int32)
+    _check(parts, path, "qzeros", (groups, out // 8), torch.int32)
+    _check(parts, path, "scales", (groups, out))
+    codes, zero = (_in_order(unpack_words(parts[name], AWQ_BITS)) for name in ("qweight", "qzeros"))
+    return _assembled(codes.T.contiguous(), parts["scales"].T, zero.T.float(), AWQ_BITS, group)
+
+
+def _in_order(numbers: torch.Tensor) -> torch.Tensor:
+    """Output channels in their order, of numbers [n, out] in AWQ's."""
+    back = sorted(range(len(AWQ_ORDER)), key=AWQ_ORDER.__getitem__)
+    return numbers.unflatten(1, (-1, len(AWQ_ORDER)))[..., back].flatten(1)
 
 
 def zeros_less_one(layers: Iterable[State], bits: int) -> bool | None:

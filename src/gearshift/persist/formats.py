@@ -8,7 +8,7 @@ from typing import Any
 
 from gearshift.core.boundary import Misfit
 from gearshift.core.errors import quoted
-from gearshift.core.plain import PART, PARTS, anything, dict_of, fields, list_of, maybe, one_of, text, whole
+from gearshift.core.plain import PART, PARTS, anything, dict_of, fields, flag, list_of, maybe, one_of, text, whole
 
 FORMAT = 2  # what is written
 KEPT = "kept"
@@ -45,6 +45,7 @@ COMMON = {
             "seed": whole(-(2**63), 2**64),
             "include": GLOBS,
             "exclude": GLOBS,
+            "exportable": flag,
         },
     ),
     "files": dict_of(text(r"[0-9a-f]{64}", "a SHA-256"), key=relative),

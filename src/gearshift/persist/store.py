@@ -112,17 +112,14 @@ def _write_files(record: Record, folder: Path) -> None:
 
 def _write_model(model: Any, record: Record, folder: Path) -> tuple[list[str], dict[str, Any]]:
     """Write the model in its library's layout; gives the parts whose weights are in our own file, and facts of each."""
-    keeps_weights = [a for a in record.applied if type(a.algorithm).facts.persist is Persist.WEIGHTS]
-    first_replayed = len(keeps_weights)
-    if [type(a.algorithm).facts.persist for a in record.applied[:first_replayed]] != [Persist.WEIGHTS] * first_replayed:
-        raise GearshiftError("algorithms that change weights come before those that are replayed")
+    baked = first_replayed(record)
     if isinstance(model, Runtime):
         model.save_pretrained(folder)
         return [], {}
-    changed = sorted({name for a in keeps_weights for name in a.saved.get("parts", [])})
+    changed = sorted({name for a in record.applied[:baked] for name in a.saved.get("parts", [])})
     found = parts(model)
     with Transaction(model, keep=False):
-        record.revert(down_to=first_replayed, exact=False)
+        record.revert(down_to=baked, exact=False)
         adapters = {name: keep_adapters(part, type(part).__name__) for name, part in found.items()}
         with aside(found):
             if "" not in found:
@@ -132,6 +129,14 @@ def _write_model(model: Any, record: Record, folder: Path) -> tuple[list[str], d
             if kept is not None:
                 write_adapters(kept, folder / name)
     return changed, facts
+
+
+def first_replayed(record: Record) -> int:
+    """How many algorithms of a record changed weights; those after them are applied again to a loaded model."""
+    changed = [type(a.algorithm).facts.persist is Persist.WEIGHTS for a in record.applied]
+    if changed != sorted(changed, reverse=True):
+        raise GearshiftError("algorithms that change weights come before those that are replayed")
+    return sum(changed)
 
 
 def _made(folder: Path) -> Path:

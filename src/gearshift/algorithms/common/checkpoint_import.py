@@ -21,8 +21,8 @@ def read_checkpoint(place: str | os.PathLike[str]) -> Any:
 
     Args:
         place: a GGUF file (llama.cpp's); or a folder of transformers' layout, with its quantization in config.json and
-            weights in safetensors, in GPTQ's format or compressed-tensors' pack-quantized. Of a GGUF file, layers in
-            Q4_0, Q4_1 and Q8_0 keep their codes, and all others are widened to float32.
+            weights in safetensors, in GPTQ's or AWQ's format or compressed-tensors' pack-quantized. Of a GGUF file,
+            layers in Q4_0, Q4_1, Q5_0 and Q8_0 keep their codes, and all others are widened to float32.
 
     Raises:
         BrokenFolder: for what is not such a model, or a format that cannot be read.
@@ -59,13 +59,22 @@ def _as_if_applied(layers: Mapping[str, Any], notes: list[str]) -> Applied:
 
 def _format(notes: list[str], told: Mapping[str, Any], state: Mapping[str, Any]) -> Any:
     """How the layers of a model with this `quantization_config` are read; None if they cannot be."""
-    from gearshift.models.packed import from_packed
+    from gearshift.models.packed import from_awq, from_packed
 
     if told.get("quant_method") == "gptq":
         return "qweight", _gptq(notes, told, state)
+    if told.get("quant_method") == "awq" and told.get("bits", 4) == 4 and told.get("version", "gemm").lower() == "gemm":
+        return "qweight", partial(from_awq, group=_group(told))
     if (told.get("quant_method"), told.get("format")) == ("compressed-tensors", "pack-quantized"):
         return "weight_packed", from_packed
     return None
+
+
+def _group(told: Mapping[str, Any]) -> int:
+    group = whole(-1)(told.get("group_size", -1), "quantization_config.group_size")
+    if group == 0:
+        raise Misfit("quantization_config.group_size must be 1 or more, or -1 for one group")
+    return group
 
 
 def _gptq(notes: list[str], told: Mapping[str, Any], state: Mapping[str, Any]) -> Any:
@@ -78,9 +87,7 @@ def _gptq(notes: list[str], told: Mapping[str, Any], state: Mapping[str, Any]) -
     from gearshift.models.packed import BITS, from_gptq, zeros_less_one
 
     bits = one_of(*BITS)(told.get("bits"), "quantization_config.bits")
-    group = whole(-1)(told.get("group_size", -1), "quantization_config.group_size")
-    if group == 0:
-        raise Misfit("quantization_config.group_size must be 1 or more, or -1 for one group")
+    group = _group(told)
     named = told.get("checkpoint_format") != "gptq_v2"
     shown = zeros_less_one(layers_of(state, "qweight").values(), bits)
     if shown is not None and shown is not named:

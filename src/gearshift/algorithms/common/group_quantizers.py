@@ -31,12 +31,13 @@ class Grouping(LayerQuantizer, base=True):
         more = {k: v for k, v in self.layout().items() if k not in ("bits", "group")}
         return self.layer_class(layer).of(layer, grouped, input_scale, **more)
 
-    def fitted_layer(self, layer: Any, fit: Callable[..., Any]) -> Any:
+    def fitted_layer(self, layer: Any, fit: Callable[..., Any], context: Context) -> Any:
         """The layer with a float one's weight rounded to nearest on grids that `fit` finds for groups and bits."""
         from gearshift.quant.formats.grouped import quantize
 
-        bits, group = self.layout()["bits"], self.layout()["group"]
-        return self.grouped_layer(layer, quantize(layer.weight, bits, group, lambda groups: fit(groups, bits)))
+        bits, group, whole_zeros = self.layout()["bits"], self.layout()["group"], context.recipe.exportable
+        grouped = quantize(layer.weight, bits, group, lambda groups: fit(groups, bits), whole_zeros)
+        return self.grouped_layer(layer, grouped)
 
     saved_fields: ClassVar = saved_layers(fields({"bits": whole(1, 8), "group": whole(1), "scaled_input": flag}))
     saved_format = ("bits", "group", "scaled_input")
@@ -73,7 +74,7 @@ class Calibrating(Grouping, base=True):
         from gearshift.quant.rounding.least_squares import least_squares
 
         context.note(f"No calibration data reached {place}, so it was rounded without.")
-        return self.fitted_layer(layer, least_squares)
+        return self.fitted_layer(layer, least_squares, context)
 
 
 def token_batches(model: Any, context: Context) -> list[dict[str, Any]]:

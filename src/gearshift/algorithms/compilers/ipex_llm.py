@@ -57,7 +57,8 @@ class IpexLlm(Algorithm):
         for path, bits in track(self._layers(model, context.recipe), f"{self.name} makes layers"):
             layer = model.get_submodule(path)
             linear = as_linear(layer)
-            made = from_float(linear, bits, GROUP) or Int8WeightLinear.from_float(linear)
+            whole_zeros = context.recipe.exportable
+            made = from_float(linear, bits, GROUP, whole_zeros) or Int8WeightLinear.from_float(linear)
             quantized = in_place_of(layer, made)
             noise.append(sqnr(layer.weight, quantized.weight))
             context.change(Swap(model, path, quantized, layer if context.keep_original else None, self.name))

@@ -17,8 +17,9 @@ class Awq(Calibrating):
 
     AWQ (Lin et al. 2023, arXiv 2306.00978) on `data`: texts with a `tokenizer`, token tensors, or dicts of arguments.
     The scales are searched for block by block and put into the norm or the layer before; where that cannot be, the
-    layer scales its input. Grids are then fitted for the least error of the output. What takes the time is fitting
-    them for each of seven candidate scales: about a minute of a core for every 20 million weights.
+    layer scales its input, or goes without where weights are to be exportable. Grids are then fitted for the least
+    error of the output. What takes the time is fitting them for each of seven candidate scales: about a minute of a
+    core for every 20 million weights.
     On a CPU the layers round the activations of up to 64 tokens to 8 bits as well.
     """
 
@@ -40,10 +41,12 @@ class Awq(Calibrating):
             for first in range(0, len(block.groups), TOGETHER):  # scaling changes no other group's inputs
                 groups = block.groups[first : first + TOGETHER]
                 for group, activity in zip(groups, self._seen(block, groups), strict=True):
-                    scaled.append((group, activity, *self._scaled(block, group, activity, model.config, change)))
+                    scaled.append(
+                        (group, activity, *self._scaled(block, group, activity, model.config, change, context))
+                    )
             for group, activity, scales, folded in scaled:  # after all scales: these change layers of other groups too
                 for layer in group:
-                    found[layer] = self._rounded(layer, activity, scales, folded, errors)
+                    found[layer] = self._rounded(layer, activity, scales, folded, errors, context)
         self.measure(context, errors)
         return found
 
@@ -56,7 +59,9 @@ class Awq(Calibrating):
         block.watch({layer: activity.see for layer, activity in seen.items()})
         return list(seen.values())
 
-    def _scaled(self, block: Any, layers: list[Any], activity: Any, config: Any, change: Any) -> tuple[Any, bool]:
+    def _scaled(
+        self, block: Any, layers: list[Any], activity: Any, config: Any, change: Any, context: Context
+    ) -> tuple[Any, bool]:
         """The scales of the inputs that the layers share, and whether another module has them."""
         import torch
 
@@ -64,9 +69,11 @@ class Awq(Calibrating):
         from gearshift.models.scale_folding import find_source
         from gearshift.quant.rounding.awq import found_scales
 
-        source = find_source(block, layers, config)
+        source, exportable = find_source(block, layers, config), context.recipe.exportable
+        if source is None and exportable:
+            return torch.ones_like(activity.size), False
         weight = torch.cat([matrix(layer).detach().float() for layer in layers])
-        scales = found_scales(weight, activity, BITS, source.rows if source else None)
+        scales = found_scales(weight, activity, BITS, source.rows if source else None, exportable)
         if bool((scales == 1).all()):
             source = None
         if source is not None:
@@ -75,13 +82,15 @@ class Awq(Calibrating):
                 change.columns(layer, scales)
         return scales, source is not None
 
-    def _rounded(self, layer: Any, activity: Any, scales: Any, folded: bool, errors: list) -> tuple[Any, Any]:
+    def _rounded(
+        self, layer: Any, activity: Any, scales: Any, folded: bool, errors: list, context: Context
+    ) -> tuple[Any, Any]:
         from gearshift.layers.linear_view import matrix
         from gearshift.quant.formats.grouped import dequantize, quantize
         from gearshift.quant.rounding.awq import rounded
 
         weight = matrix(layer).detach().float() * (1 if folded else scales)
-        grouped = rounded(weight, activity, scales, BITS)
+        grouped = rounded(weight, activity, scales, BITS, context.recipe.exportable)
         exact = weight / scales
         rivals = dequantize(grouped) / scales, dequantize(quantize(exact, BITS, GROUP))
         errors.append((activity.error(rivals[0] - exact), activity.error(rivals[1] - exact)))

@@ -39,7 +39,7 @@ class Gptq(Calibrating):
             originals = {layer: layer.weight.data for group in block.groups for layer in group}
             try:
                 for group in block.groups:
-                    found.update(self._rounded(block, group, errors))
+                    found.update(self._rounded(block, group, errors, context))
                 block.advance()
             finally:
                 for layer, weight in originals.items():
@@ -47,20 +47,23 @@ class Gptq(Calibrating):
         self.measure(context, errors)
         return found
 
-    def _rounded(self, block: Any, layers: list[Any], errors: list[tuple[float, float]]) -> dict[Any, Any]:
+    def _rounded(
+        self, block: Any, layers: list[Any], errors: list[tuple[float, float]], context: Context
+    ) -> dict[Any, Any]:
         """Weights of layers with a common input, which the layers are given for what comes after them."""
         from gearshift.layers.linear_view import matrix
         from gearshift.models.calibration import put_matrix
         from gearshift.quant.formats.grouped import dequantize, quantize
         from gearshift.quant.rounding.gptq import Gram, compensated
 
+        size, whole_zeros = (self.weight_bits, self.group_size), context.recipe.exportable
         gram = Gram(matrix(layers[0]).shape[1], layers[0].weight.device)
         block.watch({layers[0]: gram.see})
         found = {}
         for layer in layers:
             weight = matrix(layer).detach().float()
-            grouped = found[layer] = compensated(weight, gram.matrix, self.weight_bits, self.group_size)
-            nearest = quantize(weight, self.weight_bits, self.group_size)
+            grouped = found[layer] = compensated(weight, gram.matrix, *size, whole_zeros)
+            nearest = quantize(weight, *size)
             errors.append((gram.error(weight - dequantize(grouped)), gram.error(weight - dequantize(nearest))))
             put_matrix(layer, dequantize(grouped))
         return found

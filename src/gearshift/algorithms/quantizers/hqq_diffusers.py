@@ -45,4 +45,4 @@ class HqqDiffusers(Grouping):
     def quantized_layer(self, layer: Any, place: Place, prepared: None, context: Context) -> Any:
         from gearshift.quant.rounding.hqq import half_quadratic
 
-        return self.fitted_layer(layer, half_quadratic)
+        return self.fitted_layer(layer, half_quadratic, context)

@@ -16,6 +16,8 @@ from torch.nn import functional as F
 from gearshift.kernels import static_int8
 from gearshift.layers.base import QuantizedLinear
 from gearshift.quant.formats.float8 import widened
+from gearshift.quant.formats.grouped import Grouped
+from gearshift.quant.formats.int8 import Quantized, as_grouped
 from gearshift.quant.formats.scales import usable
 
 
@@ -73,6 +75,11 @@ class QuantoLinear(QuantizedLinear):
 
     def quantize(self, weight: torch.Tensor) -> None:
         self.values, self.scale, self.lowest = _rounded(weight.float(), self.kind)
+
+    def in_groups(self) -> Grouped | None:
+        """The weight in the format of groups, if it has 8 bits and is taken with activations as they come."""
+        plain = self.kind == "qint8" and self.input_scale is None
+        return as_grouped(Quantized(self.values, self.scale.flatten())) if plain else None
 
     def activations(self) -> str | None:
         return None if self.input_scale is None else "to 8 bits, in the ranges that calibration found"

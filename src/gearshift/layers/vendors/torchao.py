@@ -21,7 +21,7 @@ from gearshift.kernels.cpu.weight_only import matmul4, matmul8, rounding
 from gearshift.layers.base import QuantizedLinear
 from gearshift.quant.formats.float8 import widened
 from gearshift.quant.formats.grouped import Grouped, pack, unpack
-from gearshift.quant.formats.int8 import Quantized
+from gearshift.quant.formats.int8 import Quantized, as_grouped
 from gearshift.quant.formats.scales import usable
 
 ao = need("torchao.quantization", "torchao", "A layer of torchao")
@@ -103,6 +103,13 @@ class TorchaoLinear(QuantizedLinear):
         ):
             self._join()
         return self._joined
+
+    def in_groups(self) -> Grouped | None:
+        """The weight in the format of groups; None for floats of 8 bits and for what is laid out for CUDA."""
+        if self.packed:
+            return self._grouped()
+        whole = self.quant_type in ("int8dq", "int8wo")
+        return as_grouped(Quantized(self.qdata, self.scale.flatten())) if whole else None
 
     def activations(self) -> str | None:
         if self.quant_type == "int4wo" and self.packed:

@@ -17,6 +17,7 @@ from gearshift.quant.formats.scales import SMALLEST
 
 BLOCK = 32
 PLANES = {2: (2,), 3: (2, 1), 4: (4,), 8: (8,)}  # widths of the planes, low bits first
+WHOLE_ROUNDS = 3  # of rounding and fitting, once the zeros are whole
 FINEST = 1024  # a step is at least this part of its group's peak: zeros then stay small enough to be exact in float16
 
 CHUNK = 2**20  # weights that are floats at a time: the fastest, from one row to hundreds, and little memory
@@ -45,14 +46,16 @@ class Grouped(NamedTuple):
     width: int
 
 
-def quantize(weight: torch.Tensor, bits: int, group: int, fit: Fit | None = None) -> Grouped:
+def quantize(weight: torch.Tensor, bits: int, group: int, fit: Fit | None = None, whole_zeros: bool = False) -> Grouped:
     """Round a weight to the nearest codes of each group's grid.
 
     Args:
         weight: floating point [out, in].
         fit: gives scale and zero [...] for groups [..., n] of float32 values; None: from lowest to highest value.
+        whole_zeros: see `on_whole_zeros`.
     """
-    scale, zero = grid(weight, group, fit or (lambda groups: span(groups, bits)))
+    fit = fit or (lambda groups: span(groups, bits))
+    scale, zero = grid(weight, group, on_whole_zeros(fit, bits) if whole_zeros else fit)
     return assemble(encode(weight, scale, zero, bits, group), scale, zero, bits, group)
 
 
@@ -79,6 +82,27 @@ def span(groups: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
     low, high = groups.amin(-1), groups.amax(-1)
     scale = usable((high - low) / (2**bits - 1), groups)
     return scale, -low / scale
+
+
+def on_whole_zeros(fit: Fit, bits: int) -> Fit:
+    """A fit whose zeros are moved to the nearest codes, and its scales then to the least squared error.
+
+    At 8 bits all zeros are the middle code, which costs little there: codes less zeros then have 8 bits too.
+    """
+    top = 2**bits - 1
+    least, most = (128, 128) if bits == 8 else (0, top)
+
+    def fitted(groups: torch.Tensor) -> Grid:
+        scale, zero = fit(groups)
+        inside, zero = (zero >= least) & (zero <= most), zero.round().clamp(least, most)
+        scale = torch.where(inside, scale, usable(groups.abs().amax(-1) / (127 if bits == 8 else top), groups))
+        for _ in range(WHOLE_ROUNDS):
+            steps = (groups / scale[..., None] + zero[..., None]).round_().clamp_(0, top) - zero[..., None]
+            along, square = (steps * groups).sum(-1), steps.square().sum(-1)
+            scale = usable(torch.where(along > 0, along / square.clamp_min(1), scale), groups)
+        return scale, zero
+
+    return fitted
 
 
 def usable(scale: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional as F
 
+from gearshift.quant.formats.grouped import Grouped, assemble
 from gearshift.quant.formats.scales import SMALLEST, usable
 
 PAIR_LIMIT = 128
@@ -56,6 +57,14 @@ def dequantize(quantized: Quantized, dtype: torch.dtype = torch.float32) -> torc
     if zero_point is not None:
         weight = weight - column(zero_point, weight)
     return (weight * column(scale, weight)).to(dtype)
+
+
+def as_grouped(quantized: Quantized) -> Grouped:
+    """The same weight [out, in] in the format of groups: one group for each output channel."""
+    values, scale, zero_point = quantized
+    codes = values if values.dtype == torch.uint8 else values.view(torch.uint8) ^ 128
+    zero = torch.full_like(scale, 128) if zero_point is None else zero_point.float()
+    return assemble(codes, scale[:, None], zero[:, None], 8, values.shape[1])
 
 
 def as_signed(values: torch.Tensor) -> torch.Tensor:

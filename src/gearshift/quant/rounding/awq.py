@@ -49,7 +49,9 @@ class Activity:
         return float((self.sample @ difference.T).square().mean())
 
 
-def found_scales(weight: torch.Tensor, activity: Activity, bits: int, shared: torch.Tensor | None) -> torch.Tensor:
+def found_scales(
+    weight: torch.Tensor, activity: Activity, bits: int, shared: torch.Tensor | None, whole_zeros: bool = False
+) -> torch.Tensor:
     """The scales of input channels, float32 [in], with which rounding changes a layer's output least.
 
     AWQ (Lin et al. 2023, arXiv 2306.00978): powers of the channels' mean magnitudes, the power searched for; ones if
@@ -58,6 +60,7 @@ def found_scales(weight: torch.Tensor, activity: Activity, bits: int, shared: to
     Args:
         weight: float32 [out, in] of all layers with this input.
         shared: for each channel the number of the scale it has in common with others; None: each has its own.
+        whole_zeros: see `on_whole_zeros`.
     """
     best, least = torch.ones_like(activity.size), float("inf")
     size = activity.size.clamp_min(1e-4 * float(activity.size.max()) + 1e-30)
@@ -66,13 +69,16 @@ def found_scales(weight: torch.Tensor, activity: Activity, bits: int, shared: to
     for alpha in ALPHAS:
         scales = size**alpha
         scales = scales / (scales.max() * scales.min()).sqrt()
-        error = activity.error(dequantize(rounded(weight * scales, activity, scales, bits)) / scales - weight)
+        found = rounded(weight * scales, activity, scales, bits, whole_zeros)
+        error = activity.error(dequantize(found) / scales - weight)
         if error < least:
             best, least = scales, error
     return best
 
 
-def rounded(weight: torch.Tensor, activity: Activity, scales: torch.Tensor, bits: int) -> Grouped:
+def rounded(
+    weight: torch.Tensor, activity: Activity, scales: torch.Tensor, bits: int, whole_zeros: bool = False
+) -> Grouped:
     """Round a scaled weight [out, in] on grids that are clipped and fitted for the least error of the output.
 
     Errors are counted within groups of inputs, with what inputs of a group have in common.
@@ -86,7 +92,7 @@ def rounded(weight: torch.Tensor, activity: Activity, scales: torch.Tensor, bits
         gram = gram + share * torch.eye(n, device=gram.device)
         return least_squares(groups, bits, lambda values: (values.transpose(0, 1) @ gram).transpose(0, 1))
 
-    return quantize(weight, bits, activity.group, fit)
+    return quantize(weight, bits, activity.group, fit, whole_zeros)
 
 
 def mean_by(values: torch.Tensor, number: torch.Tensor) -> torch.Tensor:

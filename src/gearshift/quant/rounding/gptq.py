@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from gearshift.quant.formats.grouped import Grouped, assemble, grid, spread
+from gearshift.quant.formats.grouped import Grid, Grouped, assemble, grid, on_whole_zeros, spread
 from gearshift.quant.rounding.least_squares import least_squares
 
 BLOCK = 128  # columns whose corrections of all later ones are put together
@@ -34,7 +34,7 @@ class Gram:
         return float(((difference @ self.matrix) * difference).sum())
 
 
-def compensated(weight: torch.Tensor, gram: torch.Tensor, bits: int, group: int) -> Grouped:
+def compensated(weight: torch.Tensor, gram: torch.Tensor, bits: int, group: int, whole_zeros: bool = False) -> Grouped:
     """Round a weight so that the layer's output errs little.
 
     GPTQ (Frantar et al. 2022, arXiv 2210.17323): columns go by falling mean square of their inputs, on grids that are
@@ -43,9 +43,14 @@ def compensated(weight: torch.Tensor, gram: torch.Tensor, bits: int, group: int)
     Args:
         weight: floating point [out, in].
         gram: mean of x x^T over the layer's inputs, float32 [in, in].
+        whole_zeros: see `on_whole_zeros`.
     """
+
+    def fit(groups: torch.Tensor) -> Grid:
+        return least_squares(groups, bits)
+
     width = weight.shape[1]
-    scale, zero = grid(weight, group, lambda groups: least_squares(groups, bits))
+    scale, zero = grid(weight, group, on_whole_zeros(fit, bits) if whole_zeros else fit)
     order = gram.diagonal().argsort(descending=True)
     columns = weight.detach().float().T[order].contiguous()
     scales, zeros = (spread(part, group, width).T[order].contiguous() for part in (scale, zero))

@@ -72,14 +72,15 @@ def same(values: torch.Tensor) -> torch.Tensor:
     return values
 
 
-def pack4(weight: torch.Tensor, group: int = 64) -> Grouped:
+def pack4(weight: torch.Tensor, group: int = 64, whole_zeros: bool = False) -> Grouped:
     """Round a weight to 4 bits, on grids of the least squared error that was found.
 
     Args:
         weight: floating point [out, in].
         group: inputs that share a scale and a zero; the kernels take what `fitting_group` answers.
+        whole_zeros: see `on_whole_zeros`.
     """
-    return quantize(weight, 4, group, quick_least_squares)
+    return quantize(weight, 4, group, quick_least_squares, whole_zeros)
 
 
 def quick_least_squares(groups: torch.Tensor) -> Grid:
