@@ -81,11 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", metavar="DIR", required=True, help="folder to write")
     sub.add_argument("--overwrite", action="store_true", help="delete what is in DIR, whoever wrote it")
     sub.add_argument("--device", metavar="DEVICE", help="device to work on, e.g. cuda")
-    sub = command("export", "work:export", "write a model in another program's format, weights bit for bit")
-    sub.add_argument("model", metavar="MODEL", help="a folder or a hub id")
-    sub.add_argument("folder", metavar="FOLDER", help="folder to write")
-    sub.add_argument("--format", metavar="F", required=True, help="safetensors, compressed-tensors, gptq, awq or gguf")
-    sub.add_argument("--overwrite", action="store_true", help="delete what is in FOLDER")
+    _export(command("export", "work:export", "write a model in another program's format, weights bit for bit"))
     sub = command("generate", "work:generate", "make images with a saved model")
     _generate(sub)
     _transcribe(command("transcribe", "words:transcribe", "write what is said in recordings, as text or subtitles"))
@@ -96,6 +92,14 @@ def _parser() -> argparse.ArgumentParser:
     _demo(command("demo", "demo:run", "run the main job on the model that ships, and write a report"))
     command("doctor", "doctor:run", "show what this machine has, which algorithms run here, and what the others lack")
     return parser
+
+
+def _export(sub: argparse.ArgumentParser) -> None:
+    """Arguments of `gearshift export`."""
+    sub.add_argument("model", metavar="MODEL", help="a folder or a hub id")
+    sub.add_argument("folder", metavar="FOLDER", help="folder to write")
+    sub.add_argument("--format", metavar="F", required=True, help="safetensors, compressed-tensors, gptq, awq or gguf")
+    sub.add_argument("--overwrite", action="store_true", help="delete what is in FOLDER")
 
 
 def _generate(sub: argparse.ArgumentParser) -> None:

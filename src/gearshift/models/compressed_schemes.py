@@ -10,7 +10,7 @@ import torch
 
 from gearshift.core.boundary import Misfit
 from gearshift.layers.float8 import Fp8Linear
-from gearshift.models.packing import State, Whole, to_int8, to_packed, whole
+from gearshift.models.packing import State, Whole, in_whole_numbers, to_int8, to_packed
 
 PACKED, INT8, FLOAT8, SEVERAL = "pack-quantized", "int-quantized", "float-quantized", "mixed-precision"
 TOKENS: dict[str, Any] = {"num_bits": 8, "symmetric": True, "strategy": "token", "dynamic": True}
@@ -44,7 +44,7 @@ def compressed(layer: Any) -> Compressed:
     grouped = getattr(layer, "in_groups", lambda: None)()
     if grouped is None:
         raise Misfit(f"it is a {type(layer).__name__}, whose weight is not held in whole numbers")
-    weight = whole(grouped)
+    weight = in_whole_numbers(grouped)
     scale = weight.scale.to(layer.dtype)  # readers compute in the scale's type
     if torch.equal(scale.float(), weight.scale.float()):
         weight = weight._replace(scale=scale)

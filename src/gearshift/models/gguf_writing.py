@@ -31,7 +31,7 @@ SPLITS: dict[str, list[Any]] = {  # how texts are cut before their bytes are joi
 NORMAL, CONTROL, USER, UNUSED = 1, 3, 4, 5  # kinds of tokens
 
 
-class Held(NamedTuple):
+class FileTensor(NamedTuple):
     """A tensor of the file: its numbers, or bytes in a type of blocks."""
 
     data: np.ndarray
@@ -103,7 +103,7 @@ def _sizes(config: Any) -> dict[str, Any]:
     }
 
 
-def _tensors(config: Any, layers: Mapping[str, Grouped], floats: Mapping[str, torch.Tensor]) -> dict[str, Held]:
+def _tensors(config: Any, layers: Mapping[str, Grouped], floats: Mapping[str, torch.Tensor]) -> dict[str, FileTensor]:
     """All tensors by their names in transformers, in the file's order of rows."""
     found = {}
     for path, grouped in layers.items():
@@ -111,7 +111,7 @@ def _tensors(config: Any, layers: Mapping[str, Grouped], floats: Mapping[str, to
             kind, data = to_blocks(grouped)
         except Misfit as error:
             raise Misfit(f"{path}: {error}") from error
-        found[f"{path}.weight"] = Held(data, kind)
+        found[f"{path}.weight"] = FileTensor(data, kind)
     seen: set[Any] = set()
     for name, tensor in floats.items():
         place = tensor.data_ptr(), tensor.shape
@@ -121,7 +121,7 @@ def _tensors(config: Any, layers: Mapping[str, Grouped], floats: Mapping[str, to
         plain = tensor.cpu().float() if tensor.ndim == 1 else tensor.cpu()
         brain = plain.dtype == torch.bfloat16
         data = plain.contiguous().view(torch.int16).numpy().view(np.uint8) if brain else plain.contiguous().numpy()
-        found[name] = Held(data, "BF16" if brain else None)
+        found[name] = FileTensor(data, "BF16" if brain else None)
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
     if config.model_type in INTERLEAVED:
         for name, held in found.items():

@@ -42,16 +42,16 @@ class Whole(NamedTuple):
         return bool((self.zero == 2 ** (self.bits - 1)).all())
 
 
-def group_of(grouped: Grouped) -> int:
+def dividing_group(grouped: Grouped) -> int:
     """The largest group that the inputs can be divided into without changing a weight."""
     return math.gcd(min(grouped.group, grouped.width), grouped.width)
 
 
-def whole(grouped: Grouped, group: int | None = None) -> Whole:
+def in_whole_numbers(grouped: Grouped, group: int | None = None) -> Whole:
     """A weight in whole numbers.
 
     Args:
-        group: one that divides the weight's own; None: `group_of` it.
+        group: one that divides the weight's own; None: `dividing_group` it.
 
     Raises:
         Misfit: if its zeros are not whole numbers of its bits.
@@ -59,7 +59,7 @@ def whole(grouped: Grouped, group: int | None = None) -> Whole:
     zero, top = grouped.zero.float(), 2**grouped.bits - 1
     if not bool(((zero == zero.round()) & (zero >= 0) & (zero <= top)).all()):
         raise Misfit(f"the zeros of its groups are not whole numbers from 0 to {top}")
-    group = group or group_of(grouped)
+    group = group or dividing_group(grouped)
     scale, zero = (regrouped(part, grouped, group).contiguous() for part in (grouped.scale, zero))
     codes = unpack(grouped.codes, grouped.bits, grouped.width)
     return Whole(codes, scale, zero.to(torch.uint8), grouped.bits, group)

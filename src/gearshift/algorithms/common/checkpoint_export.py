@@ -225,15 +225,15 @@ def _grouped(model: Any) -> dict[str, Grouped]:
 
 def _whole_layers(model: Any) -> dict[str, Whole]:
     """The layers in whole numbers, all with groups of one size; as they are if each has one scale for an output."""
-    from gearshift.models.packing import group_of, whole
+    from gearshift.models.packing import dividing_group, in_whole_numbers
 
     found = _grouped(model)
-    together = math.gcd(*map(group_of, found.values()))
+    together = math.gcd(*map(dividing_group, found.values()))
     by_channel = all(layer.scale.shape[1] == 1 for layer in found.values())
     layers = {}
     for path, layer in found.items():
         with _about(path):
-            layers[path] = whole(layer, None if by_channel else together)
+            layers[path] = in_whole_numbers(layer, None if by_channel else together)
     return layers
 
 
