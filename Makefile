@@ -1,17 +1,21 @@
 # make demo: environment, install, the main job on the model that ships.  make test: what tests need, then the tests.
 # make docs: the documentation in build/site; warnings are errors.  make wheel: the package, tried in a bare environment.
+# make coverage: the tests, and which lines none of them runs, in build/coverage.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint docs wheel clean
+.PHONY: demo test coverage lint docs wheel clean
 
 demo: $(VENV)/.demo
 	$(BIN)/gearshift demo
 
 test: $(VENV)/.dev lint
 	$(BIN)/pytest --numprocesses logical --dist loadfile
+
+coverage: $(VENV)/.dev
+	$(BIN)/pytest --numprocesses logical --dist loadfile --cov=gearshift --cov-report=term:skip-covered --cov-report=html:build/coverage
 
 lint: $(VENV)/.dev docs
 	$(BIN)/ruff check .

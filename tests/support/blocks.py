@@ -67,7 +67,8 @@ def small_diffusion(name: str) -> Any:
     """The zoo's model that a name is nearest to, with a small denoiser of random weights."""
     if "flux" in name.lower():
         pipe = load("flux")
-        small = type(pipe.transformer).from_config(dict(pipe.transformer.config, num_layers=1, num_single_layers=1))
+        few = {"num_layers": 1, "num_single_layers": 1, "num_attention_heads": 1}
+        small = type(pipe.transformer).from_config(dict(pipe.transformer.config, **few))
         pipe.register_modules(transformer=small)
         pipe.default_sample_size = zoo.required_arguments("flux")["height"] // pipe.vae_scale_factor
     else:
