@@ -9,7 +9,8 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
-from gearshift.models.denoiser import Attention, Denoiser, Kind
+from gearshift.models.denoiser import Denoiser, Kind
+from gearshift.models.newer_rows import DOUBLE_SINGLE, ENDS, JOINT, NEWER, NORMS, SELF_CROSS
 from gearshift.models.probe import UNET_BLOCKS, block_lists, probe, timestep_name
 
 if TYPE_CHECKING:
@@ -27,13 +28,9 @@ __all__ = [
 ]
 
 COMPONENTS = ("unet", "transformer", "unconditional_transformer", "prior", "prior_prior", "decoder", "model")
-SELF_CROSS: Attention = (("self", ("*.attn1",)), ("cross", ("*.attn2",)))
-DOUBLE_SINGLE = ("transformer_blocks", "single_transformer_blocks")
-JOINT: Attention = (("joint", ("transformer_blocks.*.attn", "single_transformer_blocks.*.attn")),)
-NORMS = ("*.norm1.*", "*.norm1_context.*")
-ENDS = ("norm_out.*", "proj_out")
 
 ROWS: dict[str, Denoiser] = {
+    **NEWER,
     "UNet2DConditionModel": Denoiser(
         blocks=UNET_BLOCKS,
         attention=SELF_CROSS,

@@ -129,9 +129,13 @@ def silent(pipe: Any) -> Iterator[None]:
 
 
 def reads_prompts(pipe: Any) -> bool:
-    return "prompt" in inspect.signature(type(pipe).__call__).parameters and any(
-        getattr(pipe, name, None) is not None for name in ("text_encoder", "text_encoder_2", "text_encoder_3")
-    )
+    """Whether it takes prompts, and has a text encoder and its tokenizer."""
+
+    def has(name: str) -> bool:
+        return getattr(pipe, name, None) is not None
+
+    read = any(has(f"text_encoder{n}") and has(f"tokenizer{n}") for n in ("", "_2", "_3"))
+    return read and "prompt" in inspect.signature(type(pipe).__call__).parameters
 
 
 def _batch(pipe: Any, call: Mapping[str, Any], batch_size: int) -> dict[str, Any]:

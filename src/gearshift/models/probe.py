@@ -23,7 +23,7 @@ def probe(module: nn.Module) -> Denoiser:
     the timestep is found by its argument's name and taken to be the scheduler's own.
     """
     arguments = list(inspect.signature(type(module).forward).parameters)[1:]
-    unet = hasattr(module, "down_blocks") and hasattr(module, "up_blocks")
+    unet = _is_unet(module)
     blocks = block_lists(module, UNET_BLOCKS) if unet else _largest_lists(module)
     return Denoiser(
         blocks=blocks,
@@ -38,6 +38,12 @@ def probe(module: nn.Module) -> Denoiser:
     )
 
 
+def _is_unet(module: Any) -> bool:
+    """Whether down and up blocks are modules that are called, and no lists of what is called."""
+    blocks = [*getattr(module, "down_blocks", ()), *getattr(module, "up_blocks", ())]
+    return bool(blocks) and not any(type(block).__name__ == "ModuleList" for block in blocks)
+
+
 def timestep_name(module: nn.Module) -> str | None:
     """The name of forward's timestep argument."""
     arguments = inspect.signature(type(module).forward).parameters
@@ -45,11 +51,11 @@ def timestep_name(module: nn.Module) -> str | None:
 
 
 def _lists(module: nn.Module) -> Iterator[tuple[str, list[nn.Module]]]:
-    """Module lists whose members are all of one class."""
+    """Module lists whose members are all of one class, and are called: lists in a list are not."""
     for name, part in module.named_modules():
         if type(part).__name__ == "ModuleList":
             members = list(part.children())
-            if members and len({type(m) for m in members}) == 1:
+            if len({type(m) for m in members}) == 1 and type(members[0]).__name__ != "ModuleList":
                 yield name, members
 
 

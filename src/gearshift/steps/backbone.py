@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import inspect
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
 import torch
 
+from gearshift.core.errors import GearshiftWarning
 from gearshift.core.progress import progress_line
 from gearshift.models.denoiser import Denoiser
 from gearshift.steps.clock import Clock, is_heard, is_scheduler, is_set
 from gearshift.steps.gate import Gate
 from gearshift.steps.loop import callers
 from gearshift.steps.opened import drop_abandoned, use
+from gearshift.steps.rule import Rule
 from gearshift.steps.run import Run, only, open_run, open_runs
 from gearshift.steps.times import TimestepMapping, Way
 
@@ -34,6 +37,8 @@ class Backbone(Gate):
         clocks: clocks on schedulers that were found at a call, newest last.
         reading: how its time argument is made of the scheduler's timesteps.
         direct: calls in a row that belonged to no run.
+        rules: those at places inside, which every pass is to come to.
+        idle: those of them that a warning was given of, as no call got to their places.
     """
 
     def __init__(self, module: Any, row: Denoiser) -> None:
@@ -46,6 +51,8 @@ class Backbone(Gate):
         known = row.timestep is not None and bool(row.timestep_scale)
         self.reading = TimestepMapping(Way("timestep", row.timestep_scale, row.timestep_offset) if known else None)
         self.direct = 0
+        self.rules: list[Rule] = []
+        self.idle: list[Rule] = []
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         run = self._run(sys._getframe(1), args, kwargs) if self.on else None
@@ -54,6 +61,8 @@ class Backbone(Gate):
         before, branch = run.branch, run.count(self)
         if branch >= MOST_BRANCHES:
             return self.compute(*args, **kwargs)
+        if self.rules and branch == 0 and run.step < 2:
+            self._look_for_idle(run)
         run.branch = branch
         run.sample = self._argument(self.row.sample, args, kwargs)
         try:
@@ -66,6 +75,21 @@ class Backbone(Gate):
             raise
         finally:
             run.branch, run.gear = before, None
+
+    def _look_for_idle(self, run: Run) -> None:
+        """Warn of rules that the first step never came to: their places are not called, or past their gates."""
+        if run.step == 0:
+            run.begun_at.add(id(self))
+        for rule in self.rules if run.step and id(self) in run.begun_at else ():
+            if rule not in self.idle and rule not in run.logs:
+                self.idle.append(rule)
+                warnings.warn(
+                    f"{rule.name} has no effect on {type(self.module).__name__}: the first step of this run called "
+                    f"none of the places where it works (site: {rule.site}). Use an algorithm that fills in the whole "
+                    "denoiser's output instead.",
+                    GearshiftWarning,
+                    stacklevel=2,
+                )
 
     def detach(self) -> None:
         super().detach()

@@ -59,7 +59,10 @@ class ObservedCall:
 
     def _step(self, caller: FrameType, args: tuple, kwargs: dict[str, Any]) -> Any:
         output = args[0] if args else kwargs.get("model_output")
-        run = self._run(args[1] if len(args) > 1 else kwargs.get("timestep"), caller)
+        timestep = args[1] if len(args) > 1 else kwargs.get("timestep")
+        if self._is_again(timestep):
+            return self._own(*args, **kwargs)
+        run = self._run(timestep, caller)
         try:
             result = self._own(*args, **kwargs)
             if run is not None and run.recording is not None:
@@ -74,6 +77,14 @@ class ObservedCall:
             run.hand_over(output, following)
             run.tick()
         return result
+
+    def _is_again(self, timestep: Any) -> bool:
+        """Whether the step before is taken once more, with another output made of the same calls of the denoiser.
+
+        So does the pipeline of Cosmos: the first time for the clean sample, the second for the next latents.
+        """
+        run = next((run for run in reversed(open_runs()) if run.scheduler is self.scheduler), None)
+        return run is not None and run.is_just_done(_number(timestep, run, wait=not run.called))
 
     def _run(self, timestep: Any, caller: FrameType) -> Run | None:
         """The run that this is a step of; a loop that did not set the timesteps anew opens one with its first step."""
@@ -96,10 +107,10 @@ class ObservedCall:
         return run
 
 
-def _number(timestep: Any, run: Run) -> float | None:
+def _number(timestep: Any, run: Run, wait: bool = False) -> float | None:
     """A timestep that can be read without a wait; the run's first one is read in any case, as schedulers do."""
     device = getattr(timestep, "device", None)
-    if device is not None and device.type != "cpu" and run.step:
+    if device is not None and device.type != "cpu" and run.step and not wait:
         return None
     try:
         return float(timestep.reshape(-1)[0] if hasattr(timestep, "reshape") else timestep)

@@ -134,6 +134,13 @@ class Course:
                 reading.find(values, [self._places[self.position]])
         return not offs or self.position in offs
 
+    def is_before(self, timestep: float | None) -> bool:
+        """Whether this timestep is that of the step before and not the current one's."""
+        if timestep is None or not self.step or self.position >= len(self._timesteps):
+            return False
+        current, before = self._timesteps[self.position], self._timesteps[self.position - 1]
+        return close(before, timestep) and not close(current, timestep)
+
     def _read(self) -> None:
         """The scheduler's list of timesteps, and where each is on the noise schedule."""
         scheduler = self.scheduler

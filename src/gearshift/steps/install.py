@@ -39,17 +39,22 @@ class Standing(Change):
 
 @dataclass(eq=False)
 class Ruling(Change):
-    """A rule at the gates of some places."""
+    """A rule at the gates of some places; those inside of a denoiser are to be called in each of its passes."""
 
     rule: Rule
     places: list[GateGroup]
+    denoiser: Backbone | None = None
 
     def apply(self) -> None:
+        if self.denoiser is not None:
+            self.denoiser.rules.append(self.rule)
         for place in self.places:
             for gate in place.gates:
                 gate.rule, gate.place = self.rule, place
 
     def revert(self) -> None:
+        if self.denoiser is not None:
+            self.denoiser.rules.remove(self.rule)
         for place in self.places:
             for gate in place.gates:
                 gate.rule = gate.place = None
@@ -102,7 +107,8 @@ def cache_at(model: Any, context: Context, plans: Sequence[Skipping], guidance: 
         alone = len(placed) == 1 and guidance is None
         for plan, groups in placed:
             rule: Rule = OutputRule(label, plan.words, plan.trigger, context.record, alone, plan.predictor)
-            context.change(Ruling(rule, [GateGroup([gate_at(m, context) for m in group]) for group in groups]))
+            places = [GateGroup([gate_at(m, context) for m in group]) for group in groups]
+            context.change(Ruling(rule, places, gate))
         if guidance is not None and off is None:
             rule = GuidanceRule(label, "unconditional pass", guidance, context.record, alone, Copy())
             context.change(Ruling(rule, [GateGroup([gate])]))

@@ -106,6 +106,7 @@ class Run(Course):
         guided: the unconditional pass of classifier-free guidance is computed on this step, as far as a rule told.
         share: takes the conditional half of what was computed for both halves at once; None: outputs are kept whole.
         marked_by_caller: the caller's own `tick` marks the steps.
+        begun_at: numbers of the gates at denoisers that were called in its first step.
         trained: gradients flow through what is kept and filled in; else nothing is filled in while they are on.
     """
 
@@ -122,6 +123,7 @@ class Run(Course):
         self.guided = False
         self.share: Callable[[Any], Any] | None = None
         self.trained = False
+        self.begun_at: set[int] = set()
         self._held: dict[int, RuleState] = {}  # by the rule's number, for as long as the rule is there
         self._calls: dict[Hashable, int] = {}
         self._handed: tuple[weakref.ref[Any], ...] = ()
@@ -213,6 +215,15 @@ class Run(Course):
         """The decisions so far, by rule."""
         found = [(held.rule(), held.log) for held in list(self._held.values())]
         return {rule: log for rule, log in found if rule is not None and log is not None}
+
+    @property
+    def called(self) -> bool:
+        """A denoiser was called within this step."""
+        return bool(self._calls)
+
+    def is_just_done(self, timestep: float | None) -> bool:
+        """Whether the step from this timestep is the one before, with no call of a denoiser since."""
+        return not self.called and self.is_before(timestep)
 
     def count(self, what: Hashable) -> int:
         """How often this was called before within the step."""

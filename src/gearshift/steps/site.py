@@ -43,5 +43,5 @@ def deep_features(module: Any, row: Denoiser) -> list[list[Any]]:
 
 def unet_blocks(module: Any) -> list[Any]:
     """A U-Net's blocks in the order they run."""
-    middle = [module.mid_block] if module.mid_block is not None else []
+    middle = [module.mid_block] if getattr(module, "mid_block", None) is not None else []
     return [*module.down_blocks, *middle, *module.up_blocks]

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 
-from . import images, language, videos
+from . import images, language, newer, newer_videos, variants, videos
 from .language import TinyLanguage
 from .parts import Parts
 
 BUILDERS = {**images.BUILDERS, **videos.BUILDERS}
+MORE = {**newer.BUILDERS, **newer_videos.BUILDERS, **variants.BUILDERS}  # for sweeps over many pipelines
 
 
 @dataclass
@@ -48,12 +49,13 @@ class Tiny:
             call[self.parts.guidance] = guidance + self.parts.guidance_offset
         call |= {"num_inference_steps": steps, "generator": torch.Generator().manual_seed(seed), "return_dict": False}
         call = {k: v.to(pipe.dtype) if torch.is_tensor(v) and v.is_floating_point() else v for k, v in call.items()}
-        output = pipe(**(call | overrides))[0]
+        with self.parts.prepared(pipe):
+            output = pipe(**(call | overrides))[0]
         return torch.as_tensor(output).float().contiguous()
 
 
 def names() -> list[str]:
-    """The pipelines that `build` knows; it knows the models of `language.BUILDERS` besides."""
+    """The pipelines that tests run one by one; `build` knows those of `MORE` and `language.BUILDERS` besides."""
     return list(BUILDERS)
 
 
@@ -68,7 +70,7 @@ def build(name: str, seed: int = 0) -> Any:
             model = language.BUILDERS[name]()
             randomize(model, seed)
             return TinyLanguage(name, model)
-        parts = BUILDERS[name]()
+        parts = (BUILDERS | MORE)[name]()
         modules = [part for part in parts.pipe.components.values() if isinstance(part, torch.nn.Module)]
         for n, module in enumerate(modules):
             randomize(module, seed + n)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +15,17 @@ TEXT_DIM, TOKENS = 32, 8
 
 @dataclass
 class Parts:
-    """A pipeline, its denoiser's name, the arguments of a call for a batch size, and its guidance argument."""
+    """A pipeline, its denoiser's name, the arguments of a call for a batch size, and its guidance argument.
+
+    Every call, one of a loaded pipeline too, is made within `prepared`.
+    """
 
     pipe: DiffusionPipeline
     denoiser: str
     call: Callable[[int], dict[str, Any]]
     guidance: str = "guidance_scale"
     guidance_offset: float = 0.0
+    prepared: Callable[[Any], AbstractContextManager[None]] = nullcontext
 
 
 def text(batch: int, *shape: int, seed: int = 1) -> torch.Tensor:
@@ -42,12 +47,12 @@ def prompts(batch: int, *shape: int, mask: str | None = None, pooled: int | None
     return found
 
 
-def vae(channels: int = 4) -> AutoencoderKL:
-    """An image autoencoder that halves each side."""
+def vae(channels: int = 4, levels: int = 2) -> AutoencoderKL:
+    """An image autoencoder that halves each side between its levels."""
     return AutoencoderKL(
-        block_out_channels=(8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8,) * levels,
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
         latent_channels=channels,
         norm_num_groups=4,
         shift_factor=0.0,
