@@ -99,6 +99,7 @@ def plan(
     memory: float | None = None,
     mode: str = "taylor",
     metric: Any = None,
+    quantile: float = 1.0,
 ) -> Plan:
     """Find which steps are worth computing, and in which precision, by rehearsing a call; the model is left as it was.
 
@@ -108,11 +109,14 @@ def plan(
         model: a diffusers pipeline whose steps no cacher skips yet.
         data: a list whose first item is a dict of the pipeline's arguments: a few prompts, steps, guidance, size.
         speed: how many times as fast the call shall be.
-        quality: signal over error of the final latent in dB, same seed, that has to be kept; as fast as it allows.
+        quality: signal over error of the final latent in dB, same seed, that has to be kept, midway between the mean
+            and the worst rehearsed sample; as fast as it allows.
         memory: how many times fewer bytes of weights shall be read over the run.
         mode: 'taylor' extrapolates, with weights fitted to each step; 'default' repeats the last output.
         metric: what is to be small instead of the relative distance of the final latents: a function of this run's and
             the reference's final latent, tensors of one shape, that gives a number. Not with `quality`.
+        quantile: of the rehearsed samples (prompts times noises) the one that stands for the worst, 0 to 1. Plans are
+            judged midway, in dB, between the mean and this one.
 
     Returns:
         A `gearshift.planner.plan.Plan`: prints, plots, saves, and `plan.apply(pipe)`.
@@ -121,15 +125,18 @@ def plan(
         BadValue: unless exactly one of speed, quality and memory is given, in its range.
         BadRecipe: if the model has no denoiser, or a cacher already.
     """
+    from gearshift.planner.criterion import Criterion, latent_errors
     from gearshift.planner.goal import goal_of
     from gearshift.planner.joint_search import find_plan
 
-    distance = None if metric is None else partial(_distance, metric)
     if metric is not None and not callable(metric):
         raise BadValue(f"The 'metric' of a plan must be a function of two latents. Got {quoted(metric)} instead.")
     if metric is not None and quality is not None:
         raise BadValue("A plan with a 'metric' needs a speed or a memory: its quality has no dB.")
-    goal = goal_of("gearshift", speed, quality, memory, mode=mode, distance=distance)
+    if isinstance(quantile, bool) or not isinstance(quantile, (int, float)) or not 0 <= quantile <= 1:
+        raise BadValue(f"The 'quantile' of a plan must be between 0 and 1. Got {quoted(quantile)} instead.")
+    criterion = Criterion(latent_errors if metric is None else partial(_distance, metric), quantile)
+    goal = goal_of("gearshift", speed, quality, memory, mode=mode, criterion=criterion)
     wanted = planner_recipe(model, mode)
     context = Context(wanted, Record(), applied=Applied(next(iter(wanted))))
     with surroundings(wanted.seed), Transaction(model, keep=False):

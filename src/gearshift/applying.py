@@ -104,15 +104,18 @@ def _log(done: Applied) -> None:
         logger.info("%s", note)
 
 
-def follow(model: M, plan: Any) -> M:
+def follow(model: M, plan: Any, guard: bool = True) -> M:
     """Make a pipeline follow a plan; `plan.apply(model)` is the same.
+
+    Args:
+        guard: compute a few more steps in runs that go another way than those seen while planning.
 
     Raises:
         BadRecipe: if the model has no denoiser, or a cacher already.
     """
-    saved: dict[str, Any] = {"schedules": {plan.key: plan.schedule.as_data()}, "plan": plan.summary}
+    saved: dict[str, Any] = {"schedules": {plan.key: plan.schedule.as_data()}, "plan": plan.told}
     if plan.gears is not None:
         saved["gears"] = {plan.key: plan.gears.to_json()}
-    wanted = planner_recipe(model, plan.mode, plan.gears is not None, speed_factor=plan.share)
+    wanted = planner_recipe(model, plan.mode, plan.gears is not None, speed_factor=plan.share, guard=guard)
     with surroundings(wanted.seed), Transaction(model):
         return applied(model, wanted, False, saved)

@@ -109,10 +109,10 @@ def test_weights_of_what_tells_nothing_are_the_prior():
 
 
 def test_distances_that_are_no_numbers_are_the_worst():
-    from gearshift.planner.rehearsal import Rehearsals
+    from gearshift.planner.criterion import Criterion
 
-    rehearsals = Rehearsals(Recording(), lambda *a: None, Copy(), False, lambda run, reference: float("nan"))
-    assert rehearsals._off(Recording(), Recording()) == np.inf
+    criterion = Criterion(lambda run, reference: float("nan"))
+    assert criterion(criterion.errors(Recording(), Recording())) == np.inf
 
 
 @pytest.mark.parametrize("sample", [None, {"x": 1}, torch.full((1, 4), float("nan"))])

@@ -36,7 +36,7 @@ def test_planning_leaves_the_pipe_as_it_was(planned):
     assert plan.schedule.computed[0] == 0 and 2 <= len(plan.schedule.computed) < 12
     assert plan.quality == pytest.approx(-20 * torch.tensor(plan.error).log10().item(), rel=1e-4)
     filled = set(range(12)) - set(plan.schedule.computed)
-    assert set(plan.schedule.weights) == filled
+    assert set(plan.schedule.weights) == {*filled, *plan.schedule.computed[1:]}  # the computed ones for the guard
 
 
 def test_a_plan_applies_and_comes_off(planned, tmp_path):
@@ -54,7 +54,9 @@ def test_a_plan_applies_and_comes_off(planned, tmp_path):
 def test_the_target_stays_as_it_was_said(planned, tmp_path):
     tiny, _, plan = planned
     told = f"target 2x: {len(plan.schedule.computed)} of 12 steps computed"
-    assert str(plan).startswith(told) and repr(plan) == f"<Plan {told}>"
+    assert str(plan).startswith(told) and repr(plan).startswith(
+        f"<Plan {told}, {plan.quality:.1f} dB (worst of {plan.samples} samples"
+    )
     plan.apply(tiny.pipe)
     assert told in str(gs.status(tiny.pipe))
     gs.save(tiny.pipe, tmp_path / "folder")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from gearshift.steps.memory import Weights
 from gearshift.steps.predict import Taylor
 
 if TYPE_CHECKING:
+    import torch
+
     from gearshift.steps.run import Run
 
 RIDGE = 1e-6
@@ -27,12 +29,15 @@ class Fitting(Recording):
     For each filled-in step the weights of the last computed outputs and of the latent, one for each channel and band
     of spatial frequency, are the least squares solution of: the next sample is the reference's. As the kept outputs and
     the latent are those of this run, errors of earlier steps are corrected on the way. The fit leans toward
-    extrapolation along a line.
+    extrapolation along a line. Computed steps get weights too, which predict what the scheduler is given there: how
+    far that is off tells of a run that goes another way than those rehearsed.
 
     Attributes:
         reference: the fully computed run, with the same noise.
         sampler: the sampler's numbers, read off it.
-        weights: by position, as `Schedule` has them; in the units of the denoiser's own latent.
+        weights: by filled-in position, as `Schedule` has them; in the units of the denoiser's own latent.
+        expected: by computed position; in the units of the scheduler's sample.
+        depth: how many computed outputs are kept.
         earlier: runs of the same schedule with other noise, whose steps count too.
         met: by step what it had to mix and, last, what was wanted, [terms + 1, groups x directions].
     """
@@ -40,6 +45,8 @@ class Fitting(Recording):
     reference: Recording = field(default_factory=Recording)
     sampler: Surrogate | None = None
     weights: dict[int, Weights] = field(default_factory=dict)
+    expected: dict[int, Weights] = field(default_factory=dict)
+    depth: int = 3
     earlier: tuple[Fitting, ...] = ()
     met: dict[int, np.ndarray] = field(default_factory=dict)
 
@@ -55,20 +62,32 @@ class Fitting(Recording):
         return self.weights[run.position]
 
     def _fit(self, run: Run, at: Sequence[float], latent: float) -> Weights:
-        line = Taylor(1).weights(at[:2], run.noise_coordinate)
-        prior = np.array(line + [0.0] * (len(at) - len(line) + bool(latent)))
         kept = self._steps_of(at)
         if len(kept) < len(at):
-            return tuple(prior[: len(at)])
-        columns = [self.outputs[step] for step in kept] + ([self.samples[-1]] if latent else [])
-        self.met[self.steps] = np.stack([*columns, self._wanted()])
-        shares = self.shares if latent else np.ones(1)
-        met = [f.met[self.steps].reshape(len(columns) + 1, len(shares), -1) for f in (*self.earlier, self)]
-        pooled = np.concatenate(met, axis=2)
-        found = grouped(pooled[:-1], pooled[-1], prior, shares)
+            return tuple(_line(at, run.noise_coordinate, len(at)))
+        found = self._weighed(self.steps, kept, run.noise_coordinate, self._wanted(), bool(latent))
         if latent and self.sample is not None:
             found[-1] *= latent * _size(self.sample) / _size(run.sample)
-        return tuple(tuple(w) if len(w) > 1 else w[0] for w in found.tolist())
+        return _plain(found)
+
+    def note(self, run: Run, output: torch.Tensor, sample: torch.Tensor, answer: Any) -> Any:
+        answer = super().note(run, output, sample, answer)
+        step = self.steps - 1
+        kept = [s for s in reversed(range(step)) if s + self.start not in self.weights][: self.depth]
+        if kept and run.position not in self.weights:
+            found = self._weighed(step, kept, self.x[step], self.outputs[step], True)
+            self.expected[run.position] = _plain(found)
+        return answer
+
+    def _weighed(self, step: int, kept: Sequence[int], x: float, wanted: np.ndarray, latent: bool) -> np.ndarray:
+        """Weights [terms, groups] of the outputs of these steps and perhaps of the sample, over all runs so far."""
+        columns = [self.outputs[k] for k in kept] + ([self.samples[step]] if latent else [])
+        self.met[step] = np.stack([*columns, wanted])
+        shares = self.shares if latent else np.ones(1)
+        met = [f.met[step].reshape(len(columns) + 1, len(shares), -1) for f in (*self.earlier, self)]
+        pooled = np.concatenate(met, axis=2)
+        prior = np.array(_line([self.x[k] for k in kept], x, len(columns)))
+        return grouped(pooled[:-1], pooled[-1], prior, shares)
 
     def _steps_of(self, at: Sequence[float]) -> list[int]:
         """The computed steps with these coordinates, newest first: several may have one."""
@@ -116,6 +135,16 @@ def _leaning(columns: np.ndarray, wanted: np.ndarray, prior: np.ndarray, pull: n
     except np.linalg.LinAlgError:  # outputs that are all zero, or all alike
         found = prior + (np.linalg.pinv(gram, hermitian=True) @ toward)[..., 0] if np.isfinite(gram).all() else prior
     return np.where(np.isfinite(found), found, prior)
+
+
+def _line(at: Sequence[float], x: float, terms: int) -> list[float]:
+    """Weights that extrapolate along a line; 0 for the further terms."""
+    line = Taylor(1).weights(at[:2], x)
+    return line + [0.0] * (terms - len(line))
+
+
+def _plain(found: np.ndarray) -> Weights:
+    return tuple(tuple(w) if len(w) > 1 else w[0] for w in found.tolist())
 
 
 def _size(latent: object) -> float:

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from gearshift.planner.criterion import latent_distance
 from gearshift.planner.plan import LETTERS
 from gearshift.planner.recording import Recording
-from gearshift.planner.rehearsal import TRIED, latent_distance, surrogate_of
+from gearshift.planner.rehearsal import TRIED, surrogate_of
 from gearshift.planner.solve import sure
 from gearshift.precision.controller import GearController
 from gearshift.precision.levels import Precision

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from gearshift.core.errors import BadValue, quoted
-from gearshift.planner.rehearsal import Distance
+from gearshift.planner.criterion import Criterion
 
 FEWEST = 2  # steps that a plan computes
 MOST = 1e6  # times that anything can be asked to be faster or smaller
@@ -19,7 +19,7 @@ class Goal:
     Attributes:
         mode: 'taylor' extrapolates, with fitted weights where a call can be rehearsed; 'default' repeats.
         order: of the extrapolation.
-        distance: what is to be small; None: of the final samples.
+        criterion: what is to be small.
         named: what says so, in the user's sentences.
         asked: the target as it was given; none: the fraction, the quality or the memory.
     """
@@ -30,7 +30,7 @@ class Goal:
     memory: float | None = None
     mode: str = "taylor"
     order: int = 1
-    distance: Distance | None = None
+    criterion: Criterion = field(default_factory=Criterion)
     asked: str = ""
 
     def __str__(self) -> str:

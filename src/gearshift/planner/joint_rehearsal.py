@@ -9,8 +9,9 @@ from functools import partial
 from itertools import pairwise
 
 from gearshift.measure.calls import Turns, in_turns
+from gearshift.planner.criterion import LATENT, Criterion
 from gearshift.planner.recording import Recording, Stopwatch
-from gearshift.planner.rehearsal import CHECKED, Distance, Rehearsals, latent_distance
+from gearshift.planner.rehearsal import CHECKED, FoundSchedule, Rehearsals
 from gearshift.planner.solve import neighbor
 from gearshift.precision.controller import GearController
 from gearshift.precision.levels import Precision
@@ -29,12 +30,19 @@ Rival = tuple[float, Gears]  # and the error that was measured
 
 @dataclass(frozen=True)
 class Joined:
-    """A schedule of computed steps, the gears of all steps, and the measured relative error of the final sample."""
+    """A schedule of computed steps and what was measured of it, and the gears of all steps."""
 
-    schedule: Schedule
+    found: FoundSchedule
     gears: PrecisionSchedule
-    error: float
     cost: float
+
+    @property
+    def schedule(self) -> Schedule:
+        return self.found.schedule
+
+    @property
+    def error(self) -> float:
+        return self.found.error
 
 
 class JointRehearsals:
@@ -48,7 +56,7 @@ class JointRehearsals:
         call: makes the call with noise by a seed.
         predictor: fills in where weights are not fitted.
         costs: gear -> cost of a step over the high gear's; the highest gear among them is the high one.
-        distance: what is to be small, of a run and the reference.
+        criterion: what is to be small.
     """
 
     def __init__(
@@ -59,12 +67,12 @@ class JointRehearsals:
         predictor: Predictor,
         costs: Mapping[Precision, float],
         fitted: bool = True,
-        distance: Distance = latent_distance,
+        criterion: Criterion = LATENT,
     ) -> None:
         self.planned, self.controller, self.call = planned, controller, call
         self.costs = dict(sorted(costs.items(), key=lambda item: item[0].bits))
         self.high = max(self.costs)
-        self.predictor, self.fitted, self.distance = predictor, fitted, distance
+        self.predictor, self.fitted, self.criterion = predictor, fitted, criterion
         self.runs = 0
         self.reference = Recording()
         self.run({}, None, self.reference, 0)
@@ -89,7 +97,7 @@ class JointRehearsals:
         proven = []
         for _, gears in sorted(rivals, key=lambda rival: rival[0])[:CHECKED]:
             found = self._rehearsals(gears).proven(self._steps_of(gears), references)
-            proven.append(Joined(found.schedule, self.schedule(gears), found.error, self.cost(gears)))
+            proven.append(Joined(found, self.schedule(gears), self.cost(gears)))
         return min(proven, key=lambda joined: joined.error)
 
     def cheapest(self, allowed: float) -> Joined:
@@ -109,7 +117,7 @@ class JointRehearsals:
                 return found
             high *= LARGER
         whole = dict.fromkeys(range(self.reference.start, self.reference.start + self.steps), self.high)
-        return Joined(Schedule(tuple(whole)), self.schedule(whole), 0.0, 1.0)
+        return Joined(FoundSchedule(Schedule(tuple(whole)), 0.0), self.schedule(whole), 1.0)
 
     def schedule(self, gears: Mapping[int, Precision]) -> PrecisionSchedule:
         """The gears of all positions; those that are filled in are written down as in the high one."""
@@ -144,7 +152,7 @@ class JointRehearsals:
         return in_turns(lambda: high.timed(schedule, 1)[1], lambda: low.timed(joined.schedule, 1)[1], joined.cost)
 
     def _rehearsals(self, gears: Mapping[int, Precision]) -> Rehearsals:
-        return Rehearsals(self.reference, partial(self.run, gears), self.predictor, self.fitted, self.distance)
+        return Rehearsals(self.reference, partial(self.run, gears), self.predictor, self.fitted, self.criterion)
 
     def _steps_of(self, gears: Gears) -> tuple[int, ...]:
         """The numbers of the computed steps."""

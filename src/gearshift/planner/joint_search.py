@@ -16,7 +16,6 @@ from gearshift.planner.call import call_to_rehearse
 from gearshift.planner.goal import Goal, must_be_reachable
 from gearshift.planner.joint_rehearsal import JointRehearsals
 from gearshift.planner.plan import Plan
-from gearshift.planner.rehearsal import latent_distance
 from gearshift.planner.step_search import find_steps, install, proposed
 from gearshift.precision import gear_install
 from gearshift.precision.gears import high_gear
@@ -76,9 +75,7 @@ def find_joint(
         model, context, None, economical=goal.memory is not None, weight_only=goal.memory is not None or None
     )
     start = time.perf_counter()
-    rehearsals = JointRehearsals(
-        planned, controller, call, planned.base, costs, goal.mode == "taylor", goal.distance or latent_distance
-    )
+    rehearsals = JointRehearsals(planned, controller, call, planned.base, costs, goal.mode == "taylor", goal.criterion)
     must_be_reachable(goal, rehearsals.steps, min(costs.values()))
     watch, full = rehearsals.timed({}, None)
     told = ", ".join(f"{p.name} {cost:.2f}" for p, cost in costs.items())
@@ -95,7 +92,7 @@ def find_joint(
     plan = proposed(goal, planned, rehearsals.reference, joined.schedule, turns, start)
     shifts = goal.memory is None and {*gears.values()} != {controller.own}
     beside = rehearsals.gain(gears, joined) if shifts else None
-    return replace(plan, gears=joined.gears, memory=read, error=joined.error, runs=rehearsals.runs), beside
+    return replace(plan, gears=joined.gears, memory=read, **joined.found.proof, runs=rehearsals.runs), beside
 
 
 def _budget(goal: Goal, watch: Any, full: float) -> float:

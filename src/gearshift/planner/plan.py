@@ -47,6 +47,8 @@ SHAPE = fields(
         "wanted": maybe(number(0, 1)),
         "least": maybe(number(0, 1e6)),
         "spread": maybe(number(0)),
+        "worst": maybe(number(0)),
+        "samples": whole(),
     },
 )
 
@@ -65,6 +67,9 @@ class Plan:
         memory: bytes of weights that the computed steps read, over those of the whole run in the high gear; None: not
             counted.
         error: relative error of the final sample against the fully computed run, as measured; None if it was not run.
+        worst: the largest error of the samples that were rehearsed, or that of the quantile that was asked for; None if
+            it was not run.
+        samples: how many were rehearsed, over all prompts and noises.
         fraction: measured time over the fully computed run's; None if it was not run.
         sensitivity: for each step how much of an error in its output is in the final sample.
         runs, seconds: what planning took.
@@ -90,18 +95,25 @@ class Plan:
     wanted: float | None = None
     least: float | None = None
     spread: float | None = None
+    worst: float | None = None
+    samples: int = 0
 
     @property
     def quality(self) -> float | None:
-        """Signal over error of the final sample in dB, same seed; None if it was not run."""
-        return None if self.error is None else -20 * math.log10(max(self.error, 1e-9))
+        """Signal over error of the final sample in dB, same seed, mean; None if it was not run."""
+        return _dB(self.error)
+
+    @property
+    def worst_quality(self) -> float | None:
+        """The same for the worst of the samples that were rehearsed."""
+        return _dB(self.worst)
 
     def __str__(self) -> str:
         told = [self.summary, f"  {clipped(self.line)}"]
         if self.memory is not None:
             told.append(f"  {1 / self.memory:.2f} x less memory-time: bytes of weights read over the run")
         if self.quality is not None and self.fraction is not None:
-            told.append(f"  measured: {1 / self.fraction:.2f} x as fast, {self.quality:.1f} dB to the final latent")
+            told.append(f"  measured: {1 / self.fraction:.2f} x as fast, {self.proof} to the final latent")
             told += [f"  {doubt}" for doubt in self.doubts]
             told.append(f"  found in {self.runs} runs, {self.seconds:.0f} s")
         else:
@@ -109,12 +121,26 @@ class Plan:
         return "\n".join(told)
 
     def __repr__(self) -> str:
-        return f"<Plan {self.summary}>"
+        return f"<Plan {self.told}>"
+
+    @property
+    def proof(self) -> str:
+        """Its quality, mean and worst; nothing if it was not run."""
+        if self.quality is None:
+            return ""
+        if self.worst_quality is None:
+            return f"{self.quality:.1f} dB"
+        return f"{self.quality:.1f} dB (worst of {self.samples} samples {self.worst_quality:.1f} dB)"
 
     @property
     def summary(self) -> str:
         """The target and the steps, in one line."""
         return f"{self.asked}: {len(self.schedule.computed)} of {self.steps} steps computed"
+
+    @property
+    def told(self) -> str:
+        """The target, the steps and the quality, in one line."""
+        return ", ".join(filter(None, (self.summary, self.proof)))
 
     @property
     def share(self) -> float:
@@ -160,11 +186,16 @@ class Plan:
         computed = tuple(sorted({0, *(round(float(p)) for p in places)}))
         gears = None if self.gears is None else self.gears.resampled(steps)
         new = replace(self, key=str(steps), steps=steps, start=0, schedule=Schedule(computed), gears=gears)
-        return replace(new, memory=None, error=None, fraction=None, sensitivity=(), least=None, spread=None)
+        new = replace(new, memory=None, error=None, fraction=None, sensitivity=(), least=None, spread=None)
+        return replace(new, worst=None, samples=0)
 
-    def apply(self, model: Any) -> Any:
-        """Make a pipeline follow this plan; like `gearshift.optimize`, and as `gearshift.restore` takes off."""
-        return follow(model, self)
+    def apply(self, model: Any, guard: bool = True) -> Any:
+        """Make a pipeline follow this plan; like `gearshift.optimize`, and as `gearshift.restore` takes off.
+
+        Args:
+            guard: compute a few more steps in runs that go another way than those seen while planning.
+        """
+        return follow(model, self, guard)
 
     def plot(self, path: str | Path) -> Path:
         """A figure of the computed steps over the sensitivity. Needs matplotlib."""
@@ -222,3 +253,7 @@ class Plan:
             raise Misfit(f"gears are for {self.gears.total_steps} steps, and the plan is for {end}")
         if len(self.sensitivity) not in (0, self.steps):
             raise Misfit(f"sensitivity has {len(self.sensitivity)} items for {self.steps} steps")
+
+
+def _dB(error: float | None) -> float | None:
+    return None if error is None else -20 * math.log10(max(error, 1e-9))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gearshift.steps.run import Run
 
 DIRECTIONS = 4096
+LEAST_DIRECTIONS = 16  # of a sample's group
 MOST_FEEDBACK = 2.0
 
 
@@ -27,14 +28,15 @@ class Recording:
     """Model outputs and samples of a run, projected onto a few random directions.
 
     Everything that is done with them is linear in them, with one weight for each group of coefficients
-    (`bands.groups`), and random projections within a group keep lengths and angles, so that a video's latents take no
-    more room than an icon's.
+    (`bands.groups`), and random projections within a group and a sample keep lengths and angles, so that a video's
+    latents take no more room than an icon's.
 
     Attributes:
-        outputs: float64 [groups x directions] for each step: the model output as the scheduler got it, guidance
+        outputs: float64 [groups x batch x directions] for each step: the model output as the scheduler got it, guidance
             included.
-        samples: float64 [groups x directions]: the sample before each step, and after the last.
+        samples: float64 [groups x batch x directions]: the sample before each step, and after the last.
         shares: the part of all coefficients that each group has; outputs and samples come apart into as many.
+        batch: samples that are made at once.
         x: coordinate of each step on the noise schedule.
         feedback: for each step how much of a shift of the sample comes back in the output, were the clean image that
             the denoiser sees in it to stay where it is.
@@ -47,6 +49,7 @@ class Recording:
     outputs: list[np.ndarray] = field(default_factory=list)
     samples: list[np.ndarray] = field(default_factory=list)
     shares: np.ndarray = field(default_factory=lambda: np.ones(1))
+    batch: int = 1
     x: list[float] = field(default_factory=list)
     feedback: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
@@ -78,7 +81,7 @@ class Recording:
         """Take in one call of the scheduler's `step`, what that takes is not the run's time; gives the answer back."""
         self.seconds.append(time.perf_counter() - self._since)
         if self._project is None:
-            self._project, self.shares = _projection(output), shares(output.shape)
+            self._project, self.shares, self.batch = _projection(output), shares(output.shape), len(output)
             self.start = run.position
             self.samples.append(self._project(sample))
         self.outputs.append(self._project(output))
@@ -88,6 +91,10 @@ class Recording:
         self.feedback.append(min(feedback(run.scheduler, run.noise_coordinate), MOST_FEEDBACK))
         self._since = time.perf_counter()
         return answer
+
+    def lengths(self, projected: np.ndarray) -> np.ndarray:
+        """The length of each sample of what was projected, [batch]."""
+        return np.sqrt((projected.reshape(len(self.shares), self.batch, -1) ** 2).sum((0, 2)))
 
 
 class Stopwatch(Recording):
@@ -125,23 +132,27 @@ def _wait() -> None:
 
 
 def _projection(like: torch.Tensor) -> Callable[[torch.Tensor], np.ndarray]:
-    """A fixed map of tensors of this shape to about DIRECTIONS numbers: random signs, summed in buckets by group."""
-    count, size = groups(like.shape), like.numel()
-    group = labels(like.shape).expand(like.shape).flatten() if count > 1 else torch.zeros(size, dtype=torch.long)
+    """A fixed map of tensors of this shape to about DIRECTIONS numbers: random signs, summed in buckets.
+
+    A bucket takes coefficients of one group and one sample.
+    """
+    count, batch, size = groups(like.shape), len(like), like[0].numel()
+    group = labels(like.shape).expand(like.shape[1:]).flatten() if count > 1 else torch.zeros(size, dtype=torch.long)
     generator = torch.Generator().manual_seed(0)
     signs = (torch.randint(2, (size,), generator=generator) * 2 - 1).to(like.device, torch.float32)
     shuffled = torch.randperm(size, generator=generator)
     shuffled = shuffled[group[shuffled].argsort(stable=True)]
     sizes = torch.bincount(group, minlength=count)
-    width = min(int(sizes.max()), -(-DIRECTIONS // count))
+    width = min(int(sizes.max()), max(-(-DIRECTIONS // (count * batch)), LEAST_DIRECTIONS))
     within = torch.arange(size) - (sizes.cumsum(0) - sizes)[group[shuffled]]
     bucket = torch.empty(size, dtype=torch.long)
-    bucket[shuffled] = group[shuffled] * width + within % width
-    bucket = bucket.to(like.device)
+    bucket[shuffled] = group[shuffled] * batch * width + within % width
+    buckets = (bucket + width * torch.arange(batch)[:, None]).flatten().to(like.device)
 
     def project(tensor: torch.Tensor) -> np.ndarray:
         flat = tensor.detach().float()
-        flat = (analysed(flat) if count > 1 else flat).flatten() * signs
-        return torch.zeros(count * width, device=flat.device).index_add_(0, bucket, flat).cpu().double().numpy()
+        flat = ((analysed(flat) if count > 1 else flat).flatten(1) * signs).flatten()
+        sums = torch.zeros(count * batch * width, device=flat.device).index_add_(0, buckets, flat)
+        return sums.cpu().double().numpy()
 
     return project

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gearshift.measure.calls import Turns, in_turns
+from gearshift.planner.criterion import LATENT, Criterion, band_of, mean, surprises
 from gearshift.planner.fit import Fitting
 from gearshift.planner.recording import Recording, Stopwatch
-from gearshift.planner.solve import neighbor, programme, solve, span_costs, sure
+from gearshift.planner.solve import neighbor, programme, solve, span_costs
 from gearshift.planner.surrogate import Surrogate
 from gearshift.steps.predict import Predictor
 from gearshift.steps.schedule import Schedule
@@ -20,8 +21,8 @@ GUESS = 0.25  # share of the feedback that served best on trained models where o
 TRIED = (0.0, 0.25, 0.5, 1.0)
 MOVES = 24
 CHECKED = 3
+FITTED_DEPTH = 3
 FITTED_TO = 3  # further noises; the last one proves
-Distance = Callable[[Recording, Recording], float]
 
 
 @dataclass(frozen=True)
@@ -29,27 +30,35 @@ class FoundSchedule:
     """A schedule and what is known of it.
 
     Attributes:
-        error: relative error of the final sample: the surrogate's estimate, or the distance measured where it was run.
+        error: relative error of the final sample: the surrogate's estimate, or what the criterion says of real runs.
+        mean: of the samples whose noise no weights were fitted to; None: it was not proven.
+        worst: of all samples that were rehearsed, as far as the criterion's quantile goes; None: it was not proven.
+        rehearsed: samples.
     """
 
     schedule: Schedule
     error: float
+    mean: float | None = None
+    worst: float | None = None
+    rehearsed: int = 0
+
+    @property
+    def proof(self) -> dict[str, Any]:
+        """What a plan keeps of it."""
+        return {"error": self.error if self.mean is None else self.mean, "worst": self.worst, "samples": self.rehearsed}
 
 
 @dataclass(frozen=True)
 class Rehearsed:
-    """A schedule and the runs that its weights were fitted in, the newest of which is `found`'s."""
+    """A schedule and its runs, one for each noise; the newest is that in which its weights were fitted last.
+
+    Attributes:
+        errors: of all their samples.
+    """
 
     found: FoundSchedule
-    fittings: tuple[Fitting, ...] = ()
-
-
-def latent_distance(run: Recording, reference: Recording) -> float:
-    """Relative distance of two runs' final samples: the geometric mean over the batch, so that dB are averaged."""
-    assert run.sample is not None and reference.sample is not None
-    exact = reference.sample.detach().flatten(1).double()
-    off = (run.sample.detach().flatten(1).double() - exact).norm(dim=1) / exact.norm(dim=1).clamp_min(1e-12)
-    return float(off.clamp_min(1e-12).log().mean().exp())
+    runs: tuple[Any, ...] = ()
+    errors: tuple[float, ...] = ()
 
 
 def validation_cost(fraction: float) -> float:
@@ -88,7 +97,7 @@ class Rehearsals:
         run: runs the call under a schedule (None: computed whole), into a recording, with noise by this seed.
         predictor: fills in where weights are not fitted.
         fitted: whether they are.
-        distance: what is to be small, of a run and the reference.
+        criterion: what is to be small.
         on_progress: called with runs done and runs in all.
     """
 
@@ -96,7 +105,7 @@ class Rehearsals:
     run: Callable[[Schedule | None, Recording, int], None]
     predictor: Predictor
     fitted: bool
-    distance: Distance = latent_distance
+    criterion: Criterion = LATENT
     on_progress: Callable[[int, int], None] = lambda done, total: None
     done: int = 0
     tried: dict[tuple[int, ...], Rehearsed] = field(default_factory=dict)
@@ -163,35 +172,55 @@ class Rehearsals:
     def trial(self, computed: tuple[int, ...], total: int = 1) -> Rehearsed:
         """Run one schedule, given as step numbers, under the first noise."""
         if computed not in self.tried:
-            self.tried[computed] = self._fitted(Schedule(_positions(self.reference, computed)), self.reference, 0, ())
+            schedule = Schedule(_positions(self.reference, computed))
+            self.tried[computed] = self._fitted(Rehearsed(FoundSchedule(schedule, 0.0)), self.reference, 0)
         self.done += 1
         self.on_progress(self.done, total)
         return self.tried[computed]
 
-    def _fitted(self, schedule: Schedule, reference: Recording, seed: int, earlier: tuple[Fitting, ...]) -> Rehearsed:
-        """Run a schedule, and fit its weights on the way."""
+    def _fitted(self, rival: Rehearsed, reference: Recording, seed: int) -> Rehearsed:
+        """Run a schedule under one more noise, and fit its weights on the way."""
+        computed = Schedule(rival.found.schedule.computed)
         if not self.fitted:
-            recording = Recording()
-            self.run(schedule, recording, seed)
-            return Rehearsed(FoundSchedule(schedule, self._off(recording, reference)))
-        fitting = Fitting(reference=reference, sampler=surrogate_of(reference, 0.0), earlier=earlier)
-        self.run(Schedule(schedule.computed), fitting, seed)
-        found = FoundSchedule(Schedule(schedule.computed, fitting.weights), self._off(fitting, reference))
-        return Rehearsed(found, (*earlier, fitting))
+            return self._judged(rival, computed, Recording(), reference, seed)
+        fitting = Fitting(
+            reference=reference, sampler=surrogate_of(reference, 0.0), earlier=rival.runs, depth=self.depth
+        )
+        rival = self._judged(rival, computed, fitting, reference, seed)
+        schedule = Schedule(computed.computed, {**fitting.weights, **fitting.expected})
+        return replace(rival, found=replace(rival.found, schedule=schedule))
+
+    def _judged(
+        self, rival: Rehearsed, schedule: Schedule, recording: Recording, reference: Recording, seed: int
+    ) -> Rehearsed:
+        """Run a schedule under one more noise."""
+        self.run(schedule, recording, seed)
+        errors = (*rival.errors, *self.criterion.errors(recording, reference))
+        return Rehearsed(FoundSchedule(schedule, self.criterion(errors)), (*rival.runs, recording), errors)
 
     def _proven(self, rival: Rehearsed, references: list[Recording]) -> FoundSchedule:
         """A schedule fitted to all but the last of these noises, and run under the last."""
         *more, last = references
-        for seed, reference in enumerate(more if self.fitted else (), start=1):
-            rival = self._fitted(rival.found.schedule, reference, seed, rival.fittings)
+        for seed, reference in enumerate(more, start=1):
+            rival = self._fitted(rival, reference, seed)
             self.done += 1
-        recording = Recording()
-        self.run(rival.found.schedule, recording, len(references))
+        known = len(rival.errors)
+        rival = self._judged(rival, rival.found.schedule, Recording(), last, len(references))
         self.done += 1
-        return replace(rival.found, error=self._off(recording, last))
+        schedule = rival.found.schedule
+        band = band_of(surprises(run, schedule, self.predictor, self.depth) for run in rival.runs)
+        return FoundSchedule(
+            replace(schedule, band=band),
+            rival.found.error,
+            mean=mean(rival.errors[known:]),
+            worst=self.criterion.worst(rival.errors),
+            rehearsed=len(rival.errors),
+        )
 
-    def _off(self, run: Recording, reference: Recording) -> float:
-        return float(sure(self.distance(run, reference)))
+    @property
+    def depth(self) -> int:
+        """How many computed outputs are filled in from."""
+        return max(self.predictor.depth, FITTED_DEPTH) if self.fitted else self.predictor.depth
 
     def solved(self, count: int) -> Iterator[tuple[int, ...]]:
         """Step numbers of so many computed steps that the reference alone suggests, nothing run."""

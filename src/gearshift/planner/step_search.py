@@ -16,13 +16,13 @@ from gearshift.planner.goal import FEWEST, Goal, must_be_reachable
 from gearshift.planner.plan import Plan
 from gearshift.planner.recording import Recording
 from gearshift.planner.rehearsal import (
+    FITTED_DEPTH,
     MOVES,
     TRIED,
     FoundSchedule,
     Rehearsals,
     count_for,
     guess,
-    latent_distance,
     sensitivity_of,
     validation_cost,
 )
@@ -31,7 +31,6 @@ from gearshift.steps.predict import Taylor, by_mode
 from gearshift.steps.schedule import Planned, Schedule
 from gearshift.steps.site import backbone
 
-FITTED_DEPTH = 3
 SEARCHES = 7  # counts that are tried on the way to a quality, at most
 
 
@@ -41,7 +40,7 @@ def install(model: Any, context: Context, goal: Goal) -> Planned:
     context.save(schedules={key: schedule.as_data() for key, schedule in kept.items()})
     taylor = goal.mode == "taylor"
     base = Taylor(goal.order) if taylor else by_mode(goal.mode)
-    depth = max(base.depth, FITTED_DEPTH) if taylor else 1
+    depth = max(base.depth, FITTED_DEPTH) if taylor else base.depth
 
     assert context.applied is not None
     plan, keep = partial(_guessed, goal=goal, base=base), partial(_keep, context.applied.saved["schedules"])
@@ -58,9 +57,10 @@ def _keep(saved: dict[str, Any], key: str, schedule: Schedule | None) -> None:
         saved[key] = schedule.as_data()
 
 
-def plan_or_wait(model: Any, context: Context, goal: Goal) -> None:
+def plan_or_wait(model: Any, context: Context, goal: Goal, guarded: bool) -> None:
     """Install the rule; plan now if the recipe's data holds a call and no plan was saved, else at the first call."""
     planned = install(model, context, goal)
+    planned.guarded = guarded
     followed = context.saved.get("plan")
     if followed is not None:
         context.save(plan=followed)
@@ -70,6 +70,7 @@ def plan_or_wait(model: Any, context: Context, goal: Goal) -> None:
         context.measured(
             computed_steps=f"{len(plan.schedule.computed)} of {plan.steps}",
             relative_error_of_the_latent=plan.error,
+            largest_relative_error=plan.worst,
             fraction_of_time=plan.fraction,
             planning_runs=plan.runs,
             planning_seconds=plan.seconds,
@@ -97,13 +98,13 @@ def find_steps(model: Any, planned: Planned, goal: Goal, given: Any) -> Plan | N
     run(None, reference, 0)
     reference.must_have_steps()
     must_be_reachable(goal, reference.steps)
-    rehearsals = Rehearsals(reference, run, planned.base, goal.mode == "taylor", goal.distance or latent_distance)
+    rehearsals = Rehearsals(reference, run, planned.base, goal.mode == "taylor", goal.criterion)
     watch, full = rehearsals.timed(None)  # the first call of a pipeline is slower than those that follow
     found = _searched(goal, rehearsals, watch, full)
     turns = rehearsals.compared(found.schedule)
     plan = proposed(goal, planned, reference, found.schedule, turns, start)
     planned.learn(plan.key, plan.schedule)
-    return replace(plan, error=found.error, runs=rehearsals.done + 1)
+    return replace(plan, **found.proof, runs=rehearsals.done + 1)
 
 
 def proposed(

@@ -58,23 +58,26 @@ class ObservedCall:
         return getattr(type(self.scheduler), self.name)(self.scheduler, *args, **kwargs)
 
     def _step(self, caller: FrameType, args: tuple, kwargs: dict[str, Any]) -> Any:
-        output = args[0] if args else kwargs.get("model_output")
         timestep = args[1] if len(args) > 1 else kwargs.get("timestep")
         if self._is_again(timestep):
             return self._own(*args, **kwargs)
         run = self._run(timestep, caller)
         try:
             result = self._own(*args, **kwargs)
-            if run is not None and run.recording is not None:
+            if run is not None and (run.recording is not None or run.guard is not None):
                 given = self.__signature__.bind(*args, **kwargs).arguments
-                result = run.recording.note(run, given["model_output"], given["sample"], result)
+                output, sample = given["model_output"], given["sample"]
+                if run.guard is not None:
+                    run.guard.see(run, output, sample)
+                if run.recording is not None:
+                    result = run.recording.note(run, output, sample, result)
         except BaseException:
             if run is not None:
                 run.drop()
             raise
         if run is not None:
             following = result[0] if isinstance(result, tuple) else getattr(result, "prev_sample", None)
-            run.hand_over(output, following)
+            run.hand_over(args[0] if args else kwargs.get("model_output"), following)
             run.tick()
         return result
 

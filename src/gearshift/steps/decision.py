@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 LONGEST = 120  # letters of a line
+GUARDED = "guard: a step before differed from its prediction by more than was usual while planning"
 _GEARS: dict[str | None, str] = {"INT4": "4", "INT8": "8"}
 
 
@@ -83,4 +84,13 @@ class RunLog:
         filled = set(self.steps(Action.REUSE))
         line = "".join("." if d.step in filled else "#" for d in self if d.branch == 0)
         shown = f"{clipped(line)} (# computed, . reused: {len(filled)} of {len(line)})"
-        return f"{self.rule} at the {self.site}: {shown}"
+        return "\n".join([f"{self.rule} at the {self.site}: {shown}", *self.told])
+
+    @property
+    def told(self) -> list[str]:
+        """What is to be said of the run besides its steps."""
+        added = [str(d.step) for d in self if d.branch == 0 and d.reason == GUARDED]
+        if not added:
+            return []
+        places = " and ".join([", ".join(added[:-1]), added[-1]] if added[1:] else added)
+        return [f"  guard: {len(added)} extra step{'s' if added[1:] else ''} at {places}"]

@@ -33,6 +33,10 @@ class Predictor:
         """
         return memory.fill(self.weights(memory.at, run.noise_coordinate, run.progress))
 
+    def keeps(self, state: dict[str, Any]) -> bool:
+        """Whether the output of a step that is computed now is one to fill in from."""
+        return True
+
     def weights(self, at: Sequence[float], x: float, progress: float = 0.0) -> list[float]:
         """Weights of the kept outputs, newest first.
 

@@ -144,7 +144,7 @@ class OutputRule(Rule):
             self._keep_in(run.memory(self, place, self.predictor.depth), run, output)
 
     def _keep_in(self, memory: Memory, run: Run, output: Any) -> None:
-        if self._keeps(run):
+        if self._keeps(run) and self.predictor.keeps(run.held(self).state):
             memory.keep(run.noise_coordinate, run.share(output) if run.share else output)
 
     def _compute(self, run: Run, gate: Gate, args: tuple, kwargs: dict[str, Any]) -> Any:

@@ -105,6 +105,7 @@ class Run(Course):
         gear: what `Backbone.gears` said for this call; None: the layers' own arithmetic.
         guided: the unconditional pass of classifier-free guidance is computed on this step, as far as a rule told.
         share: takes the conditional half of what was computed for both halves at once; None: outputs are kept whole.
+        guard: what compares a plan's computed steps with their predictions; None if nothing does.
         marked_by_caller: the caller's own `tick` marks the steps.
         begun_at: numbers of the gates at denoisers that were called in its first step.
         trained: gradients flow through what is kept and filled in; else nothing is filled in while they are on.
@@ -119,6 +120,7 @@ class Run(Course):
         self.over = False
         self.sample: Any = None
         self.recording: Any = None
+        self.guard: Any = None
         self.gear: Any = None
         self.guided = False
         self.share: Callable[[Any], Any] | None = None
@@ -147,6 +149,8 @@ class Run(Course):
         """
         if self.recording is not None and output is not None:
             self.recording.note(self, output, sample, (following,))
+        if self.guard is not None and output is not None and sample is not None:
+            self.guard.see(self, output, sample)
         if self.step == 0:  # the scheduler's first step has told the place by now
             for log in self.logs.values():
                 log.total = self.run_steps
@@ -169,6 +173,7 @@ class Run(Course):
         self._held, other._held = other._held, self._held
         self.loop, other.loop = other.loop, self.loop
         self.recording, other.recording = other.recording, self.recording
+        self.guard, other.guard = other.guard, self.guard
         self._calls, other._calls = other._calls, self._calls
 
     def is_forsaken(self) -> bool:
@@ -207,7 +212,7 @@ class Run(Course):
         self._held.clear()
         self._calls.clear()
         self._handed = ()
-        self.branch = self.sample = self.share = self.gear = None
+        self.branch = self.sample = self.share = self.gear = self.guard = None
         return logs
 
     @property

@@ -13,6 +13,7 @@ from gearshift.core.boundary import Misfit
 from gearshift.core.errors import GearshiftWarning
 from gearshift.core.plain import dict_of, either, fields, list_of, number, text, whole
 from gearshift.steps.bands import groups
+from gearshift.steps.guard import Guard
 from gearshift.steps.memory import Memory, Weights
 from gearshift.steps.opened import closing
 from gearshift.steps.predict import Predictor
@@ -31,7 +32,7 @@ SHAPE = fields(
             key=text(r"0|[1-9][0-9]{0,5}", "a position"),
         ),
     },
-    {"end": whole(1, LAST)},
+    {"end": whole(1, LAST), "band": dict_of(number(0), key=text(r"0|[1-9][0-9]{0,5}", "a position"))},
 )
 
 
@@ -43,19 +44,24 @@ class Schedule:
         computed: positions, the first step's among them.
         weights: position -> weights of the last computed outputs, newest first, and then perhaps that of the latent; a
             position that is not there is filled in by the predictor. A weight is a number, or has one for each group
-            of `bands.groups`.
+            of `bands.groups`. At a computed position they predict what the scheduler gets, for the guard.
         end: the position after the last one that it is for, where runs were seen to end before the scheduler's list
             does; steps from there on are computed. None: it is for the whole list.
+        band: computed position -> the largest usual error of its prediction, as seen while planning, over the length of
+            what the scheduler got; empty: runs are not guarded.
     """
 
     computed: tuple[int, ...]
     weights: Mapping[int, Weights] = field(default_factory=dict)
     end: int | None = None
+    band: Mapping[int, float] = field(default_factory=dict)
 
     def as_data(self) -> dict[str, Any]:
         """As JSON keeps it."""
         weights = {str(p): [_listed(w) for w in ws] for p, ws in self.weights.items()}
-        part = {} if self.end is None else {"end": self.end}
+        part: dict[str, Any] = {} if self.end is None else {"end": self.end}
+        if self.band:
+            part["band"] = {str(p): error for p, error in self.band.items()}
         return {"computed": list(self.computed), "weights": weights, **part}
 
     @staticmethod
@@ -72,7 +78,8 @@ class Schedule:
         weights: dict[int, Any] = {int(p): tuple(_read(w) for w in ws) for p, ws in read["weights"].items()}
         if any(len({0 if isinstance(w, float) else len(w) for w in ws}) > 1 for ws in weights.values()):
             raise Misfit("schedule.weights must be numbers, or lists of one length, at each position")
-        return Schedule(computed, weights, read.get("end"))
+        band = {int(p): float(error) for p, error in read.get("band", {}).items()}
+        return Schedule(computed, weights, read.get("end"), band)
 
     def reaches(self, position: int) -> bool:
         """Whether it is for this position."""
@@ -108,6 +115,7 @@ class Planned(Trigger, Predictor):
         base: fills in where a schedule has no weights of its own.
         depth: how many computed outputs are kept.
         schedules: by `Run.key`, or by the number of steps alone.
+        guarded: runs are guarded where a schedule says what errors are usual.
         keep: called with key and schedule when one is new, and with None when it is dropped.
         rehearsed: schedule (None: compute everything) and recording of the runs of a rehearsal, which make no plan.
         key, reach: `Run.key` of the newest run of a rehearsal, and the position after the last on its list.
@@ -119,6 +127,7 @@ class Planned(Trigger, Predictor):
     depth: int
     schedules: dict[str, Schedule] = field(default_factory=dict)
     keep: Callable[[str, Schedule | None], None] = lambda key, schedule: None
+    guarded: bool = True
     rehearsed: tuple[Schedule | None, Any] | None = None
     key: str = ""
     reach: int = 0
@@ -146,7 +155,19 @@ class Planned(Trigger, Predictor):
             return "recorded to make a plan"
         if not schedule.reaches(run.position):
             return "past the step at which the planned runs ended"
-        return "planned" if run.position in schedule.computed else None
+        return self._guarded(run, schedule, state) or ("planned" if run.position in schedule.computed else None)
+
+    def _guarded(self, run: Run, schedule: Schedule, state: dict[str, Any]) -> str | None:
+        """Why the run's guard has a step computed that the schedule fills in; None if it does not."""
+        if run.guard is None and run.step == 0 and self.guarded and self.rehearsed is None:
+            run.guard = Guard.of(schedule, self.base, self.depth)
+        reason = None if run.guard is None else run.guard.begin(run.position)
+        state["extra"] = reason is not None
+        return reason
+
+    def keeps(self, state: dict[str, Any]) -> bool:
+        """Fitted weights are for the outputs of the schedule's own steps."""
+        return not (state.get("extra") and state["schedule"].weights)
 
     def _schedule(self, run: Run) -> Schedule | None:
         return self.schedules.get(run.key) or self.schedules.get(str(run.known_steps))

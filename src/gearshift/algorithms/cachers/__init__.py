@@ -54,6 +54,15 @@ def speed_param() -> Any:
     return param(0.5, between=(0.0, 1.0), help="wanted time as a fraction of the uncached time; smaller is faster")
 
 
+def guard_param() -> Any:
+    """Whether runs of a plan are guarded."""
+    return param(
+        True,
+        choices=(True, False),
+        help="compute a few more steps in runs that go another way than those seen while planning",
+    )
+
+
 def custom_param() -> Any:
     """Whether the caller vouches for the model; `assumed_traits` then answers with `VOUCHED`."""
     return param(

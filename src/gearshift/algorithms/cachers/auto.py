@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from gearshift.algorithms.cachers import PLAN_FIELDS, VOUCHED, cacher_facts, custom_param, mode_param, speed_param
+from gearshift.algorithms.cachers import (
+    PLAN_FIELDS,
+    VOUCHED,
+    cacher_facts,
+    custom_param,
+    guard_param,
+    mode_param,
+    speed_param,
+)
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.context import Context
 from gearshift.core.facts import Trait
@@ -29,17 +37,21 @@ class Auto(Algorithm):
         help="stay close to the uncached output ('fidelity'), or have its statistics ('quality'; needs `data`)",
     )
     custom_model: bool = custom_param()
+    guard: bool = guard_param()
 
     def assumed_traits(self) -> frozenset[Trait]:
         return VOUCHED if self.custom_model else frozenset()
 
     def apply(self, model: Any, context: Context) -> None:
+        from gearshift.planner.criterion import LATENT, Criterion
         from gearshift.planner.goal import Goal
         from gearshift.planner.quality import unlike
-        from gearshift.planner.rehearsal import latent_distance
         from gearshift.planner.step_search import plan_or_wait
 
-        distance = unlike if self.objective == "quality" else latent_distance
+        criterion = Criterion(unlike) if self.objective == "quality" else LATENT
         plan_or_wait(
-            model, context, Goal(self.name, fraction=self.speed_factor, mode=self.cache_mode, distance=distance)
+            model,
+            context,
+            Goal(self.name, fraction=self.speed_factor, mode=self.cache_mode, criterion=criterion),
+            self.guard,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from gearshift.algorithms.cachers import PLAN_FIELDS, cacher_facts, speed_param
+from gearshift.algorithms.cachers import PLAN_FIELDS, cacher_facts, guard_param, speed_param
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.context import Context
 from gearshift.core.param import param
@@ -24,9 +24,10 @@ class TaylorAuto(Algorithm):
     facts = cacher_facts()
     speed_factor: float = speed_param()
     order: int = param(1, choices=range(1, 5), help="order of the expansion")
+    guard: bool = guard_param()
 
     def apply(self, model: Any, context: Context) -> None:
         from gearshift.planner.goal import Goal
         from gearshift.planner.step_search import plan_or_wait
 
-        plan_or_wait(model, context, Goal(self.name, fraction=self.speed_factor, order=self.order))
+        plan_or_wait(model, context, Goal(self.name, fraction=self.speed_factor, order=self.order), self.guard)
