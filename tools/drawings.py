@@ -1,4 +1,4 @@
-"""The drawings that explain how it works; tools/figures.py writes them. What they show is computed by the library."""
+"""The drawings that explain how it works; tools/figures.py writes them. Gears are the presets' own; the rest illustrates."""
 
 from __future__ import annotations
 

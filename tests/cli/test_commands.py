@@ -208,3 +208,10 @@ def test_a_folder_of_somebody_else_is_deleted_only_when_asked_to(tmp_path, capsy
     assert "or overwrite it" in capsys.readouterr().err
     assert main([*command, "--overwrite"]) == 0 and not mine.exists()
     gs.load(mine.parent)
+
+
+def test_completions_know_every_command(capsys):
+    pytest.importorskip("shtab")
+    with pytest.raises(SystemExit) as end:
+        main(["--print-completion", "bash"])
+    assert end.value.code == 0 and " optimize export " in capsys.readouterr().out

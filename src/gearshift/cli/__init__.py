@@ -7,6 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from gearshift.core.errors import GearshiftError, GearshiftWarning, told
@@ -18,7 +19,7 @@ RECIPE_HELP = "'name, name(parameter=value)', or a YAML file"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; errors are one line on stderr and exit code 2, or 1 where gearshift did not expect them."""
-    arguments = _parser().parse_args(argv)
+    arguments = _completing(_parser()).parse_args(argv)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show  # type: ignore[assignment]
@@ -91,6 +92,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     _demo(command("demo", "demo:run", "run the main job on the model that ships, and write a report"))
     command("doctor", "doctor:run", "show what this machine has, which algorithms run here, and what the others lack")
+    return parser
+
+
+def _completing(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """A parser that prints completions for a shell too, where shtab is installed."""
+    if find_spec("shtab"):
+        import shtab
+
+        shtab.add_argument_to(parser, "--print-completion", help="print completions for this shell")
     return parser
 
 
