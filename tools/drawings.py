@@ -1,4 +1,4 @@
-"""The drawings that explain how it works; tools/figures.py writes them. Gears are the presets' own; the rest illustrates."""
+"""The drawings that explain how it works; tools/figures.py writes them. Gears are the presets' own."""
 
 from __future__ import annotations
 
