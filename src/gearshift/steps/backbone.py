@@ -15,6 +15,7 @@ from gearshift.core.errors import GearshiftWarning
 from gearshift.core.progress import progress_line
 from gearshift.models.denoiser import Denoiser
 from gearshift.steps.clock import Clock, is_heard, is_scheduler, is_set
+from gearshift.steps.control import note_controls, with_controls
 from gearshift.steps.gate import Gate
 from gearshift.steps.loop import callers
 from gearshift.steps.opened import drop_abandoned, use
@@ -65,6 +66,7 @@ class Backbone(Gate):
             self._look_for_idle(run)
         run.branch = branch
         run.sample = self._argument(self.row.sample, args, kwargs)
+        note_controls(run, self, args, kwargs)
         try:
             run.gear = self.gears(run) if self.gears is not None else None
             if self.rule is None:
@@ -90,6 +92,11 @@ class Backbone(Gate):
                     GearshiftWarning,
                     stacklevel=2,
                 )
+
+    def compute(self, *args: Any, **kwargs: Any) -> Any:
+        """What stands behind the gate, given what ControlNets put out for this call."""
+        args, kwargs = with_controls(args, kwargs)
+        return super().compute(*args, **kwargs)
 
     def detach(self) -> None:
         super().detach()

@@ -15,6 +15,7 @@ from gearshift.models.denoiser import Denoiser
 from gearshift.models.diffusers import denoisers, describe_denoiser
 from gearshift.steps.backbone import Backbone
 from gearshift.steps.clock import Clock, is_heard, is_scheduler
+from gearshift.steps.control import ControlGate, controls
 from gearshift.steps.gate import Gate, gate_of
 from gearshift.steps.guidance import GuidanceRule
 from gearshift.steps.predict import Copy, Predictor
@@ -115,10 +116,13 @@ def cache_at(model: Any, context: Context, plans: Sequence[Skipping], guidance: 
 
 
 def watch_denoiser(model: Any, module: Any, context: Context) -> Backbone:
-    """The gate at a denoiser, and a clock on the pipeline's scheduler."""
+    """The gate at a denoiser, those at the ControlNets of its pipeline, and a clock on the scheduler."""
     scheduler = getattr(model, "scheduler", None)
     if is_scheduler(scheduler) and not is_heard(scheduler):
         context.change(Clock(scheduler))
+    for control in controls(model):
+        if gate_of(control) is None:
+            context.change(Standing(ControlGate(control)))
     row = describe_denoiser(module)
     return cast(Backbone, _standing(module, lambda: Backbone(module, row), context))
 

@@ -23,6 +23,7 @@ from gearshift.steps.loop import Loop
 from gearshift.steps.memory import Memory, RuleState
 
 if TYPE_CHECKING:
+    from gearshift.steps.control import Control
     from gearshift.steps.rule import Rule
 
 _current: ContextVar[tuple[Run, ...] | None] = ContextVar("gearshift_runs", default=None)
@@ -107,6 +108,7 @@ class Run(Course):
         share: takes the conditional half of what was computed for both halves at once; None: outputs are kept whole.
         guard: what compares a plan's computed steps with their predictions; None if nothing does.
         marked_by_caller: the caller's own `tick` marks the steps.
+        controls: what is kept of ControlNets, by the numbers of their gates.
         begun_at: numbers of the gates at denoisers that were called in its first step.
         trained: gradients flow through what is kept and filled in; else nothing is filled in while they are on.
     """
@@ -126,6 +128,7 @@ class Run(Course):
         self.share: Callable[[Any], Any] | None = None
         self.trained = False
         self.begun_at: set[int] = set()
+        self.controls: dict[int, Control] = {}
         self._held: dict[int, RuleState] = {}  # by the rule's number, for as long as the rule is there
         self._calls: dict[Hashable, int] = {}
         self._handed: tuple[weakref.ref[Any], ...] = ()
@@ -211,6 +214,7 @@ class Run(Course):
             held.state.clear()
         self._held.clear()
         self._calls.clear()
+        self.controls.clear()
         self._handed = ()
         self.branch = self.sample = self.share = self.gear = self.guard = None
         return logs
