@@ -16,7 +16,7 @@ from gearshift.planner.call import call_to_rehearse
 from gearshift.planner.goal import Goal, must_be_reachable
 from gearshift.planner.joint_rehearsal import JointRehearsals
 from gearshift.planner.plan import Plan
-from gearshift.planner.step_search import find_steps, install, proposed
+from gearshift.planner.step_search import find_steps, install, outside_of, proposed
 from gearshift.precision import gear_install
 from gearshift.precision.gears import high_gear
 from gearshift.precision.levels import Precision
@@ -89,7 +89,8 @@ def find_joint(
     gears = {p: joined.gears.precisions[p] for p in joined.schedule.computed}
     turns = rehearsals.compared(gears, joined)
     read = sum(1.0 if g is controller.own else g.memory_ratio() for g in gears.values()) / rehearsals.steps
-    plan = proposed(goal, planned, rehearsals.reference, joined.schedule, turns, start)
+    schedule = replace(joined.schedule, timing=(turns.fraction, outside_of(watch, full)))
+    plan = proposed(goal, planned, rehearsals.reference, schedule, turns, start)
     shifts = goal.memory is None and {*gears.values()} != {controller.own}
     beside = rehearsals.gain(gears, joined) if shifts else None
     return replace(plan, gears=joined.gears, memory=read, **joined.found.proof, runs=rehearsals.runs), beside

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 
 from gearshift.core.errors import GearshiftError
+from gearshift.measure.timing import clock
 from gearshift.steps.bands import analysed, groups, labels, shares
 from gearshift.steps.noise_schedule import is_flow
 
@@ -40,8 +40,8 @@ class Recording:
         x: coordinate of each step on the noise schedule.
         feedback: for each step how much of a shift of the sample comes back in the output, were the clean image that
             the denoiser sees in it to stay where it is.
-        seconds: wall clock of each step.
-        denoising: wall clock spent in the denoiser, over all steps.
+        seconds: of each step, by the stopwatch of `measure.timing`.
+        denoising: seconds spent in the denoiser, over all steps.
         sample: the newest sample itself.
         start: position of the run's first step on the scheduler's list.
     """
@@ -57,7 +57,11 @@ class Recording:
     sample: torch.Tensor | None = None
     start: int = 0
     _project: Callable[[torch.Tensor], np.ndarray] | None = None
-    _since: float = field(default_factory=time.perf_counter)
+    _now: Callable[[], float] = field(default_factory=clock)
+    _since: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._since = self._now()
 
     @property
     def steps(self) -> int:
@@ -70,16 +74,14 @@ class Recording:
 
     def timed(self, compute: Callable[[], Any]) -> Any:
         """What `compute` answers; its time is the denoiser's."""
-        _wait()
-        start = time.perf_counter()
+        start = self._now()
         answer = compute()
-        _wait()
-        self.denoising += time.perf_counter() - start
+        self.denoising += self._now() - start
         return answer
 
     def note(self, run: Run, output: torch.Tensor, sample: torch.Tensor, answer: Any) -> Any:
         """Take in one call of the scheduler's `step`, what that takes is not the run's time; gives the answer back."""
-        self.seconds.append(time.perf_counter() - self._since)
+        self.seconds.append(self._now() - self._since)
         if self._project is None:
             self._project, self.shares, self.batch = _projection(output), shares(output.shape), len(output)
             self.start = run.position
@@ -89,7 +91,7 @@ class Recording:
         self.samples.append(self._project(self.sample))
         self.x.append(run.noise_coordinate)
         self.feedback.append(min(feedback(run.scheduler, run.noise_coordinate), MOST_FEEDBACK))
-        self._since = time.perf_counter()
+        self._since = self._now()
         return answer
 
     def lengths(self, projected: np.ndarray) -> np.ndarray:
@@ -101,7 +103,7 @@ class Stopwatch(Recording):
     """Takes in nothing but the time."""
 
     def note(self, run: Run, output: torch.Tensor, sample: torch.Tensor, answer: Any) -> Any:
-        now = time.perf_counter()
+        now = self._now()
         self.seconds.append(now - self._since)
         self._since = now
         return answer
@@ -124,11 +126,6 @@ def feedback(scheduler: Any, x: float) -> float:
     if float(getattr(scheduler, "init_noise_sigma", 1.0)) > 1.01:
         return math.sqrt(snr) * (math.sqrt(snr / (1 + snr)) if kind == "v_prediction" else 1.0)
     return math.sqrt(snr) if kind == "v_prediction" else math.sqrt(1 + snr)
-
-
-def _wait() -> None:
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()
 
 
 def _projection(like: torch.Tensor) -> Callable[[torch.Tensor], np.ndarray]:

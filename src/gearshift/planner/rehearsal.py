@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gearshift.measure.calls import Turns, in_turns
+from gearshift.measure.timing import clock
 from gearshift.planner.criterion import LATENT, Criterion, band_of, mean, surprises
 from gearshift.planner.fit import Fitting
 from gearshift.planner.recording import Recording, Stopwatch
@@ -140,9 +140,10 @@ class Rehearsals:
         """Run a schedule for its time alone, the best of some turns; and the seconds of that whole call."""
         found = []
         for _ in range(turns):
-            watch, start = Stopwatch(), time.perf_counter()
+            now = clock()
+            start, watch = now(), Stopwatch()
             self.run(schedule, watch, 0)
-            found.append((watch, time.perf_counter() - start))
+            found.append((watch, now() - start))
             self.done += 1
         return min(found, key=lambda pair: pair[1])
 

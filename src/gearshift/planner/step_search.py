@@ -102,9 +102,19 @@ def find_steps(model: Any, planned: Planned, goal: Goal, given: Any) -> Plan | N
     watch, full = rehearsals.timed(None)  # the first call of a pipeline is slower than those that follow
     found = _searched(goal, rehearsals, watch, full)
     turns = rehearsals.compared(found.schedule)
-    plan = proposed(goal, planned, reference, found.schedule, turns, start)
+    schedule = replace(found.schedule, timing=(turns.fraction, outside_of(watch, full)))
+    plan = proposed(goal, planned, reference, schedule, turns, start)
     planned.learn(plan.key, plan.schedule)
     return replace(plan, **found.proof, runs=rehearsals.done + 1)
+
+
+def outside_of(watch: Recording, full: float) -> float:
+    """The part of a call that is not in its sampling loop.
+
+    Args:
+        full: seconds of the call.
+    """
+    return min(max(1 - sum(watch.seconds) / max(full, 1e-9), 0.0), 0.99)
 
 
 def proposed(
@@ -159,19 +169,15 @@ def _searched(goal: Goal, rehearsals: Rehearsals, watch: Recording, full: float)
 
 
 def _affordable(fraction: float, rehearsals: Rehearsals, watch: Recording, full: float) -> int:
-    """The number of steps for a fraction of the time, what filling in takes included: a few runs tell."""
+    """The number of steps for a fraction of the whole call's time: calls of two numbers of steps, in turns, tell."""
     outside = full - sum(watch.seconds)
     count = count_for(watch, fraction, outside)
     if count == watch.steps:
         return count
-    schedule = rehearsals.nearest(count, 0).schedule
-    seen, _ = rehearsals.timed(schedule)
-    chosen = {p - rehearsals.reference.start for p in schedule.computed}
-    filled = median(s for step, s in enumerate(seen.seconds) if step not in chosen)
-    computed = median(watch.seconds)
-    steps = watch.steps
-    allowed = (fraction * (outside + steps * computed) - outside - steps * filled) / max(computed - filled, 1e-9)
-    return min(max(round(allowed), FEWEST), steps)
+    turns = rehearsals.compared(rehearsals.nearest(count, 0).schedule)
+    whole, part = median(turns.full), median(turns.planned)
+    step = max((whole - part) / (watch.steps - count), 1e-9)  # what computing takes longer than filling in
+    return min(max(round(count + (fraction * whole - part) / step), FEWEST), watch.steps)
 
 
 def _fewest(goal: Goal, rehearsals: Rehearsals) -> int:

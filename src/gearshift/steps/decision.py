@@ -54,11 +54,13 @@ class RunLog:
 
     Attributes:
         total: steps of the run, as far as it is known; 0 if not.
+        speed: the plan's and the run's, in words.
     """
 
     rule: str
     site: str
     total: int = 0
+    speed: str = ""
     table: dict[tuple[int, int], Decision] = field(default_factory=dict)
 
     def note(self, decision: Decision) -> None:
@@ -89,8 +91,9 @@ class RunLog:
     @property
     def told(self) -> list[str]:
         """What is to be said of the run besides its steps."""
+        said = [self.speed] if self.speed else []
         added = [str(d.step) for d in self if d.branch == 0 and d.reason == GUARDED]
         if not added:
-            return []
+            return said
         places = " and ".join([", ".join(added[:-1]), added[-1]] if added[1:] else added)
-        return [f"  guard: {len(added)} extra step{'s' if added[1:] else ''} at {places}"]
+        return [*said, f"  guard: {len(added)} extra step{'s' if added[1:] else ''} at {places}"]

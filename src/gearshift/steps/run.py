@@ -106,6 +106,7 @@ class Run(Course):
         gear: what `Backbone.gears` said for this call; None: the layers' own arithmetic.
         guided: the unconditional pass of classifier-free guidance is computed on this step, as far as a rule told.
         share: takes the conditional half of what was computed for both halves at once; None: outputs are kept whole.
+        pace: a stopwatch for a plan's steps; None if the plan has no time to compare with.
         guard: what compares a plan's computed steps with their predictions; None if nothing does.
         marked_by_caller: the caller's own `tick` marks the steps.
         controls: what is kept of ControlNets, by the numbers of their gates.
@@ -123,6 +124,7 @@ class Run(Course):
         self.sample: Any = None
         self.recording: Any = None
         self.guard: Any = None
+        self.pace: Any = None
         self.gear: Any = None
         self.guided = False
         self.share: Callable[[Any], Any] | None = None
@@ -177,6 +179,7 @@ class Run(Course):
         self.loop, other.loop = other.loop, self.loop
         self.recording, other.recording = other.recording, self.recording
         self.guard, other.guard = other.guard, self.guard
+        self.pace, other.pace = other.pace, self.pace
         self._calls, other._calls = other._calls, self._calls
 
     def is_forsaken(self) -> bool:
@@ -188,6 +191,8 @@ class Run(Course):
         """Free what was kept, let every rule draw its conclusion, and leave the context."""
         if not self.over:
             logs = self._free()
+            for log in logs.values():
+                log.speed = self.pace.told() if self.pace is not None else ""
             try:
                 for rule in logs:
                     rule.finish(self)

@@ -16,6 +16,7 @@ from gearshift.steps.bands import groups
 from gearshift.steps.guard import Guard
 from gearshift.steps.memory import Memory, Weights
 from gearshift.steps.opened import closing
+from gearshift.steps.pace import Pace
 from gearshift.steps.predict import Predictor
 from gearshift.steps.trigger import Trigger
 
@@ -32,7 +33,11 @@ SHAPE = fields(
             key=text(r"0|[1-9][0-9]{0,5}", "a position"),
         ),
     },
-    {"end": whole(1, LAST), "band": dict_of(number(0), key=text(r"0|[1-9][0-9]{0,5}", "a position"))},
+    {
+        "end": whole(1, LAST),
+        "band": dict_of(number(0), key=text(r"0|[1-9][0-9]{0,5}", "a position")),
+        "timing": list_of(number(0, 1e6), least=2, most=2),
+    },
 )
 
 
@@ -49,12 +54,15 @@ class Schedule:
             does; steps from there on are computed. None: it is for the whole list.
         band: computed position -> the largest usual error of its prediction, as seen while planning, over the length of
             what the scheduler got; empty: runs are not guarded.
+        timing: the part of the original's time that was measured, and the part of that call outside of its sampling
+            loop; None: it was not measured.
     """
 
     computed: tuple[int, ...]
     weights: Mapping[int, Weights] = field(default_factory=dict)
     end: int | None = None
     band: Mapping[int, float] = field(default_factory=dict)
+    timing: tuple[float, float] | None = None
 
     def as_data(self) -> dict[str, Any]:
         """As JSON keeps it."""
@@ -62,6 +70,8 @@ class Schedule:
         part: dict[str, Any] = {} if self.end is None else {"end": self.end}
         if self.band:
             part["band"] = {str(p): error for p, error in self.band.items()}
+        if self.timing:
+            part["timing"] = list(self.timing)
         return {"computed": list(self.computed), "weights": weights, **part}
 
     @staticmethod
@@ -79,7 +89,9 @@ class Schedule:
         if any(len({0 if isinstance(w, float) else len(w) for w in ws}) > 1 for ws in weights.values()):
             raise Misfit("schedule.weights must be numbers, or lists of one length, at each position")
         band = {int(p): float(error) for p, error in read.get("band", {}).items()}
-        return Schedule(computed, weights, read.get("end"), band)
+        fraction, outside = read.get("timing", (0.0, 0.0))
+        timing = (float(fraction), float(outside)) if fraction > 0 and outside < 1 else None
+        return Schedule(computed, weights, read.get("end"), band, timing)
 
     def reaches(self, position: int) -> bool:
         """Whether it is for this position."""
@@ -155,12 +167,17 @@ class Planned(Trigger, Predictor):
             return "recorded to make a plan"
         if not schedule.reaches(run.position):
             return "past the step at which the planned runs ended"
-        return self._guarded(run, schedule, state) or ("planned" if run.position in schedule.computed else None)
+        reason = self._guarded(run, schedule, state) or ("planned" if run.position in schedule.computed else None)
+        if run.pace is not None:
+            run.pace.begin(reason is not None)
+        return reason
 
     def _guarded(self, run: Run, schedule: Schedule, state: dict[str, Any]) -> str | None:
         """Why the run's guard has a step computed that the schedule fills in; None if it does not."""
         if run.guard is None and run.step == 0 and self.guarded and self.rehearsed is None:
             run.guard = Guard.of(schedule, self.base, self.depth)
+        if run.step == 0 and self.rehearsed is None and schedule.timing is not None:
+            run.pace = Pace(*schedule.timing)
         reason = None if run.guard is None else run.guard.begin(run.position)
         state["extra"] = reason is not None
         return reason
