@@ -6,7 +6,8 @@
 
 # These folders go first, so that importing them later does not take the verbs' names.
 import gearshift.algorithms
-import gearshift.evaluate  # noqa: F401
+import gearshift.evaluate
+import gearshift.tune  # noqa: F401
 from gearshift.api import (
     __getattr__,  # noqa: F401  Plan, sampling and the runtimes, when somebody asks for them
     algorithms,
@@ -27,7 +28,7 @@ from gearshift.api import (
 )
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.recipe import Recipe
-from gearshift.measuring import evaluate
+from gearshift.measuring import evaluate, tune
 
 __version__ = "0.1.0"
 __all__ = [
@@ -50,5 +51,6 @@ __all__ = [
     "save",
     "set_verbosity",
     "status",
+    "tune",
     "warm_up",
 ]

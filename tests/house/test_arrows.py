@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "tune": LOW | STEPS | ENGINES | {"applying", "evaluate", "algorithms"},
     "zoo": {"core", "persist", "models"},
     "applying": LOW,
-    "api": LOW | STEPS | ENGINES | {"algorithms", "applying"},
+    "api": LOW | STEPS | ENGINES | {"algorithms", "applying", "evaluate"},
     "measuring": {"core", "api", "evaluate", "tune"},
     "cli": {"core", "persist", "evaluate", "zoo", "tune", "runtimes", "gearshift"},
     "__main__": {"cli"},

@@ -12,7 +12,7 @@ ANYWHERE = {"algorithms", "zoo", "cli"}  # rooms that may name algorithms
 SCRIPTS = ("zoo.train.", "cli")  # each stands for itself
 ONE_FOR_EACH = (  # the same thing for each backend, format or family, or a verb and what does its work
     "available batch_param conv2d conv_reference dequantize encode epochs_param export evaluate linear "
-    "linear_reference load open optimizer_param pack read_checkpoint save takes to_json unpack warm_up"
+    "linear_reference load open optimizer_param pack read_checkpoint save takes to_json tune unpack warm_up"
 )
 STILL_TWICE = (  # names of two things, to be told apart
     "Report Taylor grid kernels matrix missing multiply rounded spread sqnr usable"

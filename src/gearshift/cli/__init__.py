@@ -90,6 +90,9 @@ def _parser() -> argparse.ArgumentParser:
     _evaluate(
         command("evaluate", "measuring:evaluate", "measure a model: how close to the original, how good, how fast")
     )
+    _tune(
+        command("tune", "measuring:tune", "find the best recipe for a model on this machine, at a quality you ask for")
+    )
     _demo(command("demo", "demo:run", "run the main job on the model that ships, and write a report"))
     command("doctor", "doctor:run", "show what this machine has, which algorithms run here, and what the others lack")
     return parser
@@ -151,6 +154,22 @@ def _chat(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("message", metavar="MESSAGE", nargs="*", help="one message (else each line of standard input)")
     sub.add_argument("--system", metavar="TEXT", help="what the model is told before the conversation")
     sub.add_argument("--max-new-tokens", type=int, default=256, metavar="N", help="most tokens of an answer (256)")
+
+
+def _tune(sub: argparse.ArgumentParser) -> None:
+    """Arguments of `gearshift tune`."""
+    sub.add_argument("model", metavar="MODEL", help="a folder or a hub id")
+    sub.add_argument("--data", metavar="FILE", required=True, help=DATA_HELP)
+    sub.add_argument(
+        "--keep", metavar="CONDITION", action="append", help="what has to stay, e.g. 'psnr>=35' or 'worst:psnr>=25'"
+    )
+    sub.add_argument("--objective", default="latency", help="latency, throughput, memory or disk (%(default)s)")
+    sub.add_argument("--budget", metavar="TIME", default="10m", help="how long to search, e.g. 90s or 1h (%(default)s)")
+    sub.add_argument("--only", metavar="NAME", action="append", help="try this algorithm or family and no others")
+    sub.add_argument("--without", metavar="NAME", action="append", help="do not try this algorithm or family")
+    sub.add_argument("--seed", type=int, default=0, help="seed of the examples and of the search (%(default)s)")
+    sub.add_argument("--device", metavar="DEVICE", help="device to work on, e.g. cuda")
+    sub.add_argument("--out", metavar="DIR", required=True, help="folder for recipe, table and report; goes on in it")
 
 
 def _demo(sub: argparse.ArgumentParser) -> None:

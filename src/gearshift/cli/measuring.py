@@ -1,4 +1,4 @@
-"""gearshift evaluate."""
+"""gearshift evaluate, tune."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from gearshift.core.files import write_atomically
 from gearshift.core.recipe import Recipe
 from gearshift.evaluate.examples import read_file
 from gearshift.persist.readers import readers_of
+from gearshift.tune.tuning import RECIPE
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
@@ -38,6 +39,22 @@ def evaluate(arguments: argparse.Namespace) -> None:
         write_atomically(arguments.json, found.to_json())
     if arguments.report:
         print(f"Report: {found.report(arguments.report)}")
+
+
+def tune(arguments: argparse.Namespace) -> None:
+    """Open, search, print; the recipe, the table and the report are in the folder."""
+    import gearshift as gs
+
+    given = read_file(path_of(arguments.data, "--data"))
+    out = path_of(arguments.out, "--out")
+    refuse_unwritable(out)
+    refuse_absent(arguments.device)
+    model = opened(arguments.model, arguments.device)
+    wanted = {k: getattr(arguments, k) for k in ("keep", "objective", "budget", "only", "without", "seed")}
+    found = gs.tune(model, data=given, out=out, **wanted)
+    print(found)
+    if found.best is not None:
+        print(f"Apply it with: gearshift optimize {arguments.model} --with {out / RECIPE} --out FOLDER")
 
 
 def opened(where: str, device: str | None) -> Any:

@@ -20,7 +20,7 @@ from gearshift.core.yamls import read_yaml, write_yaml
 
 SAVED_SETTINGS = ("batch_size", "device", "seed", "include", "exclude", "exportable")
 READERS = ("tokenizer", "processor")  # what reads and writes a model\'s text and sound
-SETTINGS = (*SAVED_SETTINGS, "tokenizer", "processor", "data")
+SETTINGS = (*SAVED_SETTINGS, "tokenizer", "processor", "data", "tuned")
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Recipe:
         exportable: weights in groups are rounded to what the formats of other programs hold (see `gearshift.export`),
             whose zeros are whole numbers; it costs a little accuracy.
         tokenizer, processor: used to read calibration data; never saved with the model by a recipe.
+        tuned: what `gs.tune` wrote beside it: the machine it was found on, and its figures there.
         data: calibration data: an iterable of what the model takes; a dict or a string is one such example.
 
     Raises:
@@ -53,6 +54,7 @@ class Recipe:
     tokenizer: Any = None
     processor: Any = None
     data: Any = None
+    tuned: Any = None
 
     @staticmethod
     def of(given: Any = None, /, **keywords: Any) -> Recipe:
@@ -98,6 +100,8 @@ class Recipe:
             object.__setattr__(self, "data", examples(self.data))
         except BadRecipe as error:
             problems += error.problems
+        if self.tuned is not None and not isinstance(self.tuned, Mapping):
+            problems.append(f"tuned is what gs.tune wrote beside a recipe, a dict. Got {quoted(self.tuned)} instead.")
         for name in ("include", "exclude"):
             given = getattr(self, name)
             globs = (given,) if isinstance(given, str) else given
