@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from gearshift.applying import applied, follow, planner_recipe, problems
 from gearshift.core.algorithm import Algorithm
 from gearshift.core.context import Context
-from gearshift.core.errors import BadValue, GearshiftWarning, WrongModel, quoted, told
+from gearshift.core.errors import BadValue, WrongModel, quoted, told
 from gearshift.core.log import set_verbosity
 from gearshift.core.recipe import Recipe
 from gearshift.core.record import Applied, Record, attach, record_of
@@ -80,26 +79,18 @@ def optimize(
         BadValue: for an option that is neither True nor False.
         WrongModel: if it is neither a pipeline nor a torch module.
     """
+    from gearshift.evaluate.timing import warn_of_another_machine
     from gearshift.models.speed import verified
 
     for name, value in (("keep_original", keep_original), ("verify", verify)):
         if not isinstance(value, bool):
             raise BadValue(f"{name} must be True or False. Got {quoted(value)} instead.")
     wanted = Recipe.of(recipe, **keywords)
-    _tell_of_another_machine(wanted)
+    if wanted.tuned is not None:
+        warn_of_another_machine(wanted.tuned.get("machine"))
     apply = partial(applied, model, wanted, keep_original, {})
     with surroundings(wanted.seed), Transaction(model):
         return verified(model, wanted, apply) if verify else apply()
-
-
-def _tell_of_another_machine(wanted: Recipe) -> None:
-    """Warn of a recipe that `gs.tune` found on another machine."""
-    from gearshift.evaluate.timing import machine_description
-
-    there = (wanted.tuned or {}).get("machine")
-    if there is not None and there != (here := machine_description()):
-        sentence = f"This recipe was found on another machine ({there}), not on this one ({here}): measure it here."
-        warnings.warn(sentence, GearshiftWarning, stacklevel=4)
 
 
 def plan(

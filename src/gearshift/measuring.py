@@ -94,6 +94,6 @@ def tune(
     from gearshift.tune.tuned import tune
 
     readers = {"tokenizer": tokenizer, "processor": processor}
-    narrowed = {"only": only, "without": without, "space": space}
+    narrowed = {"only": only, "without": without, "values": space}
     with surroundings(seed):
         return tune(model, data, keep, objective, budget, out, seed, readers, optimize, **narrowed)

@@ -56,3 +56,21 @@ def test_a_recipe_is_measured_beside_the_model_without_it(place, capsys):
 def test_mistakes_are_one_sentence(words, answer, place, capsys):
     assert main(["evaluate", *(w.format(place) for w in words)]) == 2
     assert answer in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (["--keep", "psnr>=30"], "is for a diffusion pipeline"),
+        (["--keep", "perplexity is low"], "is written as"),
+        (["--objective", "speed"], "no objective"),
+        (["--budget", "soon"], "budget is a time"),
+        (["--only", "tailor"], "did you mean 'taylor'"),
+        ([], "needs 3 or more"),
+    ],
+)
+def test_tuning_that_cannot_be_is_one_sentence(words, answer, place, capsys, tmp_path):
+    pytest.importorskip("optuna")
+    whole = ["tune", str(place / "llama"), "--data", str(place / "data.jsonl"), "--out", str(tmp_path / "t"), *words]
+    assert main(whole) == 2
+    assert answer in capsys.readouterr().err

@@ -11,10 +11,10 @@ from gearshift.core.errors import BadValue, UnknownName
 from gearshift.core.facts import Kind
 from gearshift.core.registry import registry
 from gearshift.evaluate.examples import Example
-from gearshift.tune.candidate import Candidate, front, predicted
+from gearshift.tune.candidate import Tried, front, predicted
 from gearshift.tune.goal import read_budget, read_goal, violations
 from gearshift.tune.search import Search, text_of
-from gearshift.tune.space import fits, space_of
+from gearshift.tune.space import go_together, space_of
 from gearshift.tune.study import Study
 
 pytest.importorskip("optuna")
@@ -111,12 +111,12 @@ def test_gains_multiply_and_errors_add_in_power():
     made = space()
     one, two = made.of("deepcache")[0], made.of("torch_compile")[0]
     singles = {
-        one.text: Candidate(one.text, GOAL, found(2.0, 43.0103, 36.0)),
-        two.text: Candidate(two.text, GOAL, found(1.5, 43.0103, 50.0)),
+        one.text: Tried(one.text, GOAL, found(2.0, 43.0103, 36.0)),
+        two.text: Tried(two.text, GOAL, found(1.5, 43.0103, 50.0)),
     }
     both = predicted((one, two), singles, GOAL)
     assert both.gain == 3.0 and both.keeps  # 40.0 dB together
-    singles[two.text] = Candidate(two.text, GOAL, found(1.5, 38.0, 36.0))
+    singles[two.text] = Tried(two.text, GOAL, found(1.5, 38.0, 36.0))
     assert not predicted((one, two), singles, GOAL).keeps
     assert predicted((one, made.of("taylor")[0]), singles, GOAL) is None
 
@@ -187,7 +187,7 @@ def test_what_fails_on_held_out_examples_is_not_the_best():
 
 def test_rules_are_kept_in_combinations():
     made = space(values=BACKENDS)
-    assert not fits([made.of("taylor")[0], made.of("deepcache")[0]]) and fits(
+    assert not go_together([made.of("taylor")[0], made.of("deepcache")[0]]) and go_together(
         [made.of("taylor")[0], made.of("torch_compile")[0]]
     )
     assert len(list(registry())) >= 47

@@ -76,12 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("check", "work:check", "show the order in which a recipe is applied, or why it cannot be")
     sub.add_argument("recipe", metavar="RECIPE", help=RECIPE_HELP)
     sub.add_argument("--model", metavar="MODEL", help="a folder or a hub id to check it against")
-    sub = command("optimize", "work:optimize", "apply a recipe to a model and save the result")
-    sub.add_argument("model", metavar="MODEL", help="a folder or a hub id")
-    sub.add_argument("--with", dest="recipe", metavar="RECIPE", required=True, help=RECIPE_HELP)
-    sub.add_argument("--out", metavar="DIR", required=True, help="folder to write")
-    sub.add_argument("--overwrite", action="store_true", help="delete what is in DIR, whoever wrote it")
-    sub.add_argument("--device", metavar="DEVICE", help="device to work on, e.g. cuda")
+    _optimize(command("optimize", "work:optimize", "apply a recipe to a model and save the result"))
     _export(command("export", "work:export", "write a model in another program's format, weights bit for bit"))
     sub = command("generate", "work:generate", "make images with a saved model")
     _generate(sub)
@@ -170,6 +165,15 @@ def _tune(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--seed", type=int, default=0, help="seed of the examples and of the search (%(default)s)")
     sub.add_argument("--device", metavar="DEVICE", help="device to work on, e.g. cuda")
     sub.add_argument("--out", metavar="DIR", required=True, help="folder for recipe, table and report; goes on in it")
+
+
+def _optimize(sub: argparse.ArgumentParser) -> None:
+    """Arguments of `gearshift optimize`."""
+    sub.add_argument("model", metavar="MODEL", help="a folder or a hub id")
+    sub.add_argument("--with", dest="recipe", metavar="RECIPE", required=True, help=RECIPE_HELP)
+    sub.add_argument("--out", metavar="DIR", required=True, help="folder to write")
+    sub.add_argument("--overwrite", action="store_true", help="delete what is in DIR, whoever wrote it")
+    sub.add_argument("--device", metavar="DEVICE", help="device to work on, e.g. cuda")
 
 
 def _demo(sub: argparse.ArgumentParser) -> None:

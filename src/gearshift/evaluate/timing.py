@@ -7,13 +7,14 @@ import platform
 import re
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from gearshift.core.errors import BadValue
+from gearshift.core.errors import BadValue, GearshiftWarning
 
 VECTORS = {"amx_int8": "AMX", "avx512_vnni": "VNNI", "avx_vnni": "VNNI", "avx512f": "AVX-512", "avx2": "AVX2"}
 
@@ -115,6 +116,14 @@ def machine_description() -> str:
         parts += [f"{gpu.name} ({gpu.total_memory / 2**30:.0f} GiB)" for gpu in gpus]
     threads = torch.get_num_threads()
     return ", ".join([*parts, f"torch {torch.__version__} on {threads} thread{'s' if threads != 1 else ''}"])
+
+
+def warn_of_another_machine(there: object) -> None:
+    """Warn of a recipe that was tuned on a machine that is not this one; None: nobody knows where."""
+    here = machine_description()
+    if there is not None and there != here:
+        sentence = f"This recipe was found on another machine ({there}), not on this one ({here}): measure it here."
+        warnings.warn(sentence, GearshiftWarning, stacklevel=4)
 
 
 def _cores() -> int:

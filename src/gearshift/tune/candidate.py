@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from gearshift.evaluate.metric import METRICS
-from gearshift.tune.goal import Goal, violations
+from gearshift.tune.goal import TuningGoal, violations
 from gearshift.tune.space import Setting
 
 DECIBELS = "dB"
 
 
 @dataclass
-class Candidate:
+class Tried:
     """One recipe.
 
     Attributes:
@@ -26,7 +26,7 @@ class Candidate:
     """
 
     recipe: str
-    goal: Goal
+    goal: TuningGoal
     found: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -90,7 +90,7 @@ class Prediction:
     keeps: bool
 
 
-def predicted(settings: Sequence[Setting], singles: Mapping[str, Candidate], goal: Goal) -> Prediction | None:
+def predicted(settings: Sequence[Setting], singles: Mapping[str, Tried], goal: TuningGoal) -> Prediction | None:
     """Predict a combination from its parts, each measured alone; None where one was not measured."""
     parts = [singles.get(s.text) for s in settings]
     if any(p is None or not p.figures for p in parts):
@@ -118,14 +118,14 @@ def _together(name: str, values: list[float], original: float | None) -> float:
     return base + sum(v - base for v in values)
 
 
-def front(found: Sequence[Candidate], goal: Goal) -> list[Candidate]:
+def front(found: Sequence[Tried], goal: TuningGoal) -> list[Tried]:
     """Those that no other one beats in gain and in the first thing to be kept; best gain first."""
     first = goal.keep[0]
     sign = 1 if first.sign == ">=" else -1
     able = [
         c for c in found if c.value(first.metric, first.of) is not None and c.gain > 0 and c.found.get("stages", 0) > 1
     ]
-    kept: list[Candidate] = []
+    kept: list[Tried] = []
     for one in sorted(able, key=lambda c: -c.gain):
         quality = sign * (one.value(first.metric, first.of) or 0.0)
         if all(quality > sign * (k.value(first.metric, first.of) or 0.0) for k in kept):

@@ -25,7 +25,7 @@ BATCH = 8  # prompts at once, where throughput is asked for
 
 
 @dataclass(frozen=True)
-class Goal:
+class TuningGoal:
     """Conditions, and the objective under them.
 
     Attributes:
@@ -52,7 +52,7 @@ class Goal:
         return value if self.metric == "speedup" else (original or 0.0) / value
 
 
-def read_goal(keep: Any, objective: Any, budget: Any, kind: Kind) -> Goal:
+def read_goal(keep: Any, objective: Any, budget: Any, kind: Kind) -> TuningGoal:
     """A goal from what somebody gave.
 
     Raises:
@@ -67,7 +67,7 @@ def read_goal(keep: Any, objective: Any, budget: Any, kind: Kind) -> Goal:
             raise BadValue(f"The metric {metric.name!r} is one number and has no worst item. Got '{condition}'.")
     if objective not in OBJECTIVES:
         raise UnknownName("objective", objective, OBJECTIVES)
-    return Goal(tuple(conditions), objective, read_budget(budget))
+    return TuningGoal(tuple(conditions), objective, read_budget(budget))
 
 
 def read_budget(given: Any) -> float:

@@ -10,9 +10,9 @@ from typing import Any
 
 from gearshift.core.recipe import Recipe
 from gearshift.evaluate.examples import Example
-from gearshift.tune.candidate import Candidate, Prediction, predicted
-from gearshift.tune.goal import Goal
-from gearshift.tune.space import Setting, Space, fits
+from gearshift.tune.candidate import Prediction, Tried, predicted
+from gearshift.tune.goal import TuningGoal
+from gearshift.tune.space import Setting, Space, go_together
 from gearshift.tune.study import Study
 
 FIRST = 2  # examples that every candidate is measured on
@@ -32,19 +32,19 @@ class Search:
     """
 
     def __init__(
-        self, run: Callable[..., dict[str, Any]], space: Space, goal: Goal, study: Study,
+        self, run: Callable[..., dict[str, Any]], space: Space, goal: TuningGoal, study: Study,
         chosen_by: Sequence[Example], held_out: Sequence[Example], on_progress: Callable[[int, float], None],
     ) -> None:  # fmt: skip
         self.run, self.space, self.goal, self.study = run, space, goal, study
         stages = [list(chosen_by[:FIRST]), list(chosen_by[FIRST:])]
         self.given = {"stages": [s for s in stages if s], "held_out": list(held_out), "goal": goal}
         self.on_progress = on_progress
-        self.done: dict[str, Candidate] = {}
+        self.done: dict[str, Tried] = {}
         self.known = study.known()
         self.until = time.monotonic() + goal.seconds
 
     @property
-    def best(self) -> Candidate | None:
+    def best(self) -> Tried | None:
         """The candidate of the largest gain that keeps all that was asked, held-out examples included."""
         good = [c for c in self.done.values() if not c.why and c.gain > 1.0 and c.held_gain > 1.0]
         return max(good, key=lambda c: c.gain, default=None)
@@ -69,7 +69,7 @@ class Search:
             if self._new(settings):
                 self.tried(settings)
 
-    def tried(self, settings: Sequence[Setting]) -> Candidate:
+    def tried(self, settings: Sequence[Setting]) -> Tried:
         """Measure a candidate, or take what is known of it."""
         recipe = text_of(settings)
         found = self.known.get(recipe)
@@ -77,14 +77,14 @@ class Search:
             best = self.best.gain if self.best else 1.0
             limit = max(LEAST, self.goal.seconds / SHARE)
             found = self.run(limit, **self.given, recipe=recipe, at_least=max(STOP * best, 1.0))
-            made = Candidate(recipe, self.goal, found)
+            made = Tried(recipe, self.goal, found)
             self.study.keep(recipe, settings, found, made.gain if not made.why else min(made.gain, 1.0) - 2.0)
-        self.done[recipe] = Candidate(recipe, self.goal, found)
+        self.done[recipe] = Tried(recipe, self.goal, found)
         self.on_progress(len(self.done), self.best.gain if self.best else 1.0)
         return self.done[recipe]
 
     def _new(self, settings: Sequence[Setting]) -> bool:
-        return bool(settings) and fits(settings) and text_of(settings) not in self.done
+        return bool(settings) and go_together(settings) and text_of(settings) not in self.done
 
     def _variant(self) -> tuple[Setting, ...] | None:
         """Another setting of an algorithm that is good alone, the best first and in turns."""
@@ -116,14 +116,14 @@ class Search:
             for chosen in combinations([f for f in families if f], size):
                 for settings in product(*chosen):
                     gain = math.prod(gains[s.text] for s in settings)
-                    made = predicted(settings, singles, self.goal) if gain > least and fits(settings) else None
+                    made = predicted(settings, singles, self.goal) if gain > least and go_together(settings) else None
                     if made is not None:
                         yield made
 
-    def _alone(self, setting: Setting) -> Candidate:
+    def _alone(self, setting: Setting) -> Tried:
         return self.done[setting.text]
 
 
 def text_of(settings: Sequence[Setting]) -> str:
     """The recipe of some settings, as text."""
-    return str(Recipe().joined([s.algorithm for s in settings])) if fits(settings) else ""
+    return str(Recipe().joined([s.algorithm for s in settings])) if go_together(settings) else ""

@@ -95,14 +95,14 @@ def space_of(kind: Kind, problems: Callable[[Any], list[str]], only: Any, withou
     return Space(tuple(settings), refused)
 
 
-def fits(settings: Iterable[Setting]) -> bool:
+def go_together(settings: Iterable[Setting]) -> bool:
     """Whether the rules allow these together."""
     names = [s.algorithm.name for s in settings]
-    return all(_go_together(a, b) for i, a in enumerate(names) for b in names[i + 1 :])
+    return all(_rules_allow(a, b) for i, a in enumerate(names) for b in names[i + 1 :])
 
 
 @cache
-def _go_together(a: str, b: str) -> bool:
+def _rules_allow(a: str, b: str) -> bool:
     return conflict((a, registry().get(a).facts), (b, registry().get(b).facts)) is None
 
 

@@ -42,9 +42,9 @@ class Study:
         """Take down what was found of a recipe; `score` says how good it is, more is better."""
         params = dict.fromkeys(self.families, NOTHING) | {s.family.value: s.text for s in settings}
         spaces = self._distributions()
-        fits = all(params[name] in space.choices for name, space in spaces.items())
+        known = all(params[name] in space.choices for name, space in spaces.items())
         trial = self.optuna.trial.create_trial(
-            params=params if fits else {}, distributions=spaces if fits else {}, value=score,
+            params=params if known else {}, distributions=spaces if known else {}, value=score,
             user_attrs={RECIPE: recipe, FOUND: json.dumps(found)},
         )  # fmt: skip
         self.study.add_trial(trial)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from gearshift.applying import problems
-from gearshift.core.boundary import path_of, refuse_unwritable
+from gearshift.core.boundary import path_of, refuse_unwritable, writing
 from gearshift.core.errors import BadValue
 from gearshift.core.extras import need
 from gearshift.core.facts import Kind
@@ -25,7 +25,7 @@ from gearshift.evaluate.examples import Example, identity_of, in_batches
 from gearshift.evaluate.timing import machine_description
 from gearshift.models.describe import Description, describe
 from gearshift.persist.store import save
-from gearshift.tune.goal import BATCH, Goal, read_goal
+from gearshift.tune.goal import BATCH, TuningGoal, read_goal
 from gearshift.tune.jobs import Jobs
 from gearshift.tune.search import Search
 from gearshift.tune.space import Space, space_of
@@ -43,7 +43,7 @@ def tune(
     model: Any, data: Any, keep: Any, objective: Any, budget: Any, out: Any, seed: int,
     readers: dict[str, Any], apply: Apply, **narrowed: Any,
 ) -> Tuning:  # fmt: skip
-    """See `gearshift.tune`; `apply` is the verb `optimize`, and `narrowed` has only, without and space."""
+    """See `gearshift.tune`; `apply` is the verb `optimize`, and `narrowed` has only, without and values."""
     need("optuna", "tune", "gs.tune")
     began = time.monotonic()
     seen = describe(model)
@@ -54,17 +54,8 @@ def tune(
     if (record := record_of(model)) is not None and record.applied:
         raise BadValue("Tuning starts from the original: gearshift.restore takes off what was done to this model.")
     readers = readers_for(model, readers)
-    space = space_of(
-        seen.kind,
-        lambda recipe: problems(model, recipe, **readers),
-        narrowed["only"],
-        narrowed["without"],
-        narrowed["space"],
-    )
-    place = None if out is None else path_of(out, "out")
-    if place is not None:
-        refuse_unwritable(place / STUDY)
-        place.mkdir(parents=True, exist_ok=True)
+    space = space_of(seen.kind, lambda recipe: problems(model, recipe, **readers), **narrowed)
+    place = None if out is None else _made(out)
     chosen_by, held_out = [e for i, e in enumerate(found) if i % 3 != 2], [e for i, e in enumerate(found) if i % 3 == 2]
     data_of = calibration(chosen_by, seen.kind)
     with tempfile.TemporaryDirectory(prefix="gearshift-tune-") as folder:
@@ -75,7 +66,7 @@ def tune(
             "readers": readers,
             "metrics": metrics,
         }
-        common |= {"calibration": data_of, "seed": seed, "threads": torch.get_num_threads()}
+        common = {**common, "calibration": data_of, "seed": seed, "threads": torch.get_num_threads()}
         study = Study(place and place / STUDY, _key(model, goal, found, seen), space, seed)
         search, ended = _searched(common, space, goal, study, chosen_by, held_out)
 
@@ -94,7 +85,12 @@ def tune(
 
 
 def _searched(
-    common: dict[str, Any], space: Space, goal: Goal, study: Study, chosen_by: list[Example], held_out: list[Example]
+    common: dict[str, Any],
+    space: Space,
+    goal: TuningGoal,
+    study: Study,
+    chosen_by: list[Example],
+    held_out: list[Example],
 ) -> tuple[Search, str]:
     """Search until the time is over or Ctrl-C; the search, and why it ended early."""
     with Jobs(common) as jobs, progress("gearshift tunes", len(space.settings)) as bar:
@@ -120,12 +116,21 @@ def calibration(found: list[Example], kind: Kind) -> list[Any] | None:
     return None if kind is Kind.SPEECH else [e.call.get("input", dict(e.call)) for e in found]
 
 
+def _made(out: Any) -> Path:
+    """The folder of a search; it is made."""
+    place = path_of(out, "out")
+    refuse_unwritable(place / STUDY)
+    with writing(place):
+        place.mkdir(parents=True, exist_ok=True)
+    return place
+
+
 def _device(model: Any) -> str | None:
     device = getattr(model, "device", None)
     return None if device is None or str(device) == "cpu" else str(device)
 
 
-def _key(model: Any, goal: Goal, found: list[Example], seen: Description) -> str:
+def _key(model: Any, goal: TuningGoal, found: list[Example], seen: Description) -> str:
     """The name of a search: the same model, examples, goal and machine continue it."""
     weights = [f"{type(model).__name__} {seen.kind.value}", *sorted(str(t.value) for t in seen.traits)]
     parts = [*weights, _size(model), str(goal.keep), goal.objective, identity_of(found), machine_description()]

@@ -19,8 +19,8 @@ from gearshift.evaluate.cells import Cell, Column, Row
 from gearshift.evaluate.metric import METRICS
 from gearshift.evaluate.report import Report, write_report
 from gearshift.evaluate.table import render, to_json
-from gearshift.tune.candidate import Candidate, front
-from gearshift.tune.goal import Goal
+from gearshift.tune.candidate import Tried, front
+from gearshift.tune.goal import TuningGoal
 
 RECIPE, TABLE, PAGE = "recipe.yaml", "tuning.json", "report.html"
 WIDTH = 110
@@ -42,10 +42,10 @@ class Tuning:
     """
 
     model: str
-    goal: Goal
+    goal: TuningGoal
     machine: str
-    candidates: Sequence[Candidate]
-    best: Candidate | None
+    candidates: Sequence[Tried]
+    best: Tried | None
     refused: Mapping[str, str]
     chosen_by: int
     held_out: int
@@ -54,7 +54,7 @@ class Tuning:
     applier: Callable[[Any, Recipe], Any] | None = field(default=None, compare=False)
 
     @property
-    def front(self) -> list[Candidate]:
+    def front(self) -> list[Tried]:
         """Candidates that no other one beats in both the gain and the first thing to be kept."""
         return front(self.candidates, self.goal)
 
@@ -155,7 +155,7 @@ class Tuning:
     def _metrics(self) -> list[str]:
         return list(dict.fromkeys([*(c.metric for c in self.goal.keep), "latency"]))
 
-    def _values(self, one: Candidate, name: str) -> dict[str, float | None]:
+    def _values(self, one: Tried, name: str) -> dict[str, float | None]:
         """A metric's mean and worst value, chosen by and held out."""
         kinds = ("mean",) if METRICS.get(name).whole else ("mean", "worst")
         return {
@@ -182,10 +182,10 @@ class Tuning:
         unique = {c.key: c for c in found}
         return [*unique.values(), Column("why", "what is against it")]
 
-    def _rows(self, shown: Sequence[Candidate]) -> list[Row]:
+    def _rows(self, shown: Sequence[Tried]) -> list[Row]:
         return [Row(c.recipe, "", self._cells(c), best=c is self.best) for c in shown]
 
-    def _cells(self, one: Candidate) -> dict[str, Cell]:
+    def _cells(self, one: Tried) -> dict[str, Cell]:
         cells: dict[str, Cell] = {"gain": one.gain or None, "held": one.held_gain or None, "why": one.why or None}
         return cells | {f"{c.of}:{c.metric}": one.value(c.metric, c.of) for c in self.goal.keep}
 

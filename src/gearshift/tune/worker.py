@@ -18,6 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from gearshift.core.errors import told
+
 
 def main() -> None:
     """Serve jobs until standard input ends; with an argument, do that one job."""
@@ -70,7 +72,6 @@ def started(path: Path) -> int:
 
 def run_job(path: Path) -> None:
     """Do one job; what comes out is written beside it as it comes, as JSON."""
-    from gearshift.core.errors import told
     from gearshift.tune.measured import measured
 
     job: dict[str, Any] = pickle.loads(path.read_bytes())
