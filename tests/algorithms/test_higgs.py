@@ -19,7 +19,7 @@ from gearshift import zoo
 from gearshift.core.errors import GearshiftWarning
 from gearshift.core.recipe import Recipe
 from gearshift.core.target import put
-from gearshift.layers import higgs
+from gearshift.kernels import dispatch
 from gearshift.layers.higgs import HiggsLinear, group_size
 from gearshift.measure import in_place
 from gearshift.models.describe import chosen
@@ -114,9 +114,9 @@ def test_answers_are_those_of_the_float_weight(bits, p, width, lead):
 
 
 def test_pieces_of_a_large_weight_make_no_difference(monkeypatch):
-    layer, x = HiggsLinear.from_float(nn.Linear(64, 40)), torch.randn(3, 64)
+    layer, x = HiggsLinear.from_float(nn.Linear(64, 40)), torch.randn(30, 64)
     want = layer(x)
-    monkeypatch.setattr(higgs, "CHUNK", 64 * 12)
+    monkeypatch.setattr(dispatch, "TILE", 64 * 12)
     assert torch.allclose(layer(x), want, atol=1e-6)
 
 

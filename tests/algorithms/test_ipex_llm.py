@@ -102,10 +102,10 @@ def test_the_head_has_8_bits_unless_it_is_left_alone(tied):
     assert left.config.tie_word_embeddings is tied
 
 
-def test_layers_that_4_bits_do_not_fit_get_8():
+def test_narrow_layers_get_4_bits_too():
     tiny = build("llama")  # 32 wide
     optimized(tiny.pipe, "ipex_llm(weight_bits=4)")
-    assert tiny.pipe.model.layers[0].self_attn.q_proj.bits == 8
+    assert tiny.pipe.model.layers[0].self_attn.q_proj.bits == 4
     assert tiny.pipe.model.layers[0].mlp.down_proj.bits == 4
 
 

@@ -15,10 +15,13 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 @torch.no_grad()
 def steps(layer):
-    """Relative distance of a layer's outputs from those of its own weight, for a few tokens of mixed size."""
-    x = torch.randn(5, layer.in_features).exp() * torch.randn(5, layer.in_features)
-    want = x.double() @ layer.weight.double().T
-    return float((layer(x) - want).norm() / want.norm())
+    """Relative distance of a layer's outputs from those of its own weight, for few or many tokens of mixed size."""
+    found = []
+    for tokens in (5, 40):
+        x = torch.randn(tokens, layer.in_features).exp() * torch.randn(tokens, layer.in_features)
+        want = x.double() @ layer.weight.double().T
+        found.append(float((layer(x) - want).norm() / want.norm()))
+    return max(found)
 
 
 @each("kind", MAKERS)
@@ -33,7 +36,7 @@ def test_without_the_kernels_4_bit_layers_do_not(monkeypatch):
     assert layer.activations() is None and steps(layer) < 1e-4
 
 
-@pytest.mark.parametrize("recipe", ["torch_dynamic", "llm_int8", {"torchao": {"quant_type": "int8dq"}}])
+@pytest.mark.parametrize("recipe", ["torch_dynamic", {"torchao": {"quant_type": "int4dq"}}])
 def test_status_says_it(recipe):
     tiny = build("llama")
     gs.optimize(tiny.pipe, recipe)

@@ -11,8 +11,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from gearshift.algorithms.quantizers import sqnr
-from gearshift.kernels.cuda.fp8 import scaled_product
-from gearshift.layers import float8
+from gearshift.kernels import dispatch
+from gearshift.kernels.cuda.fp8 import scaled_product, unsupported
+from gearshift.kernels.dispatch import KERNELS
 from gearshift.layers.float8 import Fp8Linear
 from gearshift.quant.formats.float8 import FORMATS, rounded, widened
 
@@ -60,15 +61,17 @@ def test_the_scaled_product_is_that_of_the_rounded_numbers(format: str) -> None:
 def test_a_layer_multiplies_in_8_bits_where_the_device_does(format: str, monkeypatch: pytest.MonkeyPatch) -> None:
     layer, x = Fp8Linear.from_float(nn.Linear(64, 32), format), torch.randn(2, 5, 64)
     stored = layer(x)
-    assert torch.allclose(stored, nn.functional.linear(x, layer.weight * 1, layer.bias))
-    monkeypatch.setattr(float8, "takes", lambda rows, values: True)
+    assert torch.allclose(stored, nn.functional.linear(x, layer.weight * 1, layer.bias), atol=1e-5)
+    kernel = next(kernel for kernel in KERNELS if kernel.name == "torch._scaled_mm")
+    monkeypatch.setattr(dispatch, "KERNELS", (kernel._replace(device="cpu", lacks=lambda weight, wish: None),))
     assert sqnr(stored, layer(x)) > 28
     assert torch.equal(layer(x).flatten(0, 1), scaled_product(x.flatten(0, 1), layer.qweight, layer.scale) + layer.bias)
 
 
 def test_a_cpu_only_stores() -> None:
-    assert not float8.takes(torch.zeros(1, 64), torch.zeros(32, 64))
-    assert not float8.multiplies(torch.device("cpu"))
+    layer = Fp8Linear.from_float(nn.Linear(64, 32))
+    assert layer.activations() is None
+    assert "8.9" in str(unsupported(layer.qweight)) and "multiples of 16" in str(unsupported(layer.qweight[:9]))
 
 
 @both_formats

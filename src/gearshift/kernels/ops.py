@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from gearshift.kernels import dispatch
 from gearshift.kernels.cpu import onednn
-from gearshift.kernels.cuda import int_mm
 from gearshift.quant.formats.int8 import Quantized, dequantize
 
 
@@ -53,13 +53,11 @@ def _linear(
     zero_point: torch.Tensor | None,
     bias: torch.Tensor | None,
 ) -> torch.Tensor:
-    quantized = Quantized(values, scale, zero_point)
-    if x.device.type == "cpu" and onednn.available():
-        return onednn.linear(x, quantized, bias)
-    if int_mm.takes(x, values):
-        return int_mm.linear(x, quantized, bias)
-    weight = dequantize(quantized, x.dtype)
-    return F.linear(x, weight, None if bias is None else bias.to(x.dtype))
+    if not x.numel() or not values.numel():
+        return x.new_zeros(*x.shape[:-1], values.shape[0]) + (0 if bias is None else bias.to(x.dtype))
+    rows = x.reshape(-1, x.shape[-1])
+    y = dispatch.matmul_now(rows, Quantized(values, scale, zero_point), bias, dispatch.Wish(rounds=True))
+    return y.reshape(*x.shape[:-1], -1)
 
 
 def _conv2d(

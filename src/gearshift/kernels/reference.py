@@ -1,4 +1,4 @@
-"""What the int8 kernels compute, in plain torch: activations rounded on the fly (W8A8), sums in float64.
+"""What kernels compute that round activations on the fly, in plain torch with sums in float64.
 
 Written to be read and compared with, not to be fast.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
+from gearshift.quant.formats.grouped import Grouped, dequantize
 from gearshift.quant.formats.int8 import Quantized, as_signed, column
 
 
@@ -68,3 +69,18 @@ def conv_reference(
         shift = ((quantized.zero_point - 128) * quantized.scale).double()
         y = y - F.conv2d(x.double(), column(shift, signed).expand_as(signed), None, stride, padding)
     return (y if bias is None else y + bias.double()[:, None, None]).to(x.dtype)
+
+
+def rounded_reference(x: torch.Tensor, weight: Grouped, run: int) -> torch.Tensor:
+    """A linear layer whose input is rounded to 8 bits, symmetric, in runs within the weight's groups.
+
+    Args:
+        x: floating point [..., in].
+        run: inputs with a step in common, at most.
+    """
+    parts = []
+    for group in x.float().split(weight.group, -1):
+        for some in group.split(run, -1):
+            step = (some.abs().amax(-1, True) / 127).clamp_min(1e-30)
+            parts.append((some / step).round() * step)
+    return F.linear(torch.cat(parts, -1).double(), dequantize(weight).double()).to(x.dtype)

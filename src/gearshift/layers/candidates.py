@@ -11,8 +11,9 @@ from torch import nn
 from gearshift.core.extras import installed
 from gearshift.kernels.cpu import onednn
 from gearshift.kernels.cuda.fp8 import multiplies
-from gearshift.layers import float8, weight_only
+from gearshift.layers import float8
 from gearshift.layers.int8 import Int8Linear
+from gearshift.layers.weight_only import Int8WeightLinear
 
 
 class Candidate(NamedTuple):
@@ -32,12 +33,6 @@ def candidates(layer: nn.Linear) -> dict[str, Candidate]:
     return {name: candidate for name, candidate in CANDIDATES.items() if candidate.runs(layer.weight.device)}
 
 
-def _int8_weights(layer: nn.Linear) -> nn.Module:
-    made = weight_only.from_float(layer, 8)
-    assert made is not None  # as it is at 4 bits for some sizes
-    return made
-
-
 def _torchao(quant_type: str) -> Callable[[nn.Linear], nn.Module]:
     def make(layer: nn.Linear) -> nn.Module:
         from gearshift.layers.vendors.torchao import TorchaoLinear
@@ -54,7 +49,7 @@ def _has_torchao(device: torch.device) -> bool:
 
 CANDIDATES = {
     "int8": Candidate(Int8Linear.from_float, lambda device: device.type in ("cpu", "cuda")),
-    "int8 weights": Candidate(_int8_weights, lambda device: device.type == "cpu"),
+    "int8 weights": Candidate(Int8WeightLinear.from_float, lambda device: device.type == "cpu"),
     "float8": Candidate(float8.Fp8Linear.from_float, multiplies),
     "torchao int8dq": Candidate(_torchao("int8dq"), _has_torchao),
     "torchao int8wo": Candidate(_torchao("int8wo"), _has_torchao),

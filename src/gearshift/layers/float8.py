@@ -10,13 +10,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.nn import functional as F
 
-from gearshift.kernels.cuda.fp8 import multiplies, scaled_product, takes
+from gearshift.kernels import dispatch
 from gearshift.layers.base import QuantizedLinear
-from gearshift.quant.formats.float8 import FORMATS, rounded, widened
-
-TOKENS = "to 8-bit floats, token by token"
+from gearshift.quant.formats.float8 import FORMATS, Float8, rounded, widened
 
 
 class Fp8Linear(QuantizedLinear):
@@ -51,12 +48,14 @@ class Fp8Linear(QuantizedLinear):
         self.scale = scale.squeeze(1)
 
     def activations(self) -> str | None:
-        return TOKENS if multiplies(self.qweight.device) else None
+        return dispatch.rounding(self.held, dispatch.Wish(), self.qweight.device)
+
+    @property
+    def held(self) -> Float8:
+        return Float8(self.qweight, self.scale)
 
     def product(self, rows: torch.Tensor) -> torch.Tensor:
-        if takes(rows, self.qweight):
-            return scaled_product(rows, self.qweight, self.scale)
-        return F.linear(rows, self.dequantized(rows.dtype))
+        return dispatch.matmul(rows, self.held)
 
     def dequantized(self, dtype: torch.dtype) -> torch.Tensor:
         return widened(self.qweight, self.scale).to(dtype)

@@ -6,29 +6,21 @@ from typing import Any
 
 import torch
 
-from gearshift.kernels.cpu import weight_only
-from gearshift.kernels.cuda import int4
+from gearshift.kernels import dispatch
+from gearshift.kernels.cpu.arithmetic import has_arithmetic
 from gearshift.layers.base import QuantizedLinear
-from gearshift.quant.formats.grouped import Grouped, dequantize, multiply, quantize, row_bytes
+from gearshift.quant.formats.grouped import Grouped, dequantize, quantize, row_bytes
 from gearshift.quant.rounding.least_squares import least_squares
-
-INSTRUCTIONS = {  # torch's questions about them
-    torch.bfloat16: ("_is_avx512_bf16_supported", "_is_amx_tile_supported"),
-    torch.float16: ("_is_amx_fp16_supported",),
-}
-NATIVE = {dtype for dtype, names in INSTRUCTIONS.items() if any(getattr(torch.cpu, name, bool)() for name in names)}
 
 
 class GroupedLinear(QuantizedLinear):
-    """nn.Linear whose weight has few bits; it is widened piece by piece while it is multiplied.
-
-    On a CPU, 4 bits go through the kernels for decoding (see `weight_only`), where the sizes fit them.
+    """nn.Linear whose weight has few bits in groups of inputs, multiplied as `kernels.dispatch` says.
 
     Attributes:
         codes, scale, zero, bits, group: see `Grouped`; codes, scale and zero are buffers.
         input_scale: float32 [in] that the input is multiplied by first, or None; `weight` has it in its columns.
         compute: type that products are computed in where the device has its arithmetic; None: the input's.
-        backend: name of a kernel for CUDA (see `grouped_cuda`), or None.
+        backend: name of a kernel for CUDA (see `kernels.cuda.int4`), or None.
     """
 
     codes: torch.Tensor
@@ -51,7 +43,6 @@ class GroupedLinear(QuantizedLinear):
     ) -> None:
         super().__init__(in_features, out_features, bias, device, dtype)
         self.bits, self.group, self.compute, self.backend = bits, group, compute, backend
-        self.decodes = bits == 4 and weight_only.fitting_group(in_features, group) == group
         groups = out_features, -(-in_features // group)
         codes = torch.zeros(out_features, row_bytes(in_features, bits), dtype=torch.uint8, device=device)
         self.register_buffer("codes", codes)
@@ -86,10 +77,11 @@ class GroupedLinear(QuantizedLinear):
         return (dequantize(self.grouped) * self.input_scale).to(dtype)
 
     def activations(self) -> str | None:
-        computed = self.dtype if self.compute is None else self.compute
-        if not self.decodes or (computed != self.dtype and has_arithmetic(computed)):
-            return None
-        return weight_only.rounding(self.grouped, self.codes.device)
+        return dispatch.rounding(self.grouped, self._wish, self.codes.device)
+
+    @property
+    def _wish(self) -> dispatch.Wish:
+        return dispatch.Wish(backend=self.backend)
 
     def quantize(self, weight: torch.Tensor) -> None:
         """Round to nearest, on grids of the least squared error: no calibration is at hand for another weight."""
@@ -101,17 +93,8 @@ class GroupedLinear(QuantizedLinear):
         given = rows.dtype
         if self.input_scale is not None:
             rows = rows * self.input_scale.to(given)
-        if rows.is_cuda:
-            return int4.product(rows.to(self.compute or given), self.grouped, self.backend).to(given)
-        dtype = self.compute if self.compute is not None and has_arithmetic(self.compute) else given
-        if self.decodes and (dtype == given or not has_arithmetic(dtype)):
-            return weight_only.matmul4(rows, self.grouped)
-        return multiply(rows.to(dtype if has_arithmetic(dtype) else torch.float32), self.grouped).to(given)
+        computed = self.compute is not None and (rows.is_cuda or has_arithmetic(self.compute))
+        return dispatch.matmul(rows.to(self.compute) if computed else rows, self.grouped, self._wish).to(given)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, bits={self.bits}, group={self.group}"
-
-
-def has_arithmetic(dtype: torch.dtype) -> bool:
-    """Whether this machine's CPU multiplies a floating type by itself, and not by way of float32."""
-    return dtype.itemsize >= 4 or dtype in NATIVE

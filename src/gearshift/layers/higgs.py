@@ -8,11 +8,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from gearshift.kernels.cuda import flute
+from gearshift.kernels import dispatch
 from gearshift.layers.base import QuantizedLinear
 from gearshift.quant.formats import gaussian_grid, hadamard
-
-CHUNK = 2**20  # weights that are floats at a time where the activations are rotated: the fastest, and little memory
 
 
 class HiggsLinear(QuantizedLinear):
@@ -99,19 +97,15 @@ class HiggsLinear(QuantizedLinear):
         if rows.shape[0] > self.out_features:
             return F.linear(rows, self.dequantized(rows.dtype))
         rotated = hadamard.rotate(rows, self.signs, self.block)
-        if flute.serves(rotated, self.rows):
-            return flute.multiply(rotated, self.codes, self.scale, self.table, self.bits, self.rows)
-        whole = torch.compiler.is_compiling() or torch.jit.is_tracing()
-        step = self.out_features if whole else max(1, CHUNK // self.in_features)
-        starts = range(0, self.out_features, step)
-        pieces = [F.linear(rotated, self._rotated(rows.dtype, slice(n, n + step))) for n in starts]
-        return pieces[0] if len(pieces) == 1 else torch.cat(pieces, -1)
+        return dispatch.matmul(rotated, self.pairs, dispatch.Wish(rows=self.rows))
+
+    @property
+    def pairs(self) -> gaussian_grid.Pairs:
+        """The rotated weight."""
+        return gaussian_grid.Pairs(self.codes, self.scale, self.table, self.bits)
 
     def dequantized(self, dtype: torch.dtype) -> torch.Tensor:
-        return hadamard.rotate_back(self._rotated(dtype), self.signs, self.block)
-
-    def _rotated(self, dtype: torch.dtype, channels: slice = slice(None)) -> torch.Tensor:
-        return gaussian_grid.numbers(self.codes[channels], self.scale[channels], self.table, self.bits, dtype)
+        return hadamard.rotate_back(gaussian_grid.numbers(*self.pairs, dtype), self.signs, self.block)
 
     def extra_repr(self) -> str:
         kind = f"bits={self.bits}, p={self.p}, block={self.block}, group={self.group}"

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from gearshift.kernels import ops
+from gearshift.kernels import dispatch, ops
 from gearshift.kernels.cpu import onednn
 from gearshift.layers.base import QuantizedLayer, QuantizedLinear
 from gearshift.quant.formats.grouped import Grouped
@@ -91,6 +91,9 @@ class Int8Linear(Int8Layer, QuantizedLinear):
     def in_groups(self) -> Grouped:
         """The weight in the format of groups, one for each output channel."""
         return as_grouped(self.quantized)
+
+    def activations(self) -> str | None:
+        return dispatch.rounding(self.quantized, dispatch.Wish(rounds=True), self.qweight.device)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         return ops.linear(input, self.quantized, self.bias)

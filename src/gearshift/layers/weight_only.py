@@ -7,12 +7,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from gearshift.kernels.cpu.weight_only import fitting_group, matmul8, unpack
+from gearshift.kernels import dispatch
 from gearshift.layers.base import QuantizedLinear
 from gearshift.layers.grouped import GroupedLinear
 from gearshift.quant.formats.grouped import Grouped
-from gearshift.quant.formats.int8 import Quantized, as_grouped, quantize_weight
+from gearshift.quant.formats.int8 import Quantized, as_grouped, dequantize, quantize_weight
 from gearshift.quant.rounding.least_squares import pack4
+
+GROUPS = (128, 64, 32)
 
 
 class Int8WeightLinear(QuantizedLinear):
@@ -44,40 +46,41 @@ class Int8WeightLinear(QuantizedLinear):
         self.qweight, self.scale, _ = quantize_weight(weight)
 
     @property
-    def packed(self) -> Quantized:
+    def quantized(self) -> Quantized:
         return Quantized(self.qweight, self.scale)
 
     def in_groups(self) -> Grouped:
         """The weight in the format of groups, one for each output channel."""
-        return as_grouped(self.packed)
+        return as_grouped(self.quantized)
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return matmul8(input, self.packed, self.bias)
+    def product(self, rows: torch.Tensor) -> torch.Tensor:
+        return dispatch.matmul(rows, self.quantized)
 
     def dequantized(self, dtype: torch.dtype) -> torch.Tensor:
-        return unpack(self.packed, dtype)
+        return dequantize(self.quantized, dtype)
+
+
+def fitting_group(in_features: int, group: int) -> int:
+    """The group itself if it divides the inputs, else the largest smaller one of GROUPS that does, if there is one."""
+    return max((g for g in GROUPS if g <= group and in_features % g == 0), default=group)
 
 
 def from_float(
     linear: nn.Linear, bits: int, group: int = 64, whole_zeros: bool = False
-) -> Int8WeightLinear | GroupedLinear | None:
+) -> Int8WeightLinear | GroupedLinear:
     """A layer of 8 or 4 bits in the place of a float one, which stays as it was.
 
     Args:
-        group: at 4 bits, inputs that share a scale: 32, 64 or 128, or the largest smaller one that divides the inputs.
+        group: at 4 bits, inputs that share a scale, or fewer as `fitting_group` has it.
         whole_zeros: at 4 bits, see `on_whole_zeros`.
-
-    Returns:
-        None if there is no such layer: at 4 bits the inputs have to be a multiple of 64.
     """
     if bits == 8:
         return Int8WeightLinear.from_float(linear)
-    fitting = fitting_group(linear.in_features, group)
-    return None if fitting is None else GroupedLinear.of(linear, pack4(linear.weight, fitting, whole_zeros))
+    return GroupedLinear.of(linear, pack4(linear.weight, fitting_group(linear.in_features, group), whole_zeros))
 
 
 def empty(linear: Any, bits: int, group: int = 64) -> QuantizedLinear:
     """The layer without storage that `from_float` of these sizes made, for a state dict to be assigned to."""
     if bits == 8:
         return Int8WeightLinear.empty_like(linear)
-    return GroupedLinear.empty_like(linear, 4, fitting_group(linear.in_features, group) or group)
+    return GroupedLinear.empty_like(linear, 4, fitting_group(linear.in_features, group))

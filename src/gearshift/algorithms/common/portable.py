@@ -65,7 +65,9 @@ def compile_target() -> str:
 
     import torch
 
-    found = [f"torch {torch.__version__}", platform.system(), platform.machine()]
+    from gearshift.kernels.dispatch import VERSION
+
+    found = [f"torch {torch.__version__}", f"operators {VERSION}", platform.system(), platform.machine()]
     found.append(torch.backends.cpu.get_cpu_capability())
     for name in INSTRUCTIONS:
         supported = getattr(torch.cpu, f"_is_{name}_supported", None)

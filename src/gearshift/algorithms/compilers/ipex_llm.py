@@ -47,7 +47,7 @@ class IpexLlm(Algorithm):
     def apply(self, model: Any, context: Context) -> None:
         from gearshift.kernels.cpu.weight_only import problem
         from gearshift.layers.linear_view import as_linear, in_place_of, linear_types
-        from gearshift.layers.weight_only import Int8WeightLinear, from_float
+        from gearshift.layers.weight_only import from_float
         from gearshift.models.describe import passed_over
 
         size, seconds, noise = size_bytes(model), token_seconds(model), []
@@ -57,8 +57,7 @@ class IpexLlm(Algorithm):
         for path, bits in track(self._layers(model, context.recipe), f"{self.name} makes layers"):
             layer = model.get_submodule(path)
             linear = as_linear(layer)
-            whole_zeros = context.recipe.exportable
-            made = from_float(linear, bits, GROUP, whole_zeros) or Int8WeightLinear.from_float(linear)
+            made = from_float(linear, bits, GROUP, context.recipe.exportable)
             quantized = in_place_of(layer, made)
             noise.append(sqnr(layer.weight, quantized.weight))
             context.change(Swap(model, path, quantized, layer if context.keep_original else None, self.name))

@@ -33,7 +33,7 @@ class Hqq(Grouping):
         return {"bits": self.weight_bits, "group": self.group_size, "compute": compute}
 
     def prepare(self, model: Any, context: Context, places: list[Place]) -> None:
-        from gearshift.layers.grouped import has_arithmetic
+        from gearshift.kernels.cpu.arithmetic import has_arithmetic
 
         if places and places[0].layer.weight.device.type == "cpu" and not has_arithmetic(self.layout()["compute"]):
             context.note(

@@ -76,7 +76,8 @@ def _load(compiler: str, source: Path, flags: tuple[str, ...]) -> ctypes.CDLL:
 def _key(compiler: str, source: Path, flags: tuple[str, ...]) -> str:
     """Of the source, the compiler and the CPU: the macros that the compiler defines tell the last two."""
     macros = _run(compiler, *flags, "-dM", "-E", "-x", "c++", os.devnull)
-    parts = (source.read_text(), *ALWAYS, *flags, macros)
+    headers = (header.read_text() for header in sorted(source.parent.glob("*.h")))
+    parts = (source.read_text(), *headers, *ALWAYS, *flags, macros)
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 

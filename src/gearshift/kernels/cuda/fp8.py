@@ -10,9 +10,11 @@ MULTIPLE = 16  # of both sizes of a weight that torch._scaled_mm takes on CUDA
 ADA = (8, 9)  # the first compute capability that multiplies 8-bit floats
 
 
-def takes(rows: torch.Tensor, values: torch.Tensor) -> bool:
-    """Whether the device multiplies rows [n, in] and weights [out, in] in 8-bit floating point."""
-    return rows.is_cuda and not (values.shape[0] % MULTIPLE or values.shape[1] % MULTIPLE) and multiplies(rows.device)
+def unsupported(values: torch.Tensor) -> str | None:
+    """Why the device of a weight [out, in] does not multiply it in 8-bit floating point, in words; None if it does."""
+    if values.shape[0] % MULTIPLE or values.shape[1] % MULTIPLE:
+        return f"it takes multiples of {MULTIPLE} inputs and outputs"
+    return None if multiplies(values.device) else "it needs CUDA compute capability 8.9 or higher"
 
 
 @torch.compiler.assume_constant_result

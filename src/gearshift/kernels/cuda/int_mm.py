@@ -6,11 +6,19 @@ import torch
 
 from gearshift.quant.formats.int8 import Quantized, as_signed
 
+ROWS, MULTIPLE = 16, 8  # it takes more rows than that, and weights whose sizes are multiples of that
+
 
 def takes(x: torch.Tensor, values: torch.Tensor) -> bool:
     """Whether torch._int_mm takes this product: on CUDA, more than 16 tokens, both widths multiples of 8."""
-    out_features, in_features = values.shape
-    return x.is_cuda and x.numel() > 16 * in_features and in_features % 8 == 0 and out_features % 8 == 0
+    return x.is_cuda and x.numel() > ROWS * values.shape[1] and odd_sizes(values) is None
+
+
+def odd_sizes(values: torch.Tensor) -> str | None:
+    """Why it cannot multiply by a weight [out, in], in words; None if it can."""
+    if values.shape[0] % MULTIPLE or values.shape[1] % MULTIPLE:
+        return f"it takes multiples of {MULTIPLE} inputs and outputs"
+    return None
 
 
 def linear(

@@ -14,9 +14,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from gearshift.core.extras import need
+from gearshift.kernels import dispatch
 from gearshift.kernels.cpu import onednn
 from gearshift.kernels.cpu.onednn import saturates
+from gearshift.kernels.derived import Derived
 from gearshift.layers.base import QuantizedLinear
+from gearshift.quant.formats.gaussian_grid import Pairs
 from gearshift.quant.formats.int8 import Quantized, dequantize
 
 bnb = need("bitsandbytes", "bitsandbytes", "A layer of bitsandbytes")
@@ -47,6 +50,8 @@ class LLMInt8Linear(QuantizedLinear):
         self.qweight, self.scale, _ = bnb.functional.int8_vectorwise_quant(weight.to(_exact(weight), copy=True))
 
     def activations(self) -> str | None:
+        if self.qweight.device.type == "cpu" and saturates():
+            return None
         return f"to 8 bits, token by token, but for columns with a value of {OUTLIERS:g} or more"
 
     def product(self, rows: torch.Tensor) -> torch.Tensor:
@@ -63,21 +68,26 @@ def _exact(tensor: torch.Tensor) -> torch.dtype:
 
 
 def _int8(rows: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    if rows.device.type == "cpu" and not saturates():
-        return _int8_on_cpu(rows, weight, scale)
+    if rows.device.type == "cpu":
+        held = Quantized(weight, scale / 127)
+        return _int8_on_cpu(rows, held) if _rounds(rows) else dispatch.matmul_now(rows, held, None, dispatch.PLAIN)
     own = rows.to(_exact(rows), copy=True)  # bitsandbytes blanks the outliers in what it is given for a moment
     codes, steps, columns = bnb.functional.int8_vectorwise_quant(own, threshold=OUTLIERS)
     return torch.ops.bitsandbytes.int8_mixed_scaled_mm(rows, codes, weight, steps, scale, columns, None)[0]
 
 
-def _int8_on_cpu(rows: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+def _rounds(rows: torch.Tensor) -> bool:
+    """Whether rounding so many rows on a CPU is any faster than leaving them as they are."""
+    return not saturates() and rows.shape[0] > dispatch.DYNAMIC // 2 and onednn.available()
+
+
+def _int8_on_cpu(rows: torch.Tensor, held: Quantized) -> torch.Tensor:
     """The same by oneDNN; the library's own product on CPUs makes floats of the whole weight at each call."""
     columns = (rows.abs() >= OUTLIERS).any(0).nonzero().squeeze(1)
-    scale = scale / 127
-    rounded = onednn.linear(rows.index_fill(1, columns, 0), Quantized(weight, scale), None)
+    rounded = onednn.linear(rows.index_fill(1, columns, 0), held, None)
     if not len(columns):
         return rounded
-    exact = dequantize(Quantized(weight[:, columns], scale), rows.dtype)
+    exact = dequantize(held._replace(values=held.values[:, columns]), rows.dtype)
     return rounded.addmm_(rows[:, columns], exact.t())
 
 
@@ -144,28 +154,55 @@ class FourBitLinear(QuantizedLinear):
             self.nested_code = _scale_code(weight.device)
 
     def product(self, rows: torch.Tensor) -> torch.Tensor:
+        if rows.device.type == "cpu":
+            return self._product_on_cpu(rows)
         if rows.dtype not in COMPUTES_IN:
             return self.product(rows.float()).to(rows.dtype)
-        if rows.device.type == "cpu":
-            return F.linear(rows, self.dequantized(rows.dtype))
         nested = (self.absmax, self.nested_code, self.offset) if self.nested_absmax is not None else ()
         scales = self.absmax if self.nested_absmax is None else self.nested_absmax
         shape = [self.out_features, self.in_features]
         return torch.ops.bitsandbytes.gemm_4bit(rows, self.packed, shape, scales, BLOCK, self.quant_type, None, *nested)
 
+    def _product_on_cpu(self, rows: torch.Tensor) -> torch.Tensor:
+        if self.in_features % BLOCK:  # blocks then lie across output channels
+            return F.linear(rows, self.dequantized(rows.dtype))
+        shape = self.out_features, -1
+        return dispatch.matmul(rows, Pairs(self.packed.view(shape), self._scales().view(shape), self._table(), 4))
+
+    def _scales(self) -> torch.Tensor:
+        """float32 [blocks]."""
+        if self.nested_absmax is None:
+            return self.absmax
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return self._unnested()
+        return _scales_of.get(self.absmax, self._unnested)
+
+    def _unnested(self) -> torch.Tensor:
+        kept = self.nested_absmax, self.nested_code, SCALES_BLOCK, torch.float32
+        return torch.ops.bitsandbytes.dequantize_blockwise(self.absmax, *kept) + self.offset
+
+    def _table(self) -> torch.Tensor:
+        """What a byte stands for, whose high half comes first: float32 [256, 2]."""
+        return _pairs_of(self.quant_type, self.packed.device)
+
     def dequantized(self, dtype: torch.dtype) -> torch.Tensor:
-        scales = self.absmax
-        if self.nested_absmax is not None:
-            scales = torch.ops.bitsandbytes.dequantize_blockwise(
-                self.absmax, self.nested_absmax, self.nested_code, SCALES_BLOCK, torch.float32
-            )
-            scales = scales + self.offset
+        scales = self._scales()
         # as one row: where rows end within a block, the library's AVX-512 kernel takes the next block's scale
         shape = [1, self.out_features * self.in_features]
         computed = dtype if dtype in COMPUTES_IN else torch.float32
         dequantize = torch.ops.bitsandbytes.dequantize_4bit
         weight = dequantize(self.packed, scales, BLOCK, self.quant_type, shape, computed)
         return weight.view(self.out_features, self.in_features).to(dtype)
+
+
+_scales_of = Derived()
+
+
+@functools.cache
+def _pairs_of(quant_type: str, device: torch.device) -> torch.Tensor:
+    with torch.inference_mode(False):
+        levels = bnb.functional.get_4bit_type(quant_type, device=device)
+        return torch.cartesian_prod(levels, levels)
 
 
 @functools.cache

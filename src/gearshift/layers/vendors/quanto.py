@@ -13,12 +13,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from gearshift.kernels import static_int8
+from gearshift.kernels import dispatch, static_int8
+from gearshift.kernels.derived import Derived
 from gearshift.layers.base import QuantizedLinear
-from gearshift.quant.formats.float8 import widened
-from gearshift.quant.formats.grouped import Grouped
+from gearshift.quant.formats.float8 import Float8, widened
+from gearshift.quant.formats.grouped import Grouped, pack
 from gearshift.quant.formats.int8 import Quantized, as_grouped
 from gearshift.quant.formats.scales import usable
+from gearshift.quant.formats.weights import Weight
+
+_grouped = Derived()
 
 
 class QuantoLinear(QuantizedLinear):
@@ -50,7 +54,7 @@ class QuantoLinear(QuantizedLinear):
     ) -> None:
         super().__init__(in_features, out_features, bias, device, dtype)
         self.kind = kind
-        group = _plan(in_features, out_features, kind).weight_group_size or in_features
+        self.group = group = _plan(in_features, out_features, kind).weight_group_size or in_features
         rows, bits = in_features * out_features // group, getattr(quanto, kind).bits
         stored, place = (rows, getattr(quanto, kind).dtype) if bits == 8 else (-(rows * bits // -8), torch.uint8)
         self.register_buffer("values", torch.zeros(stored, group, dtype=place, device=device))
@@ -82,7 +86,11 @@ class QuantoLinear(QuantizedLinear):
         return as_grouped(Quantized(self.values, self.scale.flatten())) if plain else None
 
     def activations(self) -> str | None:
-        return None if self.input_scale is None else "to 8 bits, in the ranges that calibration found"
+        if self.out_features == 1:
+            return None
+        if self.input_scale is not None:
+            return "to 8 bits, in the ranges that calibration found"
+        return dispatch.rounding(self.held(), dispatch.PLAIN, self.values.device)
 
     def product(self, rows: torch.Tensor) -> torch.Tensor:
         if rows.dtype == torch.float64:
@@ -92,12 +100,31 @@ class QuantoLinear(QuantizedLinear):
             codes = torch.ops.quanto.quantize_symmetric(
                 rows, dtype=self.values.dtype, axis=None, scale=step.to(rows.dtype)
             )
-            if self.kind == "qint8":  # quanto's own product of these takes 25 times as long on a CPU without AVX-512
+            if self.kind == "qint8" and rows.shape[0] > dispatch.DYNAMIC:
                 return (static_int8.accumulate(codes, self.values) * (step * self.scale).t()).to(rows.dtype)
             rows = _floats(codes, step.expand(codes.shape[0], 1)).to(rows.dtype)
+        if self.out_features == 1:  # quanto then takes each weight for a row
+            return F.linear(rows, self.dequantized(rows.dtype))
+        return dispatch.matmul(rows, self.held())
+
+    def held(self) -> Weight:
+        """The weight as our own kernels take it: quanto's product makes floats of it at each call."""
+        scale = self.scale.flatten()
+        if self.kind == "qfloat8":
+            return Float8(self.values, scale)
         if self.kind == "qint8":
-            return torch.ops.quanto.qbytes_mm(rows, self.values, self.scale.to(rows.dtype))
-        return F.linear(rows, self.dequantized(rows.dtype))
+            return Quantized(self.values, scale)
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return self._in_rows()
+        return _grouped.get(self.values, self._in_rows)
+
+    def _in_rows(self) -> Grouped:
+        """2 and 4 bits with the groups of an output channel beside each other, kept beside quanto's own layout."""
+        bits = getattr(quanto, self.kind).bits
+        codes = unpacked(self.values, bits)[: self.scale.shape[0]].reshape(self.out_features, self.in_features)
+        scale = self.scale.reshape(self.out_features, -1)
+        zero = self.lowest.reshape(self.out_features, -1) / scale  # type: ignore[union-attr]
+        return Grouped(pack(codes, bits), scale, zero, bits, self.group, self.in_features)
 
     def dequantized(self, dtype: torch.dtype) -> torch.Tensor:
         if self.lowest is None:

@@ -15,22 +15,22 @@ from torch.nn import functional as F
 
 from gearshift.core.errors import GearshiftError
 from gearshift.core.extras import need
-from gearshift.kernels import ops
+from gearshift.kernels import dispatch
 from gearshift.kernels.cpu import onednn
-from gearshift.kernels.cpu.weight_only import matmul4, matmul8, rounding
 from gearshift.layers.base import QuantizedLinear
-from gearshift.quant.formats.float8 import widened
+from gearshift.quant.formats.float8 import Float8
 from gearshift.quant.formats.grouped import Grouped, pack, unpack
 from gearshift.quant.formats.int8 import Quantized, as_grouped
 from gearshift.quant.formats.scales import usable
+from gearshift.quant.formats.weights import Weight
 
 ao = need("torchao.quantization", "torchao", "A layer of torchao")
 workflows = need("torchao.quantization.quantize_.workflows", "torchao", "A layer of torchao")
 ROUNDING = {
-    "int4dq": "to 8 bits, token by token",
-    "int8dq": "to 8 bits, token by token",
+    "int4dq": dispatch.TOKENS,
+    "int8dq": dispatch.TOKENS,
     "fp8dq": "to 8-bit floats, in one range for all tokens",
-    "fp8dqrow": "to 8-bit floats, token by token",
+    "fp8dqrow": dispatch.FLOAT8_TOKENS,
 }
 EMPTY = 1e-35  # rows of nothing larger are zeros
 GROUPS = (64, 32)  # 4 bits: inputs that share a scale and a zero point; the first that divides them
@@ -106,21 +106,22 @@ class TorchaoLinear(QuantizedLinear):
 
     def in_groups(self) -> Grouped | None:
         """The weight in the format of groups; None for floats of 8 bits and for what is laid out for CUDA."""
-        if self.packed:
-            return self._grouped()
-        whole = self.quant_type in ("int8dq", "int8wo")
-        return as_grouped(Quantized(self.qdata, self.scale.flatten())) if whole else None
+        if not self.packed and self.quant_type not in ("int8dq", "int8wo"):
+            return None
+        held = self._held()
+        return as_grouped(held) if isinstance(held, Quantized) else held  # type: ignore[return-value]
 
     def activations(self) -> str | None:
-        if self.quant_type == "int4wo" and self.packed:
-            return rounding(self._grouped(), self.qdata.device)
-        return ROUNDING.get(self.quant_type)
+        if self.quant_type == "int4dq" or not self._is_ours(self.qdata):
+            return ROUNDING.get(self.quant_type)
+        return dispatch.rounding(self._held(), self._wish, self.qdata.device)
 
     def product(self, rows: torch.Tensor) -> torch.Tensor:
         if self.tiled and not rows.is_cuda:
             raise GearshiftError("These 4-bit weights of torchao are laid out for CUDA: move the model there.")
-        if self.quant_type in OWN and rows.device.type == "cpu":
-            return self._own_product(rows)
+        if self._is_ours(rows):
+            given = _in_8_bits(rows) if self.quant_type == "int4dq" else rows
+            return dispatch.matmul(given, self._held(), self._wish)
         by_row = self.quant_type.startswith("fp8dq") and self.scale.numel() > 1  # CUDA answers those in bfloat16 only
         given = rows.to(torch.bfloat16 if by_row and rows.is_cuda else self.dtype)
         return self._theirs(given).to(rows.dtype)
@@ -134,13 +135,21 @@ class TorchaoLinear(QuantizedLinear):
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, {self.quant_type}"
 
-    def _own_product(self, rows: torch.Tensor) -> torch.Tensor:
+    def _is_ours(self, like: torch.Tensor) -> bool:
+        """Whether gearshift multiplies where a tensor is."""
+        return self.quant_type in OWN and like.device.type == "cpu"
+
+    @property
+    def _wish(self) -> dispatch.Wish:
+        return dispatch.Wish(rounds=self.quant_type == "int8dq")
+
+    def _held(self) -> Weight:
+        """The weight as our own kernels take it."""
         if self.packed:
-            return matmul4(_in_8_bits(rows) if self.quant_type == "int4dq" else rows, self._grouped())
-        if self.quant_type == "fp8wo":
-            return F.linear(rows, widened(self.qdata, self.scale.flatten()).to(rows.dtype))
-        weight = Quantized(self.qdata, self.scale.flatten())
-        return matmul8(rows, weight) if self.quant_type == "int8wo" else ops.linear(rows, weight, None)
+            scale, zero = self.scale.float(), self.zero_point.float() + 8
+            return Grouped(self.qdata, scale, zero, 4, self.in_features // scale.shape[1], self.in_features)
+        kind = Float8 if self.qdata.is_floating_point() else Quantized
+        return kind(self.qdata, self.scale.flatten())
 
     def _hold(self, weight: Any) -> None:
         """Make one of torchao's tensors this layer's."""
@@ -149,11 +158,6 @@ class TorchaoLinear(QuantizedLinear):
             held = getattr(weight, name)
             self.register_buffer(name, pack((held + 8).to(torch.uint8), 4) if self._packs(name) else held)
         self._join()
-
-    def _grouped(self) -> Grouped:
-        """The 4-bit weight as our own kernels take it."""
-        scale, zero = self.scale.float(), self.zero_point.float() + 8
-        return Grouped(self.qdata, scale, zero, 4, self.in_features // scale.shape[1], self.in_features)
 
     def _theirs(self, rows: torch.Tensor) -> torch.Tensor:
         """torchao's product; rows of zeros, which it would divide by zero, are left out of it."""

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 
 from gearshift.quant.formats.scales import usable
 
 FORMATS = {"e4m3fn": torch.float8_e4m3fn, "e5m2": torch.float8_e5m2}
+
+
+class Float8(NamedTuple):
+    """A weight = values * scale.
+
+    Attributes:
+        values: float8_e4m3fn or float8_e5m2 [out, in].
+        scale: float32 [out].
+    """
+
+    values: torch.Tensor
+    scale: torch.Tensor
 
 
 def rounded(x: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch.nn import functional as F
@@ -19,6 +20,22 @@ REACH, CELLS = 5.0, 1024  # the square that `_cells` maps, in standard deviation
 SCALES = [0.8 + 0.05 * n for n in range(9)]  # times the root mean square: finer or wider gains nothing to speak of
 PIECE = 2**22  # numbers that are searched at a time
 WIDE = {4: torch.int32, 8: torch.float64, 16: torch.complex128}  # what a table's row of so many bytes can be read as
+
+
+class Pairs(NamedTuple):
+    """A weight [out, in] whose codes stand for two numbers each, times the scale of their group.
+
+    Attributes:
+        codes: uint8 [out, in * bits / 8], packed.
+        scale: floating point [out, groups].
+        table: float32 [4 ** bits, 2], what the codes stand for.
+        bits: of a weight: 2, 3 or 4.
+    """
+
+    codes: torch.Tensor
+    scale: torch.Tensor
+    table: torch.Tensor
+    bits: int
 
 
 @functools.cache

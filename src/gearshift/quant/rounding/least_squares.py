@@ -77,7 +77,7 @@ def pack4(weight: torch.Tensor, group: int = 64, whole_zeros: bool = False) -> G
 
     Args:
         weight: floating point [out, in].
-        group: inputs that share a scale and a zero; the kernels take what `fitting_group` answers.
+        group: inputs that share a scale and a zero.
         whole_zeros: see `on_whole_zeros`.
     """
     return quantize(weight, 4, group, quick_least_squares, whole_zeros)
