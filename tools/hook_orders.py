@@ -12,6 +12,8 @@ import argparse
 import itertools
 import sys
 import warnings
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -22,6 +24,7 @@ from support.hooks import ACTIONS, HOOKS, Walk  # noqa: E402
 
 from gearshift.core.errors import BadRecipe  # noqa: E402
 
+AT_ONCE = 60  # orders that one process walks
 RECIPES = (
     "taylor(start_step=1)",
     "fora(start_step=1)",
@@ -33,15 +36,24 @@ RECIPES = (
 )
 
 
-def walked(name: str, recipe: str, length: int) -> tuple[int, list[str]]:
-    """How many orders were walked, and what was off."""
-    walk, seen, wrong = Walk(HOOKS[name], recipe), set(), []
-    for actions in itertools.product(ACTIONS, repeat=length):
-        done = tuple(walk.sensible(actions))
-        if done not in seen:
-            seen.add(done)
-            wrong += walk.go(done)
-    return len(seen), wrong
+def orders(walk: Walk, length: int) -> list[tuple[str, ...]]:
+    """Every order of so many actions that makes sense, once."""
+    return list(dict.fromkeys(tuple(walk.sensible(a)) for a in itertools.product(ACTIONS, repeat=length)))
+
+
+def walked(name: str, recipe: str, length: int, first: int) -> tuple[int, list[str]] | str:
+    """How many orders there are, and what was off in those from the first on; or why the recipe is refused.
+
+    Runs in a process of its own, as torch.jit never gives back the memory of a traced graph.
+    """
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    try:
+        walk = Walk(HOOKS[name], recipe)
+        found = orders(walk, length)
+        return len(found), [off for order in found[first : first + AT_ONCE] for off in walk.go(order)]
+    except BadRecipe as error:
+        return str(error)
 
 
 def main() -> int:
@@ -50,17 +62,19 @@ def main() -> int:
     parser.add_argument("--hook", nargs="*", choices=list(HOOKS), default=list(HOOKS))
     parser.add_argument("--recipe", nargs="*", default=RECIPES)
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
     failed = False
-    for name, recipe in itertools.product(args.hook, args.recipe):
-        try:
-            orders, wrong = walked(name, recipe, args.length)
-        except BadRecipe as error:
-            print(f"{name}, {recipe}: refused ({error})", flush=True)
-            continue
-        print(f"{name}, {recipe}: {orders} orders, {len(wrong)} off", *wrong[:5], sep="\n  ", flush=True)
-        failed = failed or bool(wrong)
+    with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as processes:
+        for name, recipe in itertools.product(args.hook, args.recipe):
+            wrong, first, total = [], 0, 1
+            while first < total:
+                answer = processes.submit(walked, name, recipe, args.length, first).result()
+                if isinstance(answer, str):
+                    print(f"{name}, {recipe}: refused ({answer})", flush=True)
+                    break
+                total, first, wrong = answer[0], first + AT_ONCE, wrong + answer[1]
+            else:
+                print(f"{name}, {recipe}: {total} orders, {len(wrong)} off", *wrong[:5], sep="\n  ", flush=True)
+            failed = failed or bool(wrong)
     return int(failed)
 
 
