@@ -47,7 +47,11 @@ def problems(model: Any, recipe: Any = None, /, **keywords: Any) -> list[str]:
             kinds = " or ".join(sorted(k.value for k in facts.kinds))
             found.append(f"{algorithm.name} works on {kinds}; {type(model).__name__} is {seen.kind.value}.")
         elif lacks:
-            found.append(f"{algorithm.name} needs {' and '.join(lacks)}; {type(model).__name__} has none.")
+            name = type(model).__name__
+            why = (
+                f"{name}'s weights are offloaded; remove the offloading first" if seen.offloaded else f"{name} has none"
+            )
+            found.append(f"{algorithm.name} needs {' and '.join(lacks)}; {why}.")
         else:
             with aside_for(algorithm, model):
                 found += algorithm.check_model(model, context)

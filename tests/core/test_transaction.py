@@ -240,3 +240,12 @@ def test_the_process_is_left_as_it_was_found():
     assert not apart(before, process())
     with surroundings(3):
         assert drawn == (random.random(), torch.rand(1).item())
+
+
+def test_what_only_shows_the_attributes_of_another_thing_is_no_obstacle():
+    model = small()
+    model.kind = [list[int]]  # its attributes are those of list, behind a proxy
+    held = Snapshot(model)
+    model.kind = []
+    held.back()
+    assert model.kind == [list[int]]

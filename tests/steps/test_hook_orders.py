@@ -15,7 +15,7 @@ from support.runs import filled
 from support.tiny import build
 
 import gearshift as gs
-from gearshift.core.errors import GearshiftWarning
+from gearshift.core.errors import BadRecipe, GearshiftWarning
 from gearshift.steps.chain import links
 from gearshift.steps.gate import Gate, gate_of
 
@@ -32,6 +32,21 @@ def test_hooks_and_gates_go_on_and_off_in_any_order(name, recipe):
         assert not walk.wanted[True, False].equal(walk.wanted[False, False])
         assert walk.go(random.Random(name).choices(ACTIONS, k=200), most=6) == []
     assert len(walk.done) == 6
+
+
+def test_gears_are_made_when_the_weights_are_there_again():
+    walk = Walk(HOOKS["sequential offloading"], "adaptive_precision(profile='low_vram')")
+    assert walk.go(["optimize", "disable", "on", "enable", "off"]) == []
+    assert walk.go(["on", "optimize"]) == []  # refused
+
+
+def test_what_needs_weights_says_that_they_are_offloaded():
+    walk = Walk(HOOKS["sequential offloading"], RECIPES[0])
+    walk.go(["on"])
+    for recipe in ("torch_dynamic", "half", "qkv_diffusers", "torch_unstructured"):
+        with pytest.raises(BadRecipe, match=r"DiTPipeline's weights are offloaded; remove the offloading first\."):
+            gs.optimize(walk.tiny.pipe, recipe)
+    assert walk.run().equal(walk.wanted[False, True]) and not gs.status(walk.tiny.pipe).applied
 
 
 def test_a_forward_that_somebody_keeps_hands_calls_on_after_restore():

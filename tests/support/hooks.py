@@ -12,6 +12,7 @@ from diffusers import hooks
 from support.tiny import Tiny, build
 
 import gearshift as gs
+from gearshift.core.errors import BadRecipe
 
 STEPS = 4
 CPU = torch.device("cpu")
@@ -167,7 +168,12 @@ class Walk:
         with self.stack:
             for action in self.sensible(actions)[:most]:
                 self.done.append(action)
-                self._act(action)
+                try:
+                    self._act(action)
+                except BadRecipe:  # some hooks keep a recipe from being applied: nothing has changed, and it ends here
+                    return (
+                        wrong if self.distance() <= 1e-4 else [*wrong, f"{', '.join(self.done)}: changed and refused"]
+                    )
                 self.state = self.state.after(action)
                 off = self.distance()
                 if off > 1e-4:

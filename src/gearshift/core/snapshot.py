@@ -67,7 +67,8 @@ class Snapshot:
         if isinstance(value, (*CONTAINERS, tuple)):
             return self._contents(value, near, before < 0)
         own = isinstance(value, torch.nn.Module) or type(value).__module__.partition(".")[0] == "gearshift"
-        if not hasattr(value, "__dict__") or (before >= 0 if own else near == 0):
+        # what shows the attributes of something else has a proxy there, list[int] for one
+        if not isinstance(getattr(value, "__dict__", None), dict) or (before >= 0 if own else near == 0):
             return ()
         held = dict(vars(value))
         if before < 1:  # else it is held, and only what lies behind it is new

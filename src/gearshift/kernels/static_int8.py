@@ -119,11 +119,11 @@ def _linear(
     if not rows.numel() or not values.numel():
         return x.new_zeros(*x.shape[:-1], out_features) + (0 if bias is None else bias.to(x.dtype))
     codes = encode(rows, Fixed(step, zero))
-    unit = 1.0 if step.ndim else float(step)
+    unit: Any = 1.0 if step.ndim else step
     constant = shift * (-unit * scale)
     constant = constant if bias is None else constant + bias.float()
     if x.device.type == "cpu" and onednn.available():
-        y = _packed_product(codes, values, scale, unit, constant)
+        y = _packed_product(codes, values, scale, float(unit), constant)
     else:
         y = _accumulate(codes, values) * (unit * scale) + constant
     if zero_point is not None:

@@ -17,11 +17,15 @@ HEADS = ("lm_head", "proj_out", "embed*", "score", "classifier")
 
 @dataclass(frozen=True)
 class Description:
-    """A model's kind and traits, and the type of device it runs on."""
+    """A model's kind and traits, the type of device it runs on, and whether weights are offloaded leaf by leaf.
+
+    Such weights are only there while their layer runs, so they are none of the traits.
+    """
 
     kind: Kind
     traits: frozenset[Trait]
     device: str
+    offloaded: bool = False
 
 
 def describe(model: Any) -> Description:
@@ -38,7 +42,8 @@ def describe(model: Any) -> Description:
     found = denoisers(model)
     traits = {Trait.TORCH_MODULE, Trait.TORCH_FORWARD}
     weights = [p for part in modules for p in part.parameters()]
-    if not any(p.is_meta for p in weights):  # offloaded leaf by leaf, they are only there while a layer runs
+    offloaded = any(p.is_meta for p in weights)
+    if not offloaded:
         if any(isinstance(m, torch.nn.Linear) for part in modules for m in part.modules()):
             traits.add(Trait.LINEAR)
         if any(p.is_floating_point() for p in weights):
@@ -56,7 +61,7 @@ def describe(model: Any) -> Description:
             traits.add(Trait.ATTENTION)
         if hasattr(model, "vae") or hasattr(model, "image_processor"):
             traits.add(Trait.IMAGES)
-    return Description(_kind(model, bool(found)), frozenset(traits), _device(modules, weights))
+    return Description(_kind(model, bool(found)), frozenset(traits), _device(modules, weights), offloaded)
 
 
 def _device(modules: list[Any], weights: list[Any]) -> str:

@@ -100,6 +100,9 @@ class Geared(Gate):
 
     def attach(self) -> None:
         super().attach()
+        if self.module.weight.is_meta:  # offloaded leaf by leaf: there are values only while the layer runs
+            self.followed = (None, None)
+            return
         put_planes(self.module, nest(self.module.weight))
         if self.alone:
             give_up_weight(self.module)

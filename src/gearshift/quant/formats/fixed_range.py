@@ -37,11 +37,11 @@ def encode(x: torch.Tensor, fixed: Fixed, images: bool = False) -> torch.Tensor:
         x: floating point [..., in], or [batch, in, height, width] for `images`.
     """
     center = fixed.zero + 0.5
-    if fixed.step.ndim:
-        step = fixed.step[:, None, None] if images else fixed.step
-        shifted = (x.float() * step.reciprocal()).add_(center)
-    else:
+    if not fixed.step.ndim and x.device.type == "cpu":
         shifted = torch.add(center, x.float(), alpha=1 / float(fixed.step))
+    else:
+        step = fixed.step[:, None, None] if images and fixed.step.ndim else fixed.step
+        shifted = (x.float() * step.reciprocal()).add_(center)
     return shifted.clamp_(0, 255).to(torch.int16).to(torch.uint8)  # by way of int16: three times as fast
 
 

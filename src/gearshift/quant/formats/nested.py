@@ -117,7 +117,8 @@ def _coarse(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Ten
             within = ((left >= -8) & (left <= 7)).all(-1)
             error = torch.where(within, left.float().square().sum(-1), torch.inf)
             better = error < least
-            best[0, better], best[1, better] = step, offset[better]
+            best[0].masked_fill_(better, step)
+            best[1] = torch.where(better, offset, best[1])
             least = torch.minimum(error, least)
     multiplier, offset = best
     coarse = _steps(groups - offset[..., None], multiplier[..., None]).flatten(1)[:, : values.shape[1]]
