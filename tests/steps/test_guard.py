@@ -57,7 +57,7 @@ def test_a_prompt_unlike_those_rehearsed_costs_steps():
     tiny = build("sd")
     call = {**tiny.parts.call(2), "num_inference_steps": 24, "output_type": "latent", "return_dict": False}
     found = gs.plan(tiny.pipe, speed=3.0, data=[call])
-    assert set(found.schedule.band) == set(found.schedule.computed[1:])
+    assert set(found.schedule.band) == {p for p in found.schedule.computed[1:] if p < 12}
     found.apply(tiny.pipe, guard=False)
     usual = tiny.run(steps=24, batch=2, seed=3)
     gs.restore(tiny.pipe)
@@ -85,22 +85,22 @@ def test_the_guard_and_planning_see_the_same_errors():
     """What planning records of a run is what the guard compares in it: projected errors are those of whole latents."""
     chance = torch.Generator().manual_seed(0)
     outputs, samples = torch.randn(2, 8, 3, 4, 8, 8, generator=chance)
-    schedule = Schedule((0, 2, 5, 7), {5: ((0.5,) * 16, (0.2,) * 16, (-0.1,) * 16)}, band={2: 1.0, 5: 1.0, 7: 1.0})
+    schedule = Schedule((0, 1, 3, 7), {3: ((0.5,) * 16, (0.2,) * 16, (-0.1,) * 16)}, band={1: 1.0, 3: 1.0, 7: 1.0})
     guard, run, recording, seen = Guard.of(schedule, Taylor(1), 2), Run(marked_by_caller=True), Recording(), {}
     run.place([float(x) for x in range(8)])
     for position in range(8):
         run.position = run.step = position
         guard.begin(position)
-        if position in (2, 5, 7):
+        if position in (1, 3, 7):
             predicted = guard._predicted(run, samples[position])
             off = (predicted - outputs[position]).flatten(1).norm(dim=1)
             seen[position] = (off / outputs[position].flatten(1).norm(dim=1)).numpy()
         guard.see(run, outputs[position], samples[position])
         recording.note(run, outputs[position], samples[position], (samples[(position + 1) % 8],))
     found = surprises(recording, schedule, Taylor(1), 2)
-    assert set(found) == set(seen)
-    for position, errors in seen.items():
-        np.testing.assert_allclose(found[position], errors, rtol=1e-4)
+    assert set(found) == {1, 3}  # only what is early
+    for position, errors in found.items():
+        np.testing.assert_allclose(errors, seen[position], rtol=1e-4)
 
 
 def test_threads_do_not_share_a_guard():

@@ -14,7 +14,8 @@ from gearshift.steps.predict import Predictor
 from gearshift.steps.schedule import Schedule
 
 LEAST = 1e-12
-DEVIATIONS = 2.0  # of log errors, up to which one is usual
+DEVIATIONS = 2.5  # of log errors, up to which one is usual
+WATCHED = 0.5  # of a run: later errors change how clean a picture is, not which it is, and extra steps help little
 LEAST_SPREAD = 0.2  # of log errors; few samples tell little of it
 
 
@@ -65,7 +66,7 @@ LATENT = Criterion()
 
 
 def surprises(run: Recording, schedule: Schedule, base: Predictor, depth: int) -> dict[int, np.ndarray]:
-    """By computed position the errors of its prediction, over the length of the output, [batch].
+    """By computed position, early in the run, the errors of its prediction, over the length of the output, [batch].
 
     It is what `steps.guard` meets in a run.
 
@@ -76,6 +77,8 @@ def surprises(run: Recording, schedule: Schedule, base: Predictor, depth: int) -
     steps = [p - run.start for p in schedule.computed if p - run.start < run.steps]
     found = {}
     for n, step in enumerate(steps[1:], start=1):
+        if step >= WATCHED * run.steps:
+            break
         kept = steps[max(0, n - depth) : n][::-1]
         weights = schedule.weights.get(step + run.start)
         if weights is None:
