@@ -37,6 +37,7 @@ def test_hooks_and_gates_go_on_and_off_in_any_order(name, recipe):
 def test_gears_are_made_when_the_weights_are_there_again():
     walk = Walk(HOOKS["sequential offloading"], "adaptive_precision(profile='low_vram')")
     assert walk.go(["optimize", "disable", "on", "enable", "off"]) == []
+    assert walk.go(["optimize", "on", "disable", "off", "enable"]) == []
     assert walk.go(["on", "optimize"]) == []  # refused
 
 

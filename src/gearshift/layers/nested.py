@@ -78,6 +78,9 @@ def _sizes(layer: Any) -> tuple[int, ...]:
 
 
 def drop_planes(layer: nn.Module) -> None:
-    """Take the planes off a layer."""
+    """Take the planes off a layer, and out of the lists of hooks that would bring them back from elsewhere."""
+    hook = vars(layer).get("_hf_hook")  # accelerate's, or several in one
+    lists = [getattr(one, "original_devices", {}) for one in (hook, *getattr(hook, "hooks", ()))]
     for name in ("gear_scale", *(f"gear_{name}" for name in PLANES)):
-        layer._buffers.pop(name, None)
+        for held in (layer._buffers, *lists):
+            held.pop(name, None)
