@@ -9,6 +9,7 @@ from support.timed import as_if
 from support.tiny import build
 
 import gearshift as gs
+from gearshift.core.log import logger
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 torch.set_num_threads(1)
@@ -41,6 +42,15 @@ def pytest_collection_modifyitems(items):
 def same_numbers():
     """Every test draws the same numbers whenever and in whatever company it runs."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was():
+    """No test leaves gearshift quieter, or louder, than it found it."""
+    level, handlers = logger.level, list(logger.handlers)
+    yield
+    logger.setLevel(level)
+    logger.handlers[:] = handlers
 
 
 @pytest.fixture(autouse=True)

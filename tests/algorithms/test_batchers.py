@@ -151,7 +151,7 @@ def test_a_model_without_its_processor_is_refused_in_a_sentence():
         gs.optimize(model, "ifw")
     with pytest.raises(BadRecipe, match="no 'no_timestamps_token_id'"):
         gs.optimize(build("whisper").pipe, "ifw", processor=tiny_whisper()[1])
-    with pytest.raises(BadRecipe, match="ifw is for a speech model"):
+    with pytest.raises(BadRecipe, match="ifw works on a speech model"):
         gs.optimize(build("llama").pipe, "ifw")
 
 

@@ -41,7 +41,7 @@ def run(computed, predictor, recording=None):
             output = sum(w * o for w, (_, o) in zip(weights, kept, strict=False))
         after = (0.97 - 0.01 * p) * sample + (0.1 + 0.02 * p) * output - 0.03 * before
         if recording is not None:
-            recording.note(at(X[p]), output, sample, (after,))
+            recording.note(at(X[p]), output[None], sample[None], (after[None],))
         sample, before = after, output
     return sample
 

@@ -7,18 +7,9 @@ from support.tiny import names
 
 import gearshift as gs
 from gearshift.core.errors import BadValue
-from gearshift.core.log import logger
 from gearshift.core.progress import progress_line
 from gearshift.steps.decision import Action, Decision, RunLog
 from gearshift.steps.explanation import Explained, in_spans
-
-
-@pytest.fixture
-def verbosity():
-    level, handlers = logger.level, list(logger.handlers)
-    yield
-    logger.setLevel(level)
-    logger.handlers[:] = handlers
 
 
 def test_every_step_of_a_run_is_in_one_group_and_says_why(tinies):
@@ -59,7 +50,7 @@ def test_a_model_without_steps_says_so():
     assert "all steps alike" in str(gs.explain(model))
 
 
-def test_the_log_has_what_was_applied_and_each_decision(tinies, verbosity, caplog):
+def test_the_log_has_what_was_applied_and_each_decision(tinies, caplog):
     tiny, _ = tinies(names()[0], 8)
     with caplog.at_level(logging.DEBUG, logger="gearshift"):
         gs.optimize(tiny.pipe, "periodic")
@@ -71,7 +62,7 @@ def test_the_log_has_what_was_applied_and_each_decision(tinies, verbosity, caplo
     assert any(line.startswith("run ended: periodic") for line in lines)
 
 
-def test_verbosity_has_four_levels_and_silences_progress(verbosity, capsys):
+def test_verbosity_has_four_levels_and_silences_progress(capsys):
     progress_line("work.")
     gs.set_verbosity("warning")
     progress_line("work.")

@@ -49,12 +49,12 @@ def tune(
     seen = describe(model)
     goal = read_goal(keep, objective, budget, seen.kind)
     found, metrics = metrics_for(model, data, goal.metrics(), BATCH if objective == "throughput" else 1, seed)
-    if len(found) < LEAST:
-        raise BadValue(f"`data` has {len(found)} examples, and tuning needs {LEAST} or more: some are held out.")
     if (record := record_of(model)) is not None and record.applied:
         raise BadValue("Tuning starts from the original: gearshift.restore takes off what was done to this model.")
     readers = readers_for(model, readers)
     space = space_of(seen.kind, lambda recipe: problems(model, recipe, **readers), **narrowed)
+    if len(found) < LEAST:
+        raise BadValue(f"`data` has {len(found)} examples, and tuning needs {LEAST} or more: some are held out.")
     place = None if out is None else _made(out)
     chosen_by, held_out = [e for i, e in enumerate(found) if i % 3 != 2], [e for i, e in enumerate(found) if i % 3 == 2]
     data_of = calibration(chosen_by, seen.kind)

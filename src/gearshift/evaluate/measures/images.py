@@ -110,7 +110,9 @@ def _clip_model(weights: str) -> tuple[Any, Any]:
     from transformers import CLIPModel, CLIPProcessor
 
     with reading(weights, "a CLIP model", BadValue):
-        return CLIPModel.from_pretrained(weights).eval(), CLIPProcessor.from_pretrained(weights)
+        safe: dict[str, Any] = {"trust_remote_code": False}
+        model = CLIPModel.from_pretrained(weights, use_safetensors=True, **safe)
+        return model.eval(), CLIPProcessor.from_pretrained(weights, **safe)
 
 
 def _pair(answer: Answer, original: Answer) -> tuple[Tensor, Tensor]:
