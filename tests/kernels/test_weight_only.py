@@ -126,7 +126,7 @@ def test_the_table_says_who_serves_whom(kernels):
     assert dispatch.kernel_for(few, eight, rounds).name == "widened in registers"
     if dispatch.onednn.available():
         assert dispatch.kernel_for(many, eight, rounds).name == "oneDNN"
-    assert dispatch.rounding(four, PLAIN, CPU) == "to 8 bits, in groups of 64, for up to 64 tokens at a time"
+    assert dispatch.rounding(four, PLAIN, CPU) == "to 8 bits, in groups of 64, for up to 8 tokens at a time"
     assert dispatch.rounding(eight, PLAIN, CPU) is None
 
 

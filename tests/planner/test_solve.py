@@ -113,7 +113,7 @@ def rehearse(computed, fitted):
             columns = [o for _, o in kept] + ([here.sample] if fitted else [])
             output = sum(w * c for w, c in zip(weights, columns, strict=False))
         after = (0.97 - 0.01 * p) * sample + (0.1 + 0.02 * p) * output - 0.03 * before
-        fitting.note(here, output, sample, (after,))
+        fitting.note(here, output[None], sample[None], (after[None],))
         sample, before = after, output
     return float((sample - exact).norm() / exact.norm())
 

@@ -20,7 +20,7 @@ class Awq(Calibrating):
     layer scales its input, or goes without where weights are to be exportable. Grids are then fitted for the least
     error of the output. What takes the time is fitting them for each of seven candidate scales: about a minute of a
     core for every 20 million weights.
-    On a CPU the layers round the activations of up to 64 tokens to 8 bits as well.
+    On a CPU the layers round the activations of up to 8 tokens to 8 bits as well.
     """
 
     facts = quantizer_facts(LANGUAGE)

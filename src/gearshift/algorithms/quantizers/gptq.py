@@ -15,7 +15,7 @@ class Gptq(Calibrating):
 
     GPTQ (Frantar et al. 2022, arXiv 2210.17323) on `data`: texts with a `tokenizer`, token tensors, or dicts of
     arguments. Blocks are calibrated in turn, each on what the rounded ones before it answer, and so are the layers
-    inside of a block. On a CPU 4-bit layers round the activations of up to 64 tokens to 8 bits as well.
+    inside of a block. On a CPU 4-bit layers round the activations of up to 8 tokens to 8 bits as well.
     """
 
     facts = quantizer_facts(LANGUAGE)

@@ -14,7 +14,7 @@ class Hqq(Grouping):
     """Weights of few bits in groups, whose scales and zeros let few weights err much rather than many a little.
 
     HQQ (Badri and Shaji 2023, mobiusml.github.io/hqq_blog), with scales as well as zeros moved; it needs no data.
-    On a CPU 4-bit layers may round the activations of up to 64 tokens to 8 bits as well; the notes say so.
+    On a CPU 4-bit layers may round the activations of up to 8 tokens to 8 bits as well; the notes say so.
     """
 
     facts = quantizer_facts(LANGUAGE)

@@ -15,7 +15,7 @@ class HqqDiffusers(Grouping):
 
     HQQ (Badri and Shaji 2023, mobiusml.github.io/hqq_blog), with scales as well as zeros moved; it needs no data. The
     kernels that can be asked for are for CUDA; elsewhere, and where one does not have the width and group, the weights
-    are widened as they are multiplied. On a CPU 4-bit layers round the activations of up to 64 tokens to 8 bits, too.
+    are widened as they are multiplied. On a CPU 4-bit layers round the activations of up to 8 tokens to 8 bits, too.
     """
 
     facts = quantizer_facts(DIFFUSION)

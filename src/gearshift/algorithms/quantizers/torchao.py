@@ -19,7 +19,7 @@ class Torchao(LayerQuantizer):
     """torchao's weights of 4 or 8 bits in the linear layers, activations in 8 bits as they come or in floating point.
 
     'dq' types round activations too, token by token, fp8dq in one range for all; 'wo' types round weights only, but for
-    int4wo on a CPU, which rounds the activations of up to 64 tokens to 8 bits as well. 4-bit
+    int4wo on a CPU, which rounds the activations of up to 8 tokens to 8 bits as well. 4-bit
     weights share a scale and a zero point by 64 (or 32) inputs, others a scale by output channel, and fp8dq has one
     scale. On a CPU gearshift's own products take these weights where torchao's are slow: int8dq is the type that gains
     speed with many tokens at a time, int8wo and int4wo with few, as in decoding.
