@@ -274,3 +274,12 @@ def test_t5_keeps_its_confidence(tied):
     made, ids = gs.optimize(plain, "c_translate"), prompts()
     assert gs.status(made).applied[0]["figures"]["log_probability_sqnr"] > 55
     assert torch.equal(made.generate(ids, max_new_tokens=12), plain.generate(input_ids=ids, max_new_tokens=12))
+
+
+@pytest.mark.parametrize("name", ["model.bin", "vocabulary.json"])
+def test_a_folder_that_lacks_a_part_is_a_sentence(llama, tmp_path, name):
+    made = llama[1]
+    made.save_pretrained(tmp_path)
+    next(tmp_path.glob(f"*{name}")).unlink()
+    with pytest.raises(BrokenFolder, match=name):
+        type(made).from_pretrained(tmp_path)

@@ -10,9 +10,10 @@ from support.each import each
 from support.tiny import build
 
 import gearshift as gs
-from gearshift.core.errors import BadRecipe, GearshiftError, GearshiftWarning
+from gearshift.core.errors import BadRecipe, BadValue, GearshiftError, GearshiftWarning
 from gearshift.core.registry import registry
 from gearshift.tune import search
+from gearshift.tune.jobs import Jobs
 
 pytest.importorskip("optuna")
 TEXTS = [{"input_ids": list(range(3 + n, 15 + n)), "max_new_tokens": 2} for n in range(3)]
@@ -87,3 +88,10 @@ def test_an_optimized_model_is_not_tuned():
         model = gs.optimize(build("llama").pipe, "torch_unstructured")
     with pytest.raises(GearshiftError, match="starts from the original"):
         gs.tune(model, data=TEXTS)
+
+
+def test_what_cannot_be_sent_to_a_candidates_process_is_a_sentence():
+    with pytest.raises(BadValue, match="something cannot be sent there"):
+        Jobs({"metrics": lambda answer: 0.0})
+    with Jobs({}) as jobs, pytest.raises(BadValue, match="something cannot be sent there"):
+        jobs.run(1.0, held_out=[lambda: 0])

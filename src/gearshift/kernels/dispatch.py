@@ -1,8 +1,9 @@
 """Which kernel multiplies a weight: one table of what each takes, why not, and where it was measured to be fast.
 
 A layer asks for the product of rows with a weight in some format, whichever algorithm made it, and the first kernel of
-the table takes it that is for the device, for so many rows, and lacks nothing. How many rows were measured beside
-torch's float product at the widths of small language models (576, 1536), on x86 CPUs with and without VNNI.
+the table takes it that is for the device, for so many rows, and lacks nothing. How many rows is
+from timing it beside torch's float product at the widths of a small language model (576, 1536) on an x86 CPU with AVX2;
+what is said of CPUs with VNNI is an estimate.
 """
 
 from __future__ import annotations

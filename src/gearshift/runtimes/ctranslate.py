@@ -154,8 +154,10 @@ class CTranslateModel(Runtime):
 
     def _read(self) -> None:
         facts = json.loads((self.folder / "config.json").read_text())
-        vocabulary = next(iter(self.folder.glob("*vocabulary.json")))
-        self._facts = {**facts, "words": len(json.loads(vocabulary.read_text()))}
+        vocabularies = list(self.folder.glob("*vocabulary.json"))
+        if not vocabularies:
+            raise BrokenFolder(f"{self.folder} holds no CTranslate2 model: it has no vocabulary.json.")
+        self._facts = {**facts, "words": len(json.loads(vocabularies[0].read_text()))}
 
     def _open(self) -> None:
         """Load the weights, into as many threads as torch uses."""

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +30,19 @@ class Jobs:
     """
 
     def __init__(self, common: dict[str, Any]) -> None:
+        if not hasattr(os, "fork"):
+            raise BadValue(f"Candidates run in forked processes, and {sys.platform} has none.")
         self.common = {**common, "algorithms": _own_algorithms()}
         self._folder = tempfile.TemporaryDirectory(prefix="gearshift-tune-")
         self._server: subprocess.Popen[str] | None = None
+        self._pipe: Connection | None = None
         self._child: int | None = None
         self._count = 0
         try:
-            pickle.dumps(self.common)
-        except Exception as error:
+            _packed(self.common)
+        except BadValue:
             self._folder.cleanup()
-            raise BadValue(
-                f"Candidates run in processes of their own, and something cannot be sent there: {told(error)}."
-            ) from None
+            raise
 
     def __enter__(self) -> Jobs:
         return self
@@ -51,11 +53,9 @@ class Jobs:
     def run(self, limit: float, **job: Any) -> dict[str, Any]:
         """Do a job within so many seconds: what it found, or {'error': why it has nothing}."""
         self._count += 1
-        path = Path(self._folder.name) / f"{self._count}.pickle"
-        path.write_bytes(pickle.dumps({**self.common, **job}))
-        out = path.with_suffix(".json")
+        out = Path(self._folder.name) / f"{self._count}.json"
         try:
-            why = self._ended(path, limit)
+            why = self._ended(out, _packed({**self.common, **job}), limit)
         except BaseException:
             self._kill()
             raise
@@ -64,12 +64,12 @@ class Jobs:
             found["error"] = why
         return found
 
-    def _ended(self, path: Path, limit: float) -> str:
-        """Wait for a job; why it has no result, or nothing."""
+    def _ended(self, out: Path, job: bytes, limit: float) -> str:
+        """Send a job and wait for it; why it has no result, or nothing."""
         server = self._serving()
-        assert server.stdin is not None
-        server.stdin.write(f"{path}\n")
-        server.stdin.flush()
+        assert self._pipe is not None
+        self._pipe.send_bytes(os.fsencode(out))
+        self._pipe.send_bytes(job)
         first = self._line(limit)
         self._child = int(first) if first and first.isdigit() else None
         line = self._line(limit) if self._child else None
@@ -91,6 +91,8 @@ class Jobs:
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
                 start_new_session=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )  # fmt: skip
+            assert self._server.stdin is not None
+            self._pipe = Connection(os.dup(self._server.stdin.fileno()), readable=False)
             if self._line(STARTING) != "ready":
                 raise GearshiftError("The process that measures candidates did not start.")
         return self._server
@@ -113,15 +115,29 @@ class Jobs:
         if self._server is not None:
             self._server.kill()
             self._server.wait()
-            for stream in (self._server.stdin, self._server.stdout):
+            for stream in (self._pipe, self._server.stdin, self._server.stdout):
                 with suppress(OSError):
                     stream.close()  # type: ignore[union-attr]
-        self._server = self._child = None
+        self._server = self._child = self._pipe = None
 
     def close(self) -> None:
         """End the process, and remove what was written for it."""
         self._kill()
         self._folder.cleanup()
+
+
+def _packed(job: dict[str, Any]) -> bytes:
+    """A job as it goes through the pipe.
+
+    Raises:
+        BadValue: if something in it cannot be sent.
+    """
+    try:
+        return pickle.dumps(job)
+    except Exception as error:
+        raise BadValue(
+            f"Candidates run in processes of their own, and something cannot be sent there: {told(error)}."
+        ) from None
 
 
 def _own_algorithms() -> list[tuple[str, str]]:

@@ -1,7 +1,7 @@
 """Measures candidates, each in a process of its own: a crash, a hang or too much memory ends that one only.
 
-`python -m gearshift.tune.worker` imports everything once, then reads the paths of jobs from standard input and forks
-for each. Where a system cannot fork, a fresh process is started. A job is a pickle that `gearshift.tune.jobs` wrote.
+`python -m gearshift.tune.worker` imports everything once, then forks for each job that the process which started it
+sends through its pipe: where the answer goes, and what `gearshift.tune.jobs` wrote. Nothing is read from a file.
 """
 
 from __future__ import annotations
@@ -9,12 +9,11 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import subprocess
-import sys
 import time
 import traceback
 import warnings
 from contextlib import suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +21,17 @@ from gearshift.core.errors import told
 
 
 def main() -> None:
-    """Serve jobs until standard input ends; with an argument, do that one job."""
+    """Serve jobs until the pipe at standard input ends."""
     warnings.simplefilter("ignore")
-    if len(sys.argv) > 1:
-        run_job(Path(sys.argv[1]))
-        return
     preload()
+    jobs = Connection(0, writable=False)
     print("ready", flush=True)
-    for line in sys.stdin:
-        path = line.strip()
-        pid = started(Path(path))
+    while True:
+        try:
+            out, job = Path(os.fsdecode(jobs.recv_bytes())), jobs.recv_bytes()
+        except EOFError:
+            return
+        pid = started(out, job)
         print(pid, flush=True)
         _, status = os.waitpid(pid, 0)
         print(f"ended {os.waitstatus_to_exitcode(status)}", flush=True)
@@ -49,10 +49,8 @@ def preload() -> None:
             continue
 
 
-def started(path: Path) -> int:
+def started(out: Path, job: bytes) -> int:
     """The process that does a job."""
-    if not hasattr(os, "fork"):
-        return subprocess.Popen([sys.executable, "-m", "gearshift.tune.worker", str(path)]).pid
     pid = os.fork()
     if pid:
         return pid
@@ -64,18 +62,16 @@ def started(path: Path) -> int:
         os.dup2(devnull, stream)
     code = 1
     try:
-        run_job(path)
+        run_job(out, job)
         code = 0
     finally:
         os._exit(code)
 
 
-def run_job(path: Path) -> None:
-    """Do one job; what comes out is written beside it as it comes, as JSON."""
+def run_job(out: Path, job: bytes) -> None:
+    """Do one job; what comes out is written as it comes, as JSON."""
     from gearshift.tune.measured import measured
 
-    job: dict[str, Any] = pickle.loads(path.read_bytes())
-    out = path.with_suffix(".json")
     began = time.monotonic()
 
     def write(found: dict[str, Any]) -> None:
@@ -84,7 +80,7 @@ def run_job(path: Path) -> None:
         scratch.replace(out)
 
     try:
-        measured(job, write)
+        measured(pickle.loads(job), write)  # objects of the process that started this one, by its own pipe
     except BaseException as error:
         why = told(error) if str(error) else type(error).__name__
         known = type(error).__module__.startswith("gearshift")

@@ -183,15 +183,19 @@ def krea2() -> Parts:
     return whole(d.Krea2Pipeline, net, flow(use_dynamic_shifting=True), call)
 
 
+def _movq() -> Any:
+    return d.VQModel(
+        block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=4, vq_embed_dim=4, norm_num_groups=4,
+    )  # fmt: skip
+
+
 def kandinsky3() -> Parts:
     net = d.Kandinsky3UNet(
         time_embedding_dim=16, groups=2, attention_head_dim=4, layers_per_block=2, block_out_channels=(8, 16, 16, 16),
         cross_attention_dim=8, encoder_hid_dim=TEXT_DIM,
     )  # fmt: skip
-    movq = d.VQModel(
-        block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=4, vq_embed_dim=4, norm_num_groups=4,
-    )  # fmt: skip
+    movq = _movq()
 
     def call(batch: int) -> dict[str, Any]:
         mask = torch.ones(batch, TOKENS)
@@ -296,10 +300,7 @@ def kandinsky22() -> Parts:
         up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
         mid_block_type="UNetMidBlock2DSimpleCrossAttn", resnet_time_scale_shift="scale_shift", **UNET,
     )  # fmt: skip
-    movq = d.VQModel(
-        block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=4, vq_embed_dim=4, norm_num_groups=4,
-    )  # fmt: skip
+    movq = _movq()
 
     def call(batch: int) -> dict[str, Any]:
         images = {"image_embeds": text(batch, TEXT_DIM), "negative_image_embeds": text(batch, TEXT_DIM, seed=2)}

@@ -16,7 +16,8 @@ class Fp8(LayerQuantizer):
 
     A layer whose weights need more range than e4m3fn has gets e5m2 where that is nearer to the float layer. On CUDA
     from compute capability 8.9 on, activations are rounded to e4m3fn token by token and multiplied in 8 bits; on other
-    devices the weights are stored in 8 bits and multiplied in the type of the input, which saves memory and no time.
+    devices the weights are stored in 8 bits and multiplied in the type of the input, which saves memory and, but for a
+    few tokens at a time on a CPU, no time.
     """
 
     facts = quantizer_facts()
@@ -28,7 +29,8 @@ class Fp8(LayerQuantizer):
         if places and not any(multiplies(device) for device in devices):
             context.warn(
                 "fp8 only stores the weights in 8 bits here: this device does not multiply 8-bit floats (CUDA from "
-                "compute capability 8.9 on does), so they are multiplied in the model's own type, which saves no time."
+                "compute capability 8.9 on does), so they are multiplied in the model's own type, which saves memory "
+                "and, but for a few tokens at a time on a CPU, no time."
             )
 
     def layer_class(self, layer: Any) -> Any:

@@ -17,7 +17,8 @@ class LlmInt8(LayerQuantizer):
     """bitsandbytes 8-bit weights with outliers kept in floating point (LLM.int8(), arXiv 2208.07339), or 4-bit ones.
 
     At 8 bits inputs are rounded token by token, but for columns with a value of 6 or more, which are multiplied in the
-    model's own type. At 4 bits only the weights are rounded, 64 to a scale; the product is one in the model's type.
+    model's own type; on a CPU without VNNI, and for a few tokens at a time, inputs are not rounded. At 4 bits only the
+    weights are rounded, 64 to a scale; the product is one in the model's type.
     """
 
     facts = quantizer_facts(LANGUAGE, extra="bitsandbytes", packages=("bitsandbytes",))
