@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,7 +61,8 @@ def swept(name: str, recipe: Any) -> str:
             output = tiny.run(steps=STEPS)
         return _wrong(tiny, plain, output) or f"works: {computed[0]} of {passes[0]} passes computed"
     except Exception as error:  # it is what the table is for
-        return f"fails: {' '.join(f'{type(error).__name__}: {error}'.split())[:160]}"
+        sentence = f"{type(error).__name__}: {error}".replace(f"{tempfile.gettempdir()}/", "")
+        return f"fails: {' '.join(re.sub(r'tmp[a-z0-9_]{8}/', '', sentence).split())[:160]}"
 
 
 def _wrong(tiny: Tiny, plain: torch.Tensor, output: torch.Tensor) -> str:
